@@ -1,0 +1,56 @@
+# Two commands set up everything on a fresh machine (python3.11 with venv and pip is all it needs):
+#   make demo   a server with the example adapters on http://127.0.0.1:8000   (PORT=… moves it)
+#   make test   the whole test suite
+PYTHON ?= python3.11
+VENV ?= .venv
+PORT ?= 8000
+BIN := $(VENV)/bin
+
+# PyTorch's documented index of CPU builds can be given here (see pytorch.org, "Get Started"); unset, the default
+# package index is used.
+TORCH_INDEX_URL ?=
+TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH_INDEX)
+
+.PHONY: demo test check lint types contract format clean
+
+demo: $(VENV)/demo.stamp
+	@exec $(BIN)/prefixrack demo --port $(PORT)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+check: lint types contract
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy client adapters server benchmarks tests
+
+contract: $(VENV)/dev.stamp
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: with it in place, no other package's wider range can pull in another build.
+$(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) torch
+	@touch $@
+
+$(VENV)/demo.stamp: pyproject.toml $(VENV)/torch.stamp
+	$(PIP_INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml $(VENV)/torch.stamp
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/demo.stamp

@@ -1,0 +1,53 @@
+"""Heads: the small trained layers from hidden states to logits. Knows no tasks and no manifest, only dense layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Gather = Literal["first_token", "every_token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """weight [num_outputs, num_inputs], bias [num_outputs] or None, then the activation."""
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: str | None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        outputs = F.linear(states, self.weight, self.bias)
+        match self.activation:
+            case None:
+                return outputs
+            case "tanh":
+                return outputs.tanh()
+            case "gelu":
+                return F.gelu(outputs)
+            case "relu":
+                return outputs.relu()
+        raise ValueError(f"unknown activation {self.activation!r}: tanh, gelu and relu are known")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Dense layers over the gathered states. Covers linear, pooler + linear, dense + tanh + linear."""
+
+    gather: Gather
+    layers: Sequence[Dense]
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[n, hidden_size] → float32 logits [n, num_outputs]. Computed in the layers' own dtype."""
+        states = states.to(self.layers[0].weight.dtype)
+        for layer in self.layers:
+            states = layer(states)
+        return states.float()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.nbytes for layer in self.layers for part in (layer.weight, layer.bias) if part is not None)

@@ -1,0 +1,71 @@
+"""Pure functions from token ids to rows: pair layout, truncation, windows. The same in training and in serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefixrack_adapters.rows import Row
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PairLayout:
+    """Special tokens of a backbone: `start A single_end` for one text, `start A middle B end` for a pair."""
+
+    start: tuple[int, ...]
+    middle: tuple[int, ...]
+    end: tuple[int, ...]
+    single_end: tuple[int, ...]
+    second_segment: int
+
+    @property
+    def num_single(self) -> int:
+        return len(self.start) + len(self.single_end)
+
+    @property
+    def num_pair(self) -> int:
+        return len(self.start) + len(self.middle) + len(self.end)
+
+    def single_row(self, ids: Ids, first_position: int) -> Row:
+        tokens = (*self.start, *ids, *self.single_end)
+        return Row(tokens, (0,) * len(tokens), first_position)
+
+    def pair_row(self, first: Ids, second: Ids, first_position: int, segments: bool = True) -> Row:
+        """`segments` False puts every token into segment 0, as tools that drop token_type_ids trained."""
+        head = (*self.start, *first, *self.middle)
+        tail = (*second, *self.end)
+        second_segment = self.second_segment if segments else 0
+        return Row((*head, *tail), (0,) * len(head) + (second_segment,) * len(tail), first_position)
+
+
+def longest_first(first_len: int, second_len: int, room: int) -> tuple[int, int]:
+    """Lengths kept of a pair that must fit into `room` tokens: the longer side loses one token at a time.
+
+    On a tie the second loses, as transformers' `longest_first` has it (`tokenization_utils_base.py`).
+    """
+    excess = max(0, first_len + second_len - room)
+    level = min(excess, abs(first_len - second_len))
+    if first_len > second_len:
+        first_len -= level
+    else:
+        second_len -= level
+    rest = excess - level
+    return max(0, first_len - rest // 2), max(0, second_len - (rest - rest // 2))
+
+
+def windows(num_tokens: int, room: int, overlap: int) -> list[tuple[int, int]]:
+    """Ranges of at most `room` tokens that cover 0..num_tokens, neighbours sharing `overlap` tokens."""
+    step = max(1, room - min(overlap, room - 1))
+    ranges = [(0, min(room, num_tokens))]
+    while ranges[-1][1] < num_tokens:
+        start = ranges[-1][0] + step
+        ranges.append((start, min(start + room, num_tokens)))
+    return ranges
+
+
+def best_window(position: int, ranges: Sequence[tuple[int, int]]) -> int:
+    """The window in which a token has most context: the larger of its smaller margins; the first on a tie."""
+    margins = [min(position - start, end - 1 - position) for start, end in ranges]
+    return max(range(len(ranges)), key=lambda index: margins[index])

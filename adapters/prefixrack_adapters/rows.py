@@ -1,0 +1,21 @@
+"""A row: one token sequence for one adapter version, the unit that the engine computes. Plain data, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One unpadded sequence, special tokens included.
+
+    `first_position` is the position id of the first token: it depends on the tool that trained the adapter
+    (P-Tuning v2 counts the prefix, AdapterHub does not), so it belongs to the row, not to the backbone.
+    """
+
+    token_ids: tuple[int, ...]
+    segment_ids: tuple[int, ...]
+    first_position: int
+
+    def __len__(self) -> int:
+        return len(self.token_ids)

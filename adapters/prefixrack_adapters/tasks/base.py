@@ -1,0 +1,179 @@
+"""What every task does: inputs → rows, logits → outputs. Pure functions over ids, offsets and numpy; no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefixrack.errors import EmptyInput, InputFault, InputTooLong, InvalidInput, InvalidRequest, InvalidUnicode
+from prefixrack.types import Output, Overlong, Parameters
+from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.rows import Row
+from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.tokenizer import BackboneTokenizer
+
+Logits = NDArray[np.float32]
+ALWAYS_ALLOWED = frozenset({"overlong", "logits"})
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One input, ready for the engine: its rows, and what `finish` needs to turn their logits into an answer."""
+
+    rows: tuple[Row, ...]
+    truncated: bool
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(row) for row in self.rows)
+
+
+P = TypeVar("P", bound=Prepared)
+X = TypeVar("X")
+
+
+class Task(ABC, Generic[X, P]):
+    """One adapter's task on one backbone. Cheap to build, immutable, safe to share between threads.
+
+    X is the checked form of an input, P what is kept of it until the logits arrive.
+    """
+
+    name: ClassVar[str]
+    parameters: ClassVar[frozenset[str]]
+    overlong_choices: ClassVar[tuple[Overlong, ...]]
+
+    def __init__(self, manifest: Manifest, spec: BackboneSpec, tokenizer: BackboneTokenizer) -> None:
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.layout = tokenizer.layout
+        self.first_position = spec.first_position(manifest.prefix.prefix_len, manifest.prefix.positions)
+        self.max_tokens = min(manifest.tokenization.max_len, spec.max_tokens(self.first_position))
+
+    def prepare_many(self, inputs: Sequence[object], parameters: Parameters) -> list[P | InputFault]:
+        """Rows of each input, all tokenised in one call. A faulty input gives its fault in its place.
+
+        Raises InvalidRequest for parameters that this task does not have.
+        """
+        self.check_parameters(parameters)
+        parsed = [self._parse_or_fault(value) for value in inputs]
+        sound = [value for value in parsed if not isinstance(value, InputFault)]
+        built = iter(self._build_many(sound, parameters) if sound else ())
+        return [value if isinstance(value, InputFault) else next(built) for value in parsed]
+
+    def check_parameters(self, parameters: Parameters) -> None:
+        given = parameters.model_fields_set
+        unknown = sorted(given - self.parameters - ALWAYS_ALLOWED)
+        if unknown:
+            raise InvalidRequest(
+                f"parameter {unknown[0]!r} means nothing to task {self.name!r}; allowed: "
+                f"{', '.join(sorted(self.parameters | ALWAYS_ALLOWED))}"
+            )
+        if parameters.overlong is not None and parameters.overlong not in self.overlong_choices:
+            raise InvalidRequest(
+                f"overlong {parameters.overlong!r} is not possible for task {self.name!r}; allowed: "
+                f"{', '.join(self.overlong_choices)}"
+            )
+
+    def _parse_or_fault(self, value: object) -> X | InputFault:
+        try:
+            return self.parse(value)
+        except InputFault as fault:
+            return fault
+
+    def _build_many(self, inputs: Sequence[X], parameters: Parameters) -> list[P | InputFault]:
+        tokens = self.encode(inputs)
+        overlong = parameters.overlong or self.manifest.tokenization.overlong
+        built: list[P | InputFault] = []
+        for value, encoded in zip(inputs, tokens, strict=True):
+            try:
+                built.append(self.build(value, encoded, overlong))
+            except InputFault as fault:
+                built.append(fault)
+        return built
+
+    @abstractmethod
+    def parse(self, value: object) -> X:
+        """Check the shape of one input as it came over the wire. Raises InputFault."""
+
+    @abstractmethod
+    def encode(self, inputs: Sequence[X]) -> Sequence[Any]:
+        """Tokens of many inputs in as few tokenizer calls as possible."""
+
+    @abstractmethod
+    def build(self, value: X, encoded: Any, overlong: Overlong) -> P:
+        """Rows of one input. Raises InputTooLong where `overlong` is "error"."""
+
+    @abstractmethod
+    def finish(self, prepared: P, logits: Sequence[Logits], parameters: Parameters) -> Output:
+        """The answer to one input, from the logits of its rows in order."""
+
+    @abstractmethod
+    def input_schema(self) -> dict[str, Any]:
+        """JSON schema of one input."""
+
+    @abstractmethod
+    def default_example(self) -> object: ...
+
+    def example(self) -> object:
+        """An input to try: the manifest's, or a default one."""
+        return self.default_example() if self.manifest.example is None else self.manifest.example
+
+    def too_long(self, num_tokens: int, allowed: int) -> InputTooLong:
+        choices = [choice for choice in self.overlong_choices if choice != "error"]
+        hint = " or ".join(f'"overlong": "{choice}"' for choice in choices)
+        return InputTooLong(
+            f"the input has {num_tokens} tokens, special tokens included; this adapter takes {allowed}: shorten it"
+            + (f" or set {hint}" if hint else "")
+        )
+
+
+def checked_text(value: object, field: str) -> str:
+    """Raises InvalidInput, EmptyInput or InvalidUnicode."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{field} is {type_name(value)}; a string is needed")
+    if not value.strip():
+        raise EmptyInput(f"{field} is empty or blank: at least one visible character is needed")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidUnicode(
+            f"{field} has a lone surrogate at character {error.start}: send whole characters (valid Unicode)"
+        ) from None
+    return value
+
+
+def checked_fields(value: object, required: Sequence[str], optional: Sequence[str] = ()) -> Mapping[str, object]:
+    """An object with exactly these fields. Raises InvalidInput, naming what is missing or too much."""
+    names = ", ".join([*required, *(f"{name} (optional)" for name in optional)])
+    if not isinstance(value, dict):
+        raise InvalidInput(f"the input is {type_name(value)}; an object with {names} is needed")
+    missing = [name for name in required if name not in value]
+    unknown = sorted(str(name) for name in value if name not in required and name not in optional)
+    if missing or unknown:
+        raise InvalidInput(
+            f"the input lacks {missing or 'nothing'} and has unknown fields {unknown or 'none'}; fields: {names}"
+        )
+    return value
+
+
+def type_name(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def sigmoid(logits: NDArray[Any]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    return result

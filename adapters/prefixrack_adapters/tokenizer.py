@@ -1,0 +1,107 @@
+"""The backbone's tokenizer: text to ids and character offsets, never cut, never padded. Knows no tasks and no torch.
+
+One `tokenizers.Tokenizer` per backbone, with truncation and padding switched off once at load (many published
+tokenizer.json files have both baked in). Callers never pass lengths to it: threads with different settings on one
+shared tokenizer corrupt each other. Cutting and pair layout are the pure functions of `layout.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Encoding, Tokenizer, pre_tokenizers
+
+from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.layout import PairLayout
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text, no special tokens. `offsets` are codepoint ranges in that text (for words: in each word);
+    `words` is the index of the word that each token belongs to."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    words: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class BackboneTokenizer:
+    """Thread-safe: nothing in it changes after load."""
+
+    def __init__(self, text_tokenizer: Tokenizer, word_tokenizer: Tokenizer, layout: PairLayout) -> None:
+        self._text_tokenizer = text_tokenizer
+        self._word_tokenizer = word_tokenizer
+        self.layout = layout
+
+    @classmethod
+    def load(cls, folder: Path) -> BackboneTokenizer:
+        """Read tokenizer.json. Raises UnsupportedBackbone where it is missing or unreadable."""
+        path = folder / TOKENIZER_FILE
+        if not path.is_file():
+            raise UnsupportedBackbone(
+                f"{folder} has no {TOKENIZER_FILE}: save the backbone's fast tokenizer into the folder"
+            )
+        text_tokenizer = _read(path)
+        return cls(text_tokenizer, _word_tokenizer(path), _pair_layout(text_tokenizer))
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of each text, in one call to the (parallel, lock-free) tokenizer library."""
+        encodings = self._text_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [_tokens(encoding) for encoding in encodings]
+
+    def encode_words(self, texts: Sequence[Sequence[str]]) -> list[Tokens]:
+        """Tokens of texts that come split into words; a word with no visible character has no token."""
+        encodings = self._word_tokenizer.encode_batch(
+            [list(words) for words in texts], is_pretokenized=True, add_special_tokens=False
+        )
+        return [_tokens(encoding) for encoding in encodings]
+
+
+def _tokens(encoding: Encoding) -> Tokens:
+    return Tokens(encoding.ids, encoding.offsets, [-1 if word is None else word for word in encoding.word_ids])
+
+
+def _read(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for every kind of bad file
+        raise UnsupportedBackbone(f"{path} cannot be read as a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _word_tokenizer(path: Path) -> Tokenizer:
+    """The same tokenizer for words: byte-level ones put a space before each word, as `add_prefix_space` trained."""
+    tokenizer = _read(path)
+    kind = (json.loads(path.read_text(encoding="utf-8")).get("pre_tokenizer") or {}).get("type")
+    if kind == "ByteLevel":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return tokenizer
+
+
+def _pair_layout(tokenizer: Tokenizer) -> PairLayout:
+    """Special tokens around one text and a pair, read off a probe instead of a table of families."""
+    single, pair = tokenizer.encode("a"), tokenizer.encode("a", "a")
+    sides = pair.sequence_ids
+    if 0 not in sides or 1 not in sides:
+        raise UnsupportedBackbone("the tokenizer gives no token for 'a' in a pair: its post-processor is not usable")
+    first = sides.index(0)
+    second = sides.index(1)
+    first_end = len(sides) - 1 - sides[::-1].index(0) + 1
+    second_end = len(sides) - 1 - sides[::-1].index(1) + 1
+    return PairLayout(
+        start=tuple(pair.ids[:first]),
+        middle=tuple(pair.ids[first_end:second]),
+        end=tuple(pair.ids[second_end:]),
+        single_end=tuple(single.ids[single.sequence_ids.index(0) + 1 :]),
+        second_segment=pair.type_ids[second],
+    )

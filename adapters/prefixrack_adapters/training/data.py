@@ -1,0 +1,172 @@
+"""Data files → examples. Reads jsonl and csv, plain or gzipped; knows the tasks' shapes, no tokens and no torch."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from prefixrack.errors import InvalidRequest
+
+# Column names that public data sets use, tried in order after the canonical one.
+KNOWN_NAMES: Mapping[str, Sequence[str]] = {
+    "text": ("premise", "sentence1", "sentence", "question"),
+    "text_pair": ("hypothesis", "sentence2", "passage"),
+    "value": ("score",),
+    "labels": (),
+    "tags": ("ner_tags",),
+    "tokens": ("words",),
+}
+CONNECTIVES = {"cause": " because", "effect": " so"}  # SuperGLUE's COPA, as P-Tuning v2 formats it
+
+
+@dataclass(frozen=True, slots=True)
+class GoldAnswers:
+    """Acceptable answers of a question; none means that the context does not answer it."""
+
+    texts: tuple[str, ...]
+    starts: tuple[int, ...]
+
+
+Target = str | float | int | tuple[str, ...] | GoldAnswers
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """`input` has the shape that the served task takes; `target` is a label, several, a number, tags or answers."""
+
+    input: Any
+    target: Target
+
+
+def read_examples(path: Path, task: str, columns: Mapping[str, str]) -> list[Example]:
+    """Every example of a file. Raises InvalidRequest, naming the file, the line and the column that is wrong."""
+    read = READERS[task]
+    examples = []
+    for number, record in enumerate(_records(path), start=1):
+        try:
+            examples.append(read(_Columns(record, columns)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequest(f"{path}, record {number}: {error} (task {task}; map names with --columns)") from None
+    if not examples:
+        raise InvalidRequest(f"{path} holds no record: at least one is needed")
+    return examples
+
+
+class _Columns:
+    """One record under canonical names: the caller's mapping first, then the names that data sets use."""
+
+    def __init__(self, record: Mapping[str, Any], mapping: Mapping[str, str]) -> None:
+        self._record = record
+        self._mapping = mapping
+
+    def find(self, name: str) -> Any:
+        """The value, or None where the record has no such column."""
+        if name in self._mapping:
+            return self._record[self._mapping[name]]
+        names = (name, *KNOWN_NAMES.get(name, ()))
+        return next((self._record[known] for known in names if self._record.get(known) is not None), None)
+
+    def get(self, name: str) -> Any:
+        value = self.find(name)
+        if value is None:
+            raise KeyError(f"no column {name!r} among {sorted(self._record)}")
+        return value
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    stem = path.with_suffix("") if path.suffix == ".gz" else path
+    readers: dict[str, Callable[[IO[str]], Iterator[dict[str, Any]]]] = {".jsonl": _json_lines, ".csv": csv.DictReader}
+    if stem.suffix not in readers:
+        raise InvalidRequest(f"{path} is neither jsonl nor csv (optionally .gz): convert it to one of them")
+    if not path.is_file():
+        raise InvalidRequest(f"{path} does not exist: give the path of a jsonl or csv file")
+    with _opened(path) as file:
+        yield from readers[stem.suffix](file)
+
+
+def _opened(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
+def _json_lines(file: IO[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise InvalidRequest(
+                    f"{getattr(file, 'name', 'the file')}, line {number}: not JSON ({error})"
+                ) from None
+
+
+def _text_classification(row: _Columns) -> Example:
+    pair = row.find("text_pair")
+    text = row.get("text")
+    return Example(text if pair is None else {"text": text, "text_pair": pair}, _class_target(row))
+
+
+def _class_target(row: _Columns) -> Target:
+    """`labels` (a list, or names joined by |) for several, `value` or `score` for a number, else `label`."""
+    labels, label = row.find("labels"), row.find("label")
+    if labels is not None:
+        return tuple(labels.split("|") if isinstance(labels, str) else labels)
+    return float(row.get("value")) if label is None else str(label)
+
+
+def _token_classification(row: _Columns) -> Example:
+    tokens, tags = row.get("tokens"), row.get("tags")
+    tokens, tags = (value.split() if isinstance(value, str) else value for value in (tokens, tags))
+    if len(tokens) != len(tags):
+        raise ValueError(f"{len(tokens)} tokens but {len(tags)} tags: one tag per token is needed")
+    return Example({"tokens": list(tokens)}, tuple(tags))
+
+
+def _question_answering(row: _Columns) -> Example:
+    answers = row.find("answers") or {"text": [], "answer_start": []}
+    value = {"question": row.get("question"), "context": row.get("context")}
+    return Example(value, GoldAnswers(tuple(answers["text"]), tuple(answers["answer_start"])))
+
+
+def _multiple_choice(row: _Columns) -> Example:
+    choices = row.find("choices") or [row.get("choice1"), row.get("choice2")]
+    text, question = row.get("text"), row.find("question")
+    if question in CONNECTIVES:
+        text += CONNECTIVES[question]
+    return Example({"text": text, "choices": list(choices)}, int(row.get("label")))
+
+
+READERS: Mapping[str, Callable[[_Columns], Example]] = {
+    "text-classification": _text_classification,
+    "token-classification": _token_classification,
+    "question-answering": _question_answering,
+    "multiple-choice": _multiple_choice,
+}
+
+
+def problem_of(task: str, examples: Sequence[Example]) -> str:
+    """single_label, multi_label or regression, told by the targets' type."""
+    if task != "text-classification":
+        return "single_label"
+    kind = type(examples[0].target)
+    return {tuple: "multi_label", float: "regression"}.get(kind, "single_label")
+
+
+def labels_of(task: str, examples: Sequence[Example]) -> list[str]:
+    """The labels that occur, sorted, "O" first for tags; empty for tasks whose outputs have no names."""
+    seen: set[str] = set()
+    for example in examples:
+        match example.target:
+            case tuple() as several:
+                seen.update(several)
+            case str() as one:
+                seen.add(one)
+            case _:
+                return []
+    return sorted(seen, key=lambda label: (label != "O", label.partition("-")[2], label))

@@ -1,0 +1,110 @@
+"""What the engine is measured against, in the same run: the bare padded backbone, and the limit set by its GEMMs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from prefixrack_adapters.rows import Row
+
+LinearCall = Callable[[Tensor], Tensor]
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], device: str) -> float:
+    """Wall time of one call, the device's work included."""
+    synchronise(device)
+    started_at = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - started_at
+
+
+class BarePadded:
+    """Stock transformers with its default attention: one padded batch, no adapters."""
+
+    def __init__(self, backbone: Path, device: str, dtype: torch.dtype) -> None:
+        self._device = device
+        self.model: nn.Module = AutoModel.from_pretrained(backbone, dtype=dtype).eval().to(device)
+
+    @torch.inference_mode()
+    def hidden_states(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """[row_len, hidden_size] of each row."""
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([[*row.token_ids, *[0] * (longest - len(row))] for row in rows], device=self._device)
+        lengths = torch.tensor([len(row) for row in rows], device=self._device)
+        mask = (torch.arange(longest, device=self._device) < lengths[:, None]).long()
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float().cpu()
+        return [states[: len(row)].numpy() for states, row in zip(hidden, rows, strict=True)]
+
+    def seconds(self, rows: Sequence[Row]) -> float:
+        return seconds(lambda: self.hidden_states(rows), self._device)
+
+
+class GemmLimit:
+    """The time of the backbone's linear layers alone, each in its fastest form, for a pack of `num_tokens` tokens.
+
+    Forms: `F.linear`, and on a CPU the prepacked oneDNN kernel. Sweeps go through all layers in order, so that each
+    weight comes from memory as it does in a forward pass; the fastest form is chosen per shape.
+    """
+
+    def __init__(self, model: nn.Module, num_tokens: int, device: str, dtype: torch.dtype) -> None:
+        self._device = device
+        linears = [module for name, module in model.named_modules() if is_encoder_linear(name, module)]
+        self._inputs = {
+            linear.in_features: torch.randn(num_tokens, linear.in_features, device=device).to(dtype)
+            for linear in linears
+        }
+        makers = {"F.linear": plain, **({"oneDNN": prepacked(num_tokens)} if device == "cpu" else {})}
+        self._forms = {form: [(linear, make(linear)) for linear in linears] for form, make in makers.items()}
+        self._sweeps: dict[tuple[str, torch.Size], list[float]] = defaultdict(list)
+
+    @torch.inference_mode()
+    def sweep(self) -> None:
+        """Time every layer once in every form."""
+        for form, calls in self._forms.items():
+            totals: dict[torch.Size, float] = defaultdict(float)
+            for linear, call in calls:
+                states = self._inputs[linear.in_features]
+                totals[linear.weight.shape] += seconds(lambda call=call, states=states: call(states), self._device)  # type: ignore[misc]
+            for shape, total in totals.items():
+                self._sweeps[form, shape].append(total)
+
+    def seconds(self) -> float:
+        """Of all layers, from the medians of the sweeps."""
+        shapes = {shape for _, shape in self._sweeps}
+        return sum(min(statistics.median(self._sweeps[form, shape]) for form in self._forms) for shape in shapes)
+
+
+def is_encoder_linear(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and "pooler" not in name
+
+
+def plain(linear: nn.Module) -> LinearCall:
+    assert isinstance(linear, nn.Linear)
+    return lambda states: F.linear(states, linear.weight, linear.bias)
+
+
+def prepacked(num_tokens: int) -> Callable[[nn.Module], LinearCall]:
+    """The kernel that `torch.compile` uses with frozen weights: oneDNN with the weight in its blocked layout."""
+
+    def make(linear: nn.Module) -> LinearCall:
+        assert isinstance(linear, nn.Linear)
+        weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), num_tokens)
+        return lambda states: torch.ops.mkldnn._linear_pointwise(states, weight, linear.bias, "none", [], "")
+
+    return make

@@ -1,0 +1,151 @@
+"""A real server in a process of its own, and `wrk` as its load. Knows HTTP only."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+START_TIMEOUT_S = 600.0
+SERVE = "import typer; from prefixrack_server.commands import serve; typer.run(serve)"
+LUA = """
+local requests, turn = {}, 0
+init = function(args)
+  local headers = {["Content-Type"] = "application/json"}
+  for line in io.lines("@REQUESTS@") do
+    local path, body = line:match("^(%S+) (.*)$")
+    requests[#requests + 1] = wrk.format("POST", path, headers, body)
+  end
+end
+request = function()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+done = function(summary, latency)
+  local e = summary.errors
+  io.write(string.format('RESULT {"num_requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"num_failures":%d}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What `wrk` saw, and what it took itself."""
+
+    rows_per_s: float
+    p50_ms: float
+    p99_ms: float
+    wrk_cpu_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Server:
+    base_url: str
+    pid: int
+
+    def predict(self, adapter: str, text: str) -> list[float]:
+        """The logits of one text."""
+        response = httpx2.post(
+            f"{self.base_url}{path_of(adapter)}", json={"inputs": text, "parameters": {"logits": True}}
+        )
+        response.raise_for_status()
+        logits: list[float] = response.json()["outputs"][0]["logits"]
+        return logits
+
+    def rss_bytes(self) -> int:
+        return rss_bytes(self.pid)
+
+
+def rss_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
+
+
+@contextmanager
+def serving(backbone: Path, adapters: Path, work: Path, settings: Mapping[str, Any]) -> Iterator[Server]:
+    """A server with the bundles in `adapters` registered. `settings` are names of the environment without prefix."""
+    port = free_port()
+    options = {"--backbone": backbone, "--adapters": adapters, "--port": port, "--auth": "none"}
+    options |= {"--state-dir": work / "state", "--log-level": "warning"}
+    command = [sys.executable, "-c", SERVE, *(str(part) for pair in options.items() for part in pair)]
+    environment = os.environ | {f"PREFIXRACK_{name}": str(value) for name, value in settings.items()}
+    log_path = work / "server.log"
+    with log_path.open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+        try:
+            yield _await_ready(Server(f"http://127.0.0.1:{port}", process.pid), process, log_path)
+        finally:
+            process.terminate()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _await_ready(server: Server, process: subprocess.Popen[bytes], log_path: Path) -> Server:
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < give_up_at:
+        if _is_ready(server):
+            return server
+        time.sleep(0.2)
+    raise SystemExit(f"the server did not start; it said: {log_path.read_text(errors='replace')[-2000:]}")
+
+
+def _is_ready(server: Server) -> bool:
+    try:
+        return httpx2.get(f"{server.base_url}/health/ready").is_success
+    except httpx2.TransportError:
+        return False
+
+
+def path_of(adapter: str) -> str:
+    return f"/v1/{adapter}/predict"
+
+
+def check_wrk() -> None:
+    if shutil.which("wrk") is None:
+        raise SystemExit("the program wrk is not installed: `apt-get install wrk`, or leave out --path http")
+
+
+def run_wrk(server: Server, requests: Sequence[tuple[str, str]], connections: int, duration_s: int, work: Path) -> Load:
+    """Send (adapter, text) pairs in turn, one row per request, over `connections` connections."""
+    script = work / "load.lua"
+    listing = work / "requests.txt"
+    bodies = [f"{path_of(adapter)} {json.dumps({'inputs': text})}\n" for adapter, text in requests]
+    listing.write_text("".join(bodies), encoding="utf-8")
+    script.write_text(LUA.replace("@REQUESTS@", str(listing)), encoding="utf-8")
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "30s", "-s", str(script)]
+    cpu_before_s = children_cpu_s()
+    done = subprocess.run([*command, server.base_url], capture_output=True, text=True, check=True)
+    return _read_result(done.stdout, children_cpu_s() - cpu_before_s)
+
+
+def _read_result(output: str, wrk_cpu_s: float) -> Load:
+    result = json.loads(next(line for line in output.splitlines() if line.startswith("RESULT")).removeprefix("RESULT"))
+    if result["num_failures"]:
+        raise SystemExit(f"{result['num_failures']} of {result['num_requests']} requests failed")
+    duration_s = result["duration_us"] / 1e6
+    rows_per_s = result["num_requests"] / duration_s
+    return Load(rows_per_s, result["p50_us"] / 1e3, result["p99_us"] / 1e3, wrk_cpu_s, duration_s)
+
+
+def children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,106 @@
+"""The benchmarks' input: seeded texts of natural lengths, adapter popularities, random adapters. Measures nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, digest_of, file_sha256, write_bundle
+from prefixrack_adapters.manifest import (
+    BackboneRef,
+    DenseLayer,
+    HeadSpec,
+    Manifest,
+    PrefixSpec,
+    Provenance,
+    TokenizationSpec,
+)
+from prefixrack_adapters.rows import Row
+from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_server.messages import BundleRef
+
+POPULARITIES = ("identical", "uniform", "skewed", "distinct")
+MIN_LEN, MAX_LEN = 6, 128
+LABELS = ["one", "two", "three"]
+NUM_SPECIAL_TOKENS = 2
+
+
+@dataclass(frozen=True)
+class RandomAdapter:
+    name: str
+    folder: Path
+    bundle: BundleRef
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text for one adapter; `row` is the text as the adapter's task makes it."""
+
+    adapter: RandomAdapter
+    text: str
+    row: Row
+
+
+def natural_lengths(num_rows: int, random: np.random.Generator) -> list[int]:
+    """Token counts, special tokens included: lognormal(3.2, 0.6), clipped to 6..128."""
+    lengths = np.clip(random.lognormal(3.2, 0.6, num_rows).round(), MIN_LEN, MAX_LEN)
+    return [int(length) for length in lengths]
+
+
+def random_texts(backbone: Path, num_rows: int, random: np.random.Generator) -> list[str]:
+    """Texts of whole-word tokens, so that a text's length in tokens is known before it is tokenised."""
+    vocabulary = json.loads((backbone / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    words = sorted(word for word in vocabulary if word.isascii() and word.isalpha() and word.islower())
+    lengths = natural_lengths(num_rows, random)
+    return [" ".join(random.choice(words, length - NUM_SPECIAL_TOKENS)) for length in lengths]
+
+
+def popular_indices(popularity: str, num_rows: int, num_adapters: int, random: np.random.Generator) -> list[int]:
+    """Which adapter each row names. `skewed` is Zipf: the k-th adapter is asked 1/k as often as the first."""
+    if popularity == "identical":
+        return [0] * num_rows
+    if popularity == "distinct":
+        return [index % num_adapters for index in range(num_rows)]
+    weights = 1.0 / np.arange(1, num_adapters + 1) if popularity == "skewed" else np.ones(num_adapters)
+    return [int(index) for index in random.choice(num_adapters, num_rows, p=weights / weights.sum())]
+
+
+def write_adapters(folder: Path, spec: BackboneSpec, num_adapters: int, prefix_len: int) -> list[RandomAdapter]:
+    """Random adapters as bundle folders: each has weights of its own."""
+    return [_write_adapter(folder / f"random-{index}", spec, index, prefix_len) for index in range(num_adapters)]
+
+
+def _write_adapter(folder: Path, spec: BackboneSpec, index: int, prefix_len: int) -> RandomAdapter:
+    manifest = random_manifest(folder.name, spec, prefix_len)
+    random = np.random.default_rng([index, prefix_len])
+    shapes = manifest.tensor_shapes(spec.hidden_size)
+    tensors = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    write_bundle(folder, manifest, tensors)
+    hashes = file_sha256(folder / MANIFEST_FILE), file_sha256(folder / TENSORS_FILE)
+    return RandomAdapter(folder.name, folder, BundleRef(digest_of(*hashes), *hashes))
+
+
+def random_manifest(name: str, spec: BackboneSpec, prefix_len: int) -> Manifest:
+    return Manifest(
+        name=name,
+        task="text-classification",
+        labels=LABELS,
+        backbone=BackboneRef(model_id=spec.model_id, architecture=spec.architecture, fingerprint=spec.fingerprint),
+        prefix=PrefixSpec(
+            prefix_len=prefix_len,
+            num_layers=spec.num_layers,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+        ),
+        head=HeadSpec(gather="first_token", layers=[DenseLayer(num_outputs=len(LABELS))]),
+        tokenization=TokenizationSpec(max_len=MAX_LEN),
+        provenance=Provenance(tool="benchmarks", tool_version="1", method="random"),
+    )
+
+
+def count_tokens(requests: Sequence[Request]) -> int:
+    return sum(len(request.row) for request in requests)

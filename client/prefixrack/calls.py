@@ -1,0 +1,190 @@
+"""Every route of the server once: the request it takes and the type it answers. Pure; both clients run these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import httpx2
+
+from prefixrack.bundles import Progress, Upload
+from prefixrack.errors import APIConnectionError, PreconditionFailedError
+from prefixrack.requests import ApiRequest, ask, read, segment, write
+from prefixrack.responses import decode
+from prefixrack.types import (
+    AdapterDetail,
+    AdapterPage,
+    AliasInfo,
+    FanOutResponse,
+    KeyInfo,
+    KeyPage,
+    PredictResponse,
+    ResidencyInfo,
+    VersionInfo,
+    VersionPage,
+)
+
+T = TypeVar("T")
+Item = TypeVar("Item", covariant=True)
+
+PRODUCTION = "production"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    request: ApiRequest
+    decode: Callable[[httpx2.Response], T]
+
+
+class Page(Protocol[Item]):
+    """One page of a list; the next one is asked for with `next_cursor`."""
+
+    @property
+    def data(self) -> Sequence[Item]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
+def predict(adapter: str, inputs: Any, parameters: Mapping[str, Any]) -> Call[PredictResponse]:
+    body = _predict_body(inputs, parameters)
+    num_inputs = len(inputs) if isinstance(inputs, list) else 1
+    return Call(ask(f"/v1/{segment(adapter)}/predict", body), partial(_decode_predict, num_inputs))
+
+
+def fan_out(adapters: Sequence[str], inputs: Any, parameters: Mapping[str, Any]) -> Call[FanOutResponse]:
+    body = {"adapters": list(adapters)} | _predict_body(inputs, parameters)
+    return Call(ask("/v1/predict", body), partial(decode, FanOutResponse))
+
+
+def list_adapters(limit: int | None, search: str | None, cursor: str | None) -> Call[AdapterPage]:
+    request = read("/v1/adapters", limit=limit, search=search, cursor=cursor)
+    return Call(request, partial(decode, AdapterPage))
+
+
+def get_adapter(ref: str) -> Call[AdapterDetail]:
+    return Call(read(f"/v1/adapters/{segment(ref)}"), partial(decode, AdapterDetail))
+
+
+def list_versions(name: str, limit: int | None, cursor: str | None) -> Call[VersionPage]:
+    request = read(f"{_admin(name)}/versions", limit=limit, cursor=cursor)
+    return Call(request, partial(decode, VersionPage))
+
+
+def push(name: str, folder: Path, progress: Progress | None, idempotency_key: str) -> Call[VersionInfo]:
+    """Raises MalformedBundle before anything is sent when the folder is no bundle."""
+    upload = Upload(folder, progress=progress)
+    headers = {"Idempotency-Key": idempotency_key}
+    return Call(write("POST", f"{_admin(name)}/versions", headers=headers, upload=upload), partial(decode, VersionInfo))
+
+
+def download(name: str, version: int) -> Call[None]:
+    return Call(read(f"{_version(name, version)}/bundle"), _nothing)
+
+
+def delete_version(name: str, version: int) -> Call[None]:
+    return Call(write("DELETE", _version(name, version)), _nothing)
+
+
+def delete_adapter(name: str) -> Call[None]:
+    return Call(write("DELETE", _admin(name)), _nothing)
+
+
+def get_alias(name: str, alias: str) -> Call[AliasInfo]:
+    return Call(read(_alias(name, alias)), partial(decode, AliasInfo))
+
+
+def set_alias(name: str, alias: str, version: int, if_match: str | None) -> Call[AliasInfo]:
+    headers = {} if if_match is None else {"If-Match": if_match}
+    request = write("PUT", _alias(name, alias), {"version": version}, headers=headers)
+    return Call(request, partial(decode, AliasInfo))
+
+
+def promotion(name: str, alias: str, version: int, current: AliasInfo | None) -> Call[AliasInfo]:
+    """Move an alias that was just read (None: there was none), unless somebody else moved it meanwhile."""
+    if current is not None:
+        return set_alias(name, alias, version, current.etag)
+    request = write("PUT", _alias(name, alias), {"version": version}, headers={"If-None-Match": "*"})
+    return Call(request, partial(decode, AliasInfo))
+
+
+def rollback(name: str, current: AliasInfo) -> Call[AliasInfo]:
+    """Back to the version before. Raises PreconditionFailedError when there was none."""
+    if current.previous_version is None:
+        raise PreconditionFailedError(
+            f"alias {current.alias!r} of {name!r} has been on version {current.version} only: "
+            "there is nothing to roll back to; promote the version that you want",
+            status=412,
+            code="precondition_failed",
+        )
+    return set_alias(name, current.alias, current.previous_version, current.etag)
+
+
+def delete_alias(name: str, alias: str) -> Call[None]:
+    return Call(write("DELETE", _alias(name, alias)), _nothing)
+
+
+def get_residency(name: str, version: int) -> Call[ResidencyInfo]:
+    return Call(read(f"{_version(name, version)}/residency"), partial(decode, ResidencyInfo))
+
+
+def set_residency(name: str, version: int, keep_resident: bool) -> Call[ResidencyInfo]:
+    request = write("PUT", f"{_version(name, version)}/residency", {"keep_resident": keep_resident})
+    return Call(request, partial(decode, ResidencyInfo))
+
+
+def create_key(scopes: Sequence[str], expires_at: str | None) -> Call[KeyInfo]:
+    expiry = {} if expires_at is None else {"expires_at": expires_at}
+    request = write("POST", "/admin/v1/keys", {"scopes": list(scopes)} | expiry)
+    return Call(request, partial(decode, KeyInfo))
+
+
+def list_keys(limit: int | None, cursor: str | None) -> Call[KeyPage]:
+    return Call(read("/admin/v1/keys", limit=limit, cursor=cursor), partial(decode, KeyPage))
+
+
+def revoke_key(key_id: str) -> Call[None]:
+    return Call(write("DELETE", f"/admin/v1/keys/{segment(key_id)}"), _nothing)
+
+
+def live() -> Call[None]:
+    """A probe is asked once: an answer that needed retries would not say how the server is now."""
+    return Call(read("/health/live", can_retry=False), _nothing)
+
+
+def ready() -> Call[None]:
+    return Call(read("/health/ready", can_retry=False), _nothing)
+
+
+def _admin(name: str) -> str:
+    return f"/admin/v1/adapters/{segment(name)}"
+
+
+def _version(name: str, version: int) -> str:
+    return f"{_admin(name)}/versions/{int(version)}"
+
+
+def _alias(name: str, alias: str) -> str:
+    return f"{_admin(name)}/aliases/{segment(alias)}"
+
+
+def _predict_body(inputs: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return {"inputs": inputs} | ({"parameters": given} if given else {})
+
+
+def _decode_predict(num_inputs: int, response: httpx2.Response) -> PredictResponse:
+    answer = decode(PredictResponse, response)
+    if len(answer.outputs) != num_inputs:
+        raise APIConnectionError(
+            f"{response.request.url} answered {len(answer.outputs)} outputs for {num_inputs} inputs: "
+            "outputs cannot be told apart, so none is used"
+        )
+    return answer
+
+
+def _nothing(_response: httpx2.Response) -> None:
+    return None

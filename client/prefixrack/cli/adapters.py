@@ -1,0 +1,104 @@
+"""`prefixrack list`, `show` and `delete`: what the server holds. Knows arguments and tables."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from prefixrack.cli.printing import show_facts, show_json, show_line, show_table
+from prefixrack.cli.session import JsonOption, open_client
+from prefixrack.types import AdapterDetail
+
+PAGE_SIZE = 100
+
+
+def list_adapters(
+    context: typer.Context,
+    search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the adapters that your key may use."""
+    page_size = limit if limit is not None and limit < PAGE_SIZE else None
+    with open_client(context) as client:
+        found = list(islice(client.list_adapters(search=search, page_size=page_size), limit))
+    if json:
+        show_json({"data": found})
+        return
+    rows = [
+        (
+            adapter.name,
+            adapter.task,
+            adapter.version,
+            len(adapter.labels),
+            _aliases(adapter.aliases),
+            adapter.created_at,
+        )
+        for adapter in found
+    ]
+    columns = ("name", "task", "version", "labels", "aliases", "created")
+    show_table(columns, rows, empty="no adapters yet: `prefixrack push FOLDER` uploads one")
+
+
+def show(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(help="name, name@alias or name@7")],
+    json: JsonOption = False,
+) -> None:
+    """Show what an adapter does and how to ask it."""
+    with open_client(context) as client:
+        detail = client.get_adapter(ref)
+    if json:
+        show_json(detail)
+    else:
+        _show_detail(detail)
+
+
+def delete(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(help="name for all versions, name@7 for one")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete an adapter, or one version of it. Requests in flight finish."""
+    name, at, number = ref.partition("@")
+    if at and not number.isdecimal():
+        raise typer.BadParameter(f"{ref!r}: give a name, or a name and a version number as in {name}@7")
+    if not yes:
+        typer.confirm(f"Delete {ref if at else f'{name} with all its versions'}?", abort=True, err=True)
+    with open_client(context) as client:
+        if at:
+            client.delete_version(name, int(number))
+        else:
+            client.delete_adapter(name)
+    if json:
+        show_json({"deleted": ref})
+    else:
+        show_line(f"{ref} is deleted", "bold green")
+
+
+def _show_detail(detail: AdapterDetail) -> None:
+    metrics = [f"{metric.get('name')} {metric.get('value')} on {metric.get('dataset')}" for metric in detail.metrics]
+    show_facts(
+        [
+            ("adapter", f"{detail.name}@{detail.version}"),
+            ("task", detail.task),
+            ("labels", ", ".join(detail.labels)),
+            ("aliases", _aliases(detail.aliases)),
+            ("versions", detail.num_versions),
+            ("example", jsonlib.dumps(detail.example, ensure_ascii=False)),
+            ("max tokens", detail.max_tokens),
+            ("prefix length", detail.prefix_len),
+            ("metrics", "\n".join(metrics)),
+            ("licence", detail.licence),
+            ("digest", detail.digest),
+            ("created", detail.created_at),
+        ]
+    )
+
+
+def _aliases(aliases: dict[str, int]) -> str:
+    return ", ".join(f"{alias} → {version}" for alias, version in sorted(aliases.items()))

@@ -1,0 +1,53 @@
+"""The root of the command: finds commands of other packages lazily, turns errors into sentences and exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from prefixrack.cli.exits import ExitCode, exit_code_of
+from prefixrack.cli.plugins import Plugin, find_plugins
+from prefixrack.cli.printing import sentence_of, show_error
+from prefixrack.errors import PrefixrackError
+
+FILE_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
+class RootGroup(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return own + [name for name in find_plugins() if name not in own]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        plugin = None if own is not None else find_plugins().get(cmd_name)
+        return own if plugin is None else plugin.placeholder()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        plugin = self._plugin(ctx, args)
+        if plugin is None:
+            return super().resolve_command(ctx, args)
+        return plugin.entry.name, plugin.load(), args[1:]
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PrefixrackError as error:
+            show_error(sentence_of(error))
+            raise typer.Exit(exit_code_of(error)) from error
+        except ModuleNotFoundError as error:
+            # Commands of other packages may import what is heavy as late as when they run.
+            plugin = find_plugins().get(ctx.invoked_subcommand)
+            if plugin is None:
+                raise
+            raise plugin.missing_extra(error) from error
+        except FILE_ERRORS as error:
+            show_error(str(error))
+            raise typer.Exit(ExitCode.USAGE) from error
+
+    def _plugin(self, ctx: Any, args: list[str]) -> Plugin | None:
+        if not args or super().get_command(ctx, args[0]) is not None:
+            return None
+        return find_plugins().get(args[0])

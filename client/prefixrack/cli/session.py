@@ -1,0 +1,42 @@
+"""What the commands of one invocation share: the server, the key, the client made from them. Knows no command."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import httpx2
+import typer
+
+from prefixrack.client import Client
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@dataclass(frozen=True)
+class Session:
+    base_url: str | None = None
+    api_key: str | None = field(repr=False, default=None)
+    timeout_s: float = 30.0
+    transport: httpx2.BaseTransport | None = None
+    sleep: Callable[[float], None] = time.sleep
+
+    def open_client(self) -> Client:
+        """The client of this invocation; the caller closes it. Raises BadParameter for unusable settings."""
+        try:
+            return Client(
+                self.base_url,
+                self.api_key,
+                timeout_s=self.timeout_s,
+                transport=self.transport,
+                sleep=self.sleep,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+def open_client(context: typer.Context) -> Client:
+    session: Session = context.obj
+    return session.open_client()

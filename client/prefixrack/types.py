@@ -1,0 +1,277 @@
+"""The wire types: what goes over HTTP, defined once for client, library and server. Needs pydantic, nothing more.
+
+Readers are tolerant (unknown fields of a response are kept out of the way); writers are strict (unknown request
+parameters are refused, so that a misspelt option never passes silently).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+TaskName = Literal["text-classification", "token-classification", "question-answering", "multiple-choice"]
+OffsetUnit = Literal["codepoint", "utf16", "byte"]
+Overlong = Literal["window", "error", "truncate"]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Parameters(BaseModel):
+    """Task parameters of a predict request; those that a task does not use are refused by that task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    overlong: Overlong | None = None
+    offset_unit: OffsetUnit = "codepoint"
+    logits: bool = False
+    n_best: Annotated[int, Field(ge=1, le=100)] | None = None
+    max_answer_len: Annotated[int, Field(ge=1, le=512)] | None = None
+    null_threshold: float | None = None
+
+
+class PredictRequest(BaseModel):
+    """Body of `POST /v1/{adapter}/predict`. `inputs` is one input or a list of them, by task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    inputs: Any
+    parameters: Parameters = Parameters()
+
+
+class FanOutRequest(PredictRequest):
+    """Body of `POST /v1/predict`: the same inputs through several adapters in one pack."""
+
+    adapters: Annotated[list[str], Field(min_length=1, max_length=256)]
+
+
+class LabelScore(Wire):
+    label: str
+    score: float
+
+
+class Output(Wire):
+    """What every task's output has: `windows` only where the input made more than one row."""
+
+    truncated: bool = False
+    windows: int | None = None
+    logits: list[Any] | None = None
+
+
+class ClassificationOutput(Output):
+    label: str
+    score: float
+    scores: list[LabelScore]
+
+
+class MultiLabelOutput(Output):
+    labels: list[LabelScore]
+    scores: list[LabelScore]
+
+
+class RegressionOutput(Output):
+    value: float
+
+
+class Span(Wire):
+    """`start` and `end` are offsets into the string as sent, in the requested unit: `text[start:end]` is the span."""
+
+    label: str
+    start: int
+    end: int
+    text: str
+    score: float
+    word_start: int | None = None
+    word_end: int | None = None
+
+
+class TokenClassificationOutput(Output):
+    spans: list[Span]
+    tags: list[str] | None = None
+
+
+class Answer(Wire):
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+class QuestionAnsweringOutput(Output):
+    answer: Answer | None
+    no_answer_score: float
+    answers: list[Answer]
+
+
+class ChoiceOutput(Output):
+    choice: int
+    scores: list[float]
+
+
+class InputError(Wire):
+    code: str
+    message: str
+
+
+class FailedOutput(Wire):
+    error: InputError
+
+
+def _output_kind(value: Any) -> str:
+    names = value if isinstance(value, dict) else value.__dict__
+    keys = ("error", "spans", "no_answer_score", "choice", "labels", "label", "value")
+    return next((key for key in keys if key in names), "value")
+
+
+AnyOutput = Annotated[
+    Annotated[FailedOutput, Tag("error")]
+    | Annotated[TokenClassificationOutput, Tag("spans")]
+    | Annotated[QuestionAnsweringOutput, Tag("no_answer_score")]
+    | Annotated[ChoiceOutput, Tag("choice")]
+    | Annotated[MultiLabelOutput, Tag("labels")]
+    | Annotated[ClassificationOutput, Tag("label")]
+    | Annotated[RegressionOutput, Tag("value")],
+    Discriminator(_output_kind),
+]
+
+
+class AdapterRef(Wire):
+    name: str
+    version: int
+    digest: str
+
+
+class Usage(Wire):
+    """`tokens` counts the tokens computed, special tokens included; `truncated` the inputs cut short."""
+
+    tokens: int
+    rows: int
+    truncated: int
+
+
+class PredictResponse(Wire):
+    id: str
+    adapter: AdapterRef
+    task: TaskName
+    outputs: list[AnyOutput]
+    usage: Usage
+    timings_ms: dict[str, float]
+
+
+class FanOutResult(Wire):
+    adapter: AdapterRef
+    task: TaskName
+    outputs: list[AnyOutput]
+
+
+class FanOutResponse(Wire):
+    id: str
+    results: dict[str, FanOutResult | FailedOutput]
+    usage: Usage
+
+
+class BulkLine(Wire):
+    """One line of a JSON Lines answer; exactly one of `output` and `error` is set."""
+
+    index: int
+    id: Any = None
+    output: AnyOutput | None = None
+    error: InputError | None = None
+
+
+class AdapterSummary(Wire):
+    name: str
+    task: TaskName
+    version: int
+    digest: str
+    labels: list[str]
+    aliases: dict[str, int]
+    num_versions: int
+    created_at: str
+
+
+class AdapterPage(Wire):
+    data: list[AdapterSummary]
+    next_cursor: str | None = None
+
+
+class AdapterDetail(AdapterSummary):
+    """What a caller needs to use an adapter: shape of an input, an example, its labels, its limits."""
+
+    input_schema: dict[str, Any]
+    example: Any
+    max_tokens: int
+    prefix_len: int
+    metrics: list[dict[str, Any]] = []
+    licence: str | None = None
+
+
+class VersionInfo(Wire):
+    name: str
+    version: int
+    digest: str
+    size_bytes: int
+    created_at: str
+    created_by: str
+    aliases: list[str] = []
+    is_new: bool = True
+    metrics: list[dict[str, Any]] = []
+
+
+class VersionPage(Wire):
+    data: list[VersionInfo]
+    next_cursor: str | None = None
+
+
+class AliasInfo(Wire):
+    """`etag` goes into `If-Match` of the next change; `previous_version` is what a rollback returns to."""
+
+    name: str
+    alias: str
+    version: int
+    digest: str
+    etag: str
+    previous_version: int | None = None
+
+
+class ResidencyInfo(Wire):
+    name: str
+    version: int
+    digest: str
+    keep_resident: bool
+    state: Literal["absent", "loading", "resident", "failed"]
+
+
+class KeyInfo(Wire):
+    """An API key as the server lists it; `secret` is present once, in the answer that made the key."""
+
+    id: str
+    tenant: str
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None = None
+    secret: str | None = None
+
+
+class KeyPage(Wire):
+    data: list[KeyInfo]
+    next_cursor: str | None = None
+
+
+class Problem(BaseModel):
+    """`application/problem+json` (RFC 9457) with the project's own members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    error: str
+    errors: list[dict[str, Any]] | None = None

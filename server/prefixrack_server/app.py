@@ -1,0 +1,111 @@
+"""The app: long-lived things are built here once and handed to the routes. Knows no torch: the engine is handed in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.tokenizer import BackboneTokenizer
+from prefixrack_server.auth import DEFAULT_TENANT, Gate
+from prefixrack_server.config import ServerConfig
+from prefixrack_server.dispatch import Dispatcher
+from prefixrack_server.documentation import install_openapi
+from prefixrack_server.housekeeping import keep_house
+from prefixrack_server.keeper import Keeper
+from prefixrack_server.messages import Engine
+from prefixrack_server.metrics import Metrics
+from prefixrack_server.predict import Predictor
+from prefixrack_server.problems import install_problem_handlers
+from prefixrack_server.registry.registry import Registry
+from prefixrack_server.request_context import RequestContext
+from prefixrack_server.routes import adapters, admin, health, keys, predict
+from prefixrack_server.services import Services
+from prefixrack_server.tokenise import Tokeniser
+from prefixrack_server.upload import Spool
+from prefixrack_server.uploads import Uploads
+
+
+def create_app(
+    config: ServerConfig, registry: Registry, engine: Engine, spec: BackboneSpec, tokenizer: BackboneTokenizer
+) -> FastAPI:
+    """The server as an ASGI app. It starts and stops `engine`; `registry` is open and stays its caller's."""
+    services = build_services(config, registry, engine, spec, tokenizer)
+    app = FastAPI(
+        title="Prefixrack",
+        summary="Thousands of small prompt adapters on one frozen backbone",
+        version="1",
+        lifespan=_lifespan(services),
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    for router in (health.router, adapters.router, admin.router, keys.router, predict.router):
+        app.include_router(router)
+    install_problem_handlers(app)
+    install_openapi(app)
+    _add_middleware(app, services)
+    return app
+
+
+def build_services(
+    config: ServerConfig, registry: Registry, engine: Engine, spec: BackboneSpec, tokenizer: BackboneTokenizer
+) -> Services:
+    limits = config.limits
+    dispatcher = Dispatcher(engine, limits.max_queued_rows, limits.max_queued_tokens)
+    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, limits.max_tokens)
+    spool = Spool(config.registry.spool_dir, limits.max_bundle_bytes)
+    return Services(
+        config=config,
+        spec=spec,
+        registry=registry,
+        engine=engine,
+        gate=Gate(registry, config.http.auth),
+        dispatcher=dispatcher,
+        predictor=predictor,
+        keeper=Keeper(registry, engine),
+        uploads=Uploads(registry, predictor, spool, spec, config.backbone.serving_dtype),
+        metrics=Metrics(engine, dispatcher),
+    )
+
+
+def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.dispatcher.start()
+        try:
+            await _prepare(services)
+            housekeeping = asyncio.create_task(keep_house(services.registry, services.keeper))
+            services.phase.is_started = True
+            yield
+            housekeeping.cancel()
+        finally:
+            services.phase.drain()
+            await services.dispatcher.stop()
+
+    return lifespan
+
+
+async def _prepare(services: Services) -> None:
+    folder = services.config.registry.adapters_dir
+    if folder is not None:
+        await services.uploads.register_folder(DEFAULT_TENANT, folder)
+    await services.keeper.sync()
+
+
+def _add_middleware(app: FastAPI, services: Services) -> None:
+    """The last one added is the outermost."""
+    origins = services.config.http.cors_origins
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After", "ETag"],
+        )
+    app.add_middleware(RequestContext, observe=services.metrics.observe)

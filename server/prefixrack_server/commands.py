@@ -1,0 +1,164 @@
+"""The `prefixrack serve` command: settings to a running server. The only module here that needs torch, and only inside
+the command."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefixrack_server.config import ConfigError, ServerConfig, describe, load_config, resolve
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from prefixrack_adapters.backbone import Backbone
+    from prefixrack_server.registry.registry import Registry
+
+# Threads hand the interpreter over after this; at the default of 5 ms the event loop slows packs by a fifth.
+SWITCH_INTERVAL_S = 0.0002
+
+
+def serve(
+    backbone: Annotated[
+        str | None, typer.Option(help="Folder of the backbone, as save_pretrained wrote it.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto. [default: auto]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto. [default: auto]")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Folder for database, bundles and spool. [default: prefixrack-data]")
+    ] = None,
+    auth: Annotated[
+        str | None, typer.Option(help="keys, or none (everybody may do everything; loopback only). [default: keys]")
+    ] = None,
+    adapters: Annotated[Path | None, typer.Option(help="Folder whose bundles are registered at start.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [default: info]")] = None,
+) -> None:
+    """Serve adapters on one frozen backbone over HTTP.
+
+    Every setting, those without an option too, can be given in the environment: PREFIXRACK_<SECTION>__<KEY>.
+    """
+    try:
+        config = load_config(
+            {
+                "http": {"host": host, "port": port, "auth": auth, "log_level": log_level},
+                "backbone": {"path": backbone, "device": device, "dtype": dtype},
+                "registry": {"state_dir": state_dir, "adapters_dir": adapters},
+            }
+        )
+        check_paths(config)
+    except ConfigError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    run(config)
+
+
+def check_paths(config: ServerConfig) -> None:
+    """Raises ConfigError for a folder that is not there."""
+    if not config.backbone.path:
+        raise ConfigError("setting backbone.path is not set: give --backbone, the folder of the backbone")
+    adapters_dir = config.registry.adapters_dir
+    if adapters_dir is not None and not adapters_dir.is_dir():
+        raise ConfigError(f"setting registry.adapters_dir: {str(adapters_dir)!r} is not a folder")
+
+
+def run(config: ServerConfig) -> None:
+    """Load the backbone and serve until a signal ends it."""
+    from prefixrack_adapters.backbone import Backbone
+    from prefixrack_server.logs import set_up_logging
+
+    set_up_logging(config.http.log_level, config.http.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    backbone = Backbone.load(Path(config.backbone.path), device=config.backbone.device, dtype=config.backbone.dtype)
+    dtype: Any = str(backbone.dtype).removeprefix("torch.")
+    config = resolve(config, str(backbone.device), dtype)
+    _log_config(config)
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        runner.run(_serve(config, backbone))
+
+
+def _log_config(config: ServerConfig) -> None:
+    import structlog
+
+    structlog.stdlib.get_logger("prefixrack.serve").info("configuration", **describe(config))
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+async def _serve(config: ServerConfig, backbone: Backbone) -> None:
+    from prefixrack_server.registry.blobs import LocalBlobStore
+    from prefixrack_server.registry.registry import Registry
+
+    blobs = LocalBlobStore(config.registry.blobs_dir)
+    registry = await Registry.open(config.registry.sqlalchemy_url, blobs)
+    try:
+        await _show_admin_key(config, registry)
+        app = _build_app(config, registry, blobs, backbone)
+        await _server(config, app).serve()
+    finally:
+        await registry.close()
+
+
+def _build_app(config: ServerConfig, registry: Registry, blobs: Any, backbone: Backbone) -> FastAPI:
+    from prefixrack_server.app import create_app
+    from prefixrack_server.engine import EngineThread
+    from prefixrack_server.registry.blobs import BundleSource
+
+    engine = EngineThread(backbone, BundleSource(blobs), config.engine)
+    return create_app(config, registry, engine, backbone.spec, backbone.tokenizer)
+
+
+async def _show_admin_key(config: ServerConfig, registry: Registry) -> None:
+    """Print the first administrator's key, the one time that it can be known."""
+    if config.http.auth == "none":
+        return
+    secret = await registry.ensure_admin_key()
+    if secret is not None:
+        typer.echo(f"\nAdmin API key, shown this once: {secret}\n  export PREFIXRACK_API_KEY={secret}\n")
+
+
+def _server(config: ServerConfig, app: FastAPI) -> uvicorn.Server:
+    import uvicorn
+
+    class DrainingServer(uvicorn.Server):
+        """Reports not ready from the first signal on, and goes on accepting for `drain_s` before it shuts down."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Unlike uvicorn's own, this does not raise the signal again at the end: the registry is still to be closed.
+            phase = app.state.services.phase
+            if phase.is_draining or not config.http.drain_s:
+                self.force_exit = self.should_exit and sig == signal.SIGINT
+                self.should_exit = True
+            else:
+                asyncio.get_running_loop().call_later(config.http.drain_s, self._finish)
+            phase.drain()
+
+        def _finish(self) -> None:
+            self.should_exit = True
+
+    return DrainingServer(
+        uvicorn.Config(
+            app,
+            host=config.http.host,
+            port=config.http.port,
+            http="httptools",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=config.http.shutdown_grace_s,
+            proxy_headers=False,
+        )
+    )

@@ -1,0 +1,196 @@
+"""The server's settings: composed, frozen, read once from arguments and environment. Starts nothing, knows no torch.
+
+`PREFIXRACK_HTTP__PORT=9000` sets `http.port`; an argument beats the environment, the environment beats the default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from prefixrack.errors import PrefixrackError
+from prefixrack_server.engine_config import EngineConfig
+
+ENV_PREFIX = "PREFIXRACK_"
+DELIMITER = "__"
+MIB = 1 << 20
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+AuthMode = Literal["keys", "none"]
+ServingDtype = Literal["float32", "float16", "bfloat16"]
+
+
+class ConfigError(PrefixrackError):
+    """A setting is unknown or has a value that cannot work: the server does not start."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpConfig(Section):
+    """`drain_s` is how long the server goes on accepting after SIGTERM, while it already reports not ready."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    auth: AuthMode = "keys"
+    cors_origins: tuple[str, ...] = ()
+    request_timeout_s: Seconds = 30.0
+    max_timeout_s: Seconds = 600.0
+    drain_s: Annotated[float, Field(ge=0)] = 0.0
+    shutdown_grace_s: Positive = 30
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @model_validator(mode="after")
+    def _check_auth(self) -> Self:
+        if self.auth == "none" and not is_loopback(self.host):
+            raise ValueError(
+                f"auth 'none' lets everyone who reaches {self.host!r} do everything: it is allowed on a loopback host "
+                "(127.0.0.1, ::1, localhost) only; use auth 'keys'"
+            )
+        return self
+
+
+class BackboneConfig(Section):
+    """Which backbone, where and how precise; "auto" is filled in when it is loaded."""
+
+    path: str = ""
+    device: str = "auto"
+    dtype: Literal["auto"] | ServingDtype = "auto"
+
+    @property
+    def serving_dtype(self) -> ServingDtype:
+        return "float32" if self.dtype == "auto" else self.dtype
+
+
+class RegistryConfig(Section):
+    """`database_url` None means an SQLite file in the state folder. The bundles in the folders of `adapters_dir` are
+    registered at every start; one that is a version already stays as it is."""
+
+    state_dir: Path = Path("prefixrack-data")
+    database_url: SecretStr | None = None
+    adapters_dir: Path | None = None
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.state_dir / 'registry.sqlite3'}"
+
+    @property
+    def blobs_dir(self) -> Path:
+        return self.state_dir / "blobs"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.state_dir / "spool"
+
+
+class LimitsConfig(Section):
+    """What one request may ask for, and what the server holds at once (`max_queued_*`, `bulk_*`)."""
+
+    max_body_bytes: Positive = 2 * MIB
+    max_line_bytes: Positive = 2 * MIB
+    max_inputs: Positive = 1024
+    max_tokens: Positive = 65_536
+    max_queued_rows: Positive = 8192
+    max_queued_tokens: Positive = 262_144
+    bulk_window: Positive = 256
+    bulk_spool_bytes: Positive = 1024 * MIB
+    max_bundle_bytes: Positive = 512 * MIB
+
+
+class ServerConfig(BaseSettings):
+    """Everything the server can be told. Build it with `load_config`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=DELIMITER,
+        nested_model_default_partial_update=True,
+    )
+
+    http: HttpConfig = HttpConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    engine: EngineConfig = EngineConfig()
+    registry: RegistryConfig = RegistryConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+
+def load_config(arguments: Mapping[str, Mapping[str, Any]]) -> ServerConfig:
+    """Settings from `arguments` (section → key → value; None means not given) over the environment over defaults.
+
+    Raises ConfigError, naming the key and the value.
+    """
+    _check_environment(os.environ)
+    given = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in arguments.items()
+    }
+    try:
+        return ServerConfig(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error)) from None
+
+
+def resolve(config: ServerConfig, device: str, dtype: ServingDtype) -> ServerConfig:
+    """The same settings with "auto" replaced by what the loaded backbone really uses, and an absolute state folder."""
+    backbone = config.backbone.model_copy(update={"device": device, "dtype": dtype})
+    registry = config.registry.model_copy(update={"state_dir": config.registry.state_dir.absolute()})
+    return config.model_copy(update={"backbone": backbone, "registry": registry})
+
+
+def describe(config: ServerConfig) -> dict[str, Any]:
+    """The settings as plain data for the log, secrets masked."""
+    return config.model_dump(mode="json")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_environment(environ: Mapping[str, str]) -> None:
+    """pydantic-settings reads the variables it knows; a misspelt section would pass silently without this."""
+    sections = {name.upper() for name in ServerConfig.model_fields}
+    for variable in environ:
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        section, delimiter, _ = variable.removeprefix(ENV_PREFIX).partition(DELIMITER)
+        if delimiter and section.upper() not in sections:
+            raise ConfigError(f"unknown setting {variable}: sections are {', '.join(sorted(sections))}")
+        if not delimiter and section.partition("_")[0] in sections:
+            raise ConfigError(f"unknown setting {variable}: put two underscores after the section's name")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {key} (value {problem['input']!r}): see the list of settings in server/README.md"
+    is_shown = "database_url" not in key and not isinstance(problem["input"], dict | BaseModel)
+    return f"setting {key}: {problem['msg']}" + (f", seen {problem['input']!r}" if is_shown else "")

@@ -1,0 +1,168 @@
+"""Between event loop and engine: row ids, futures, permits, deadlines, callers who leave. Knows no HTTP and no tensors.
+
+Every accepted submission gets exactly one answer: all its rows, or one named fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from starlette.requests import ClientDisconnect
+
+from prefixrack.errors import DeadlineExceeded, NotReady, ServerOverloaded
+from prefixrack_adapters.rows import Row
+from prefixrack_server.messages import BundleRef, Engine, RowDone, RowWork
+
+POLL_S = 0.1  # how often a waiting request looks whether its caller is still there
+
+IsGone = Callable[[], Awaitable[bool]]
+
+
+class BoundRow(NamedTuple):
+    """A row and the adapter version that it is for."""
+
+    row: Row
+    bundle: BundleRef | None
+
+
+class Ticket:
+    """One submission: its rows have consecutive ids, its future is done when the last of them is answered."""
+
+    __slots__ = ("answers", "deadline", "first_id", "future", "num_missing", "num_tokens")
+
+    def __init__(self, first_id: int, rows: Sequence[BoundRow], deadline: float | None) -> None:
+        self.first_id = first_id
+        self.deadline = deadline
+        self.num_tokens = sum(len(bound.row) for bound in rows)
+        self.num_missing = len(rows)
+        self.answers: list[RowDone | None] = [None] * len(rows)
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def row_ids(self) -> range:
+        return range(self.first_id, self.first_id + len(self.answers))
+
+    def put(self, answer: RowDone) -> None:
+        self.answers[answer.row_id - self.first_id] = answer
+        self.num_missing -= 1
+        if not self.num_missing and not self.future.done():
+            self.future.set_result(None)
+
+
+class Dispatcher:
+    """Lives as long as the process. All methods belong to the event loop's thread, except `_deliver`."""
+
+    def __init__(self, engine: Engine, max_rows: int, max_tokens: int) -> None:
+        self._engine = engine
+        self._max_rows = max_rows
+        self._max_tokens = max_tokens
+        self._next_id = 0
+        self._tickets: dict[int, Ticket] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.num_tokens = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows accepted and not yet answered."""
+        return len(self._tickets)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._engine.start(self._deliver)
+
+    async def stop(self) -> None:
+        """Let the engine finish what is queued; whatever it leaves unanswered is answered `not_ready`."""
+        await asyncio.to_thread(self._engine.stop)
+        await asyncio.sleep(0)  # the last deliveries were put into the loop's queue before this point
+        for ticket in set(self._tickets.values()):
+            ticket.future.set_exception(NotReady("the server has stopped: send the request to another replica"))
+        self._tickets.clear()
+
+    def submit(self, rows: Sequence[BoundRow], deadline: float | None = None, priority: int = 0) -> Ticket:
+        """Hand rows to the engine, all at once so that they can share a pack. Raises ServerOverloaded."""
+        self._check_permits(rows)
+        ticket = Ticket(self._next_id, rows, deadline)
+        self._next_id += len(rows)
+        if not rows:
+            ticket.future.set_result(None)
+            return ticket
+        self._tickets.update(dict.fromkeys(ticket.row_ids, ticket))
+        self.num_tokens += ticket.num_tokens
+        self._engine.submit(
+            [
+                RowWork(row_id, bound.row, bound.bundle, deadline, priority)
+                for row_id, bound in zip(ticket.row_ids, rows, strict=True)
+            ]
+        )
+        return ticket
+
+    async def wait(self, ticket: Ticket, is_gone: IsGone | None = None) -> list[RowDone]:
+        """The answers of a ticket in the order of its rows. Raises DeadlineExceeded, or ClientDisconnect.
+
+        However the wait ends, the rows are no longer this ticket's afterwards: unanswered ones are cancelled.
+        """
+        try:
+            while not ticket.future.done():
+                await asyncio.wait((ticket.future,), timeout=_patience(ticket, is_gone))
+                if not ticket.future.done():
+                    await _check_caller(ticket, is_gone)
+            ticket.future.result()
+        finally:
+            self.cancel(ticket)
+        return [answer for answer in ticket.answers if answer is not None]
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget a ticket. Its rows that are not yet computed never will be."""
+        missing = [row_id for row_id in ticket.row_ids if self._tickets.pop(row_id, None) is not None]
+        if not missing:
+            return
+        self.num_tokens -= ticket.num_tokens
+        self._engine.cancel(missing)
+        ticket.future.cancel()
+
+    def _check_permits(self, rows: Sequence[BoundRow]) -> None:
+        num_tokens = sum(len(bound.row) for bound in rows)
+        if not self._tickets:
+            return  # an idle server takes any request that the limits of a request let through
+        if self.num_rows + len(rows) > self._max_rows or self.num_tokens + num_tokens > self._max_tokens:
+            raise ServerOverloaded(
+                f"{self.num_rows} rows with {self.num_tokens} tokens are waiting, allowed are {self._max_rows} rows "
+                f"and {self._max_tokens} tokens: try again later",
+                retry_after_s=1,
+            )
+
+    def _deliver(self, answers: Sequence[RowDone]) -> None:
+        assert self._loop is not None, "the engine delivered before it was started"
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._settle, answers)
+
+    def _settle(self, answers: Sequence[RowDone]) -> None:
+        for answer in answers:
+            ticket = self._tickets.pop(answer.row_id, None)
+            if ticket is None:
+                continue  # cancelled while it was being computed
+            ticket.put(answer)
+            if not ticket.num_missing:
+                self.num_tokens -= ticket.num_tokens
+
+
+def _patience(ticket: Ticket, is_gone: IsGone | None) -> float | None:
+    """Seconds until somebody has to look again, None for never."""
+    poll_s = POLL_S if is_gone is not None else None
+    if ticket.deadline is None:
+        return poll_s
+    left_s = max(0.0, ticket.deadline - time.monotonic())
+    return left_s if poll_s is None else min(left_s, poll_s)
+
+
+async def _check_caller(ticket: Ticket, is_gone: IsGone | None) -> None:
+    if ticket.deadline is not None and time.monotonic() >= ticket.deadline:
+        raise DeadlineExceeded(
+            "the request's time was over before all of its rows were computed: raise X-Request-Timeout-Ms, "
+            "send fewer inputs, or try again later"
+        )
+    if is_gone is not None and await is_gone():
+        raise ClientDisconnect

@@ -1,0 +1,103 @@
+"""What OpenAPI says about the routes that read their bodies themselves. Documents; checks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from prefixrack.types import BulkLine, FanOutRequest, PredictRequest, Problem
+
+SCHEMAS: Final = "#/components/schemas/"
+# Models that no route has as a parameter or answer of its own.
+EXTRA_MODELS: Final[tuple[type[BaseModel], ...]] = (PredictRequest, FanOutRequest, BulkLine, Problem)
+
+
+def ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": SCHEMAS + model.__name__}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route: each status is a problem document."""
+    content = {"application/problem+json": {"schema": ref(Problem)}}
+    return {status: {"description": "Problem", "content": content} for status in statuses}
+
+
+PREDICT_PROBLEMS: Final = problems(400, 401, 403, 404, 413, 415, 422, 500, 503, 504)
+ADMIN_PROBLEMS: Final = problems(400, 401, 403, 404, 409, 422)
+UPLOAD_PROBLEMS: Final = problems(400, 401, 403, 409, 413, 415, 422, 503, 507)
+
+PREDICT_BODY: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "ref",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"},
+            "description": "`name` (alias production, else latest), `name@alias` or `name@7`",
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": ref(PredictRequest)},
+            "application/jsonl": {
+                "schema": {"type": "string"},
+                "example": '{"id": 1, "inputs": "one input a line"}\n',
+            },
+        },
+    },
+}
+FAN_OUT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": ref(FanOutRequest)}}}
+}
+UPLOAD_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["manifest", "tensors"],
+                    "properties": {
+                        "manifest": {"type": "string", "format": "binary"},
+                        "tensors": {"type": "string", "format": "binary"},
+                        "card": {"type": "string", "format": "binary"},
+                    },
+                }
+            },
+            "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+BUNDLE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The bundle as an uncompressed tar",
+        "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    **ADMIN_PROBLEMS,
+}
+
+
+def install_openapi(app: FastAPI) -> None:
+    """Add the models that only `ref` names to the generated document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for name, schema in _extra_schemas().items():
+            schemas.setdefault(name, schema)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _extra_schemas() -> Mapping[str, Any]:
+    wanted = [(model, "validation") for model in EXTRA_MODELS]
+    _, schema = models_json_schema(wanted, ref_template=SCHEMAS + "{model}")  # type: ignore[arg-type]
+    definitions: Mapping[str, Any] = schema["$defs"]
+    return definitions

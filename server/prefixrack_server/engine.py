@@ -1,0 +1,269 @@
+"""The engine: a thread that turns queued rows into logits. Knows tensors and digests; no tenants, no names, no HTTP."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+
+from prefixrack.errors import DeadlineExceeded, Fault, NotReady
+from prefixrack_adapters.adapter import Adapter
+from prefixrack_server.engine_config import EngineConfig
+from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
+from prefixrack_server.messages import BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
+from prefixrack_server.pack_runner import Computes, PackRunner
+from prefixrack_server.residency import Demand, Loader, Residency
+from prefixrack_server.scheduler import QueuedRow, Scheduler, digests_of
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Sequence[RowDone]], None]
+
+# An idle engine turns this often, for the heartbeat alone: work wakes it at once.
+IDLE_TURN_S = 0.5
+
+TOO_LATE = RowFailure(
+    DeadlineExceeded.code, "the row was not computed before its deadline: allow more time or send less at once"
+)
+STOPPING = RowFailure(NotReady.code, "the engine is stopping: send it again to another replica or a moment later")
+
+
+class EngineBackbone(Computes, Device, Protocol):
+    """What the engine must know of a `prefixrack_adapters.Backbone`."""
+
+
+class EngineThread:
+    """`messages.Engine` in a thread of this process.
+
+    One lock guards scheduler and residency together, and one condition on it wakes the thread. Answers that need no
+    pack (expired, refused, failed loads) are gathered in `_answers` and handed out at the next turn. `deliver` runs
+    in the engine's thread; only after the end of that thread does `submit` call it for its own rows.
+    """
+
+    def __init__(
+        self,
+        backbone: EngineBackbone,
+        source: AdapterSource,
+        config: EngineConfig,
+        *,
+        loader: Loader[Adapter] | None = None,
+        threads: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backbone = backbone
+        self._config = config
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._scheduler = Scheduler(config.max_pack_tokens, config.max_pack_rows)
+        self._runner = PackRunner(backbone, clock)
+        self._residency: Residency[Adapter] = Residency(
+            loader or AdapterLoader(source, backbone),
+            self,
+            self._wake,
+            clock,
+            threads or ThreadPoolExecutor(config.num_loaders, thread_name_prefix="prefixrack-loader"),
+            budget_bytes=config.resident_bytes,
+            retry_after_s=config.retry_load_after_s,
+        )
+        self._thread = threading.Thread(target=self._run, name="prefixrack-engine", daemon=True)
+        self._answers: list[RowDone] = []
+        self._deliver: Deliver | None = None
+        self._stop_by: float | None = None
+        self._is_over = False
+        self._heartbeat = clock()
+        self._num_packs = 0
+        self._num_rows = 0
+        self._num_tokens = 0
+
+    def step(self) -> None:
+        """One turn: take a pack, its adapters pinned, forward, unpin, hand out the answers."""
+        rows = self._take()
+        self._hand_out(self._early_answers())
+        answers = self._forward(rows)
+        self._unpin(rows)
+        self._hand_out(answers)
+
+    def start(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._thread.start()
+
+    def submit(self, work: Sequence[RowWork]) -> None:
+        checked = [(row_work, self._check(row_work)) for row_work in work]
+        with self._wake:
+            for row_work, failure in checked:
+                self._place(row_work, STOPPING if self._stop_by is not None else failure)
+            late = self._early_answers() if self._is_over else []
+            self._wake.notify()
+        self._hand_out(late)
+
+    def cancel(self, row_ids: Sequence[int]) -> None:
+        with self._wake:
+            for row_id in row_ids:
+                queued = self._scheduler.cancel(row_id)
+                if queued is not None:
+                    self._unpin_ready([queued])
+            self._wake.notify()
+
+    def keep_resident(self, bundle: BundleRef, keep: bool) -> None:
+        with self._wake:
+            if self._stop_by is not None:
+                return
+            if keep:
+                self._residency.keep(bundle)
+            else:
+                self._residency.unkeep(bundle.digest)
+
+    def residency(self, digest: str) -> ResidencyState:
+        with self._wake:
+            return self._residency.state(digest)
+
+    def stats(self) -> EngineStats:
+        with self._wake:
+            held = self._residency.stats()
+            return EngineStats(
+                ready=self._thread.is_alive() and self._stop_by is None,
+                heartbeat=self._heartbeat,
+                num_queued_rows=self._scheduler.num_rows,
+                num_queued_tokens=self._scheduler.num_tokens,
+                num_resident=held.num_resident,
+                resident_bytes=held.held_bytes,
+                budget_bytes=self._config.resident_bytes,
+                num_packs=self._num_packs,
+                num_rows=self._num_rows,
+                num_tokens=self._num_tokens,
+                num_loads=held.num_loads,
+                num_evictions=held.num_evictions,
+                num_failed_loads=held.num_failed_loads,
+            )
+
+    def stop(self) -> None:
+        """Finish what is queued, for `drain_timeout_s` at most, then stop. Returns when the thread has ended."""
+        with self._wake:
+            if self._stop_by is None:
+                self._stop_by = self._clock() + self._config.drain_timeout_s
+            self._wake.notify()
+        if self._thread.ident is None:
+            self._end()
+        else:
+            self._thread.join()
+
+    def is_awaited(self, digest: str) -> bool:
+        return self._scheduler.is_awaited(digest)
+
+    def admit(self, digest: str) -> None:
+        """Residency says, under the lock: the adapter is there. Its rows become ready, and each holds a pin."""
+        self._residency.pin(digest, self._scheduler.release(digest))
+        self._wake.notify()
+
+    def refuse(self, digest: str, failure: RowFailure) -> None:
+        """Residency says, under the lock: the adapter cannot be had. Its rows are answered with the reason."""
+        self._answers += self._failed(self._scheduler.refuse(digest), failure)
+        self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            if self._config.num_threads is not None:
+                torch.set_num_threads(self._config.num_threads)
+            while self._has_work():
+                self.step()
+        finally:
+            self._end()
+
+    def _has_work(self) -> bool:
+        """Sleep until there is something to do. False once the engine has stopped."""
+        with self._wake:
+            while True:
+                self._heartbeat = now = self._clock()
+                if self._scheduler.num_ready or self._answers or self._is_due(self._scheduler.next_deadline(), now):
+                    return not self._is_due(self._stop_by, now)
+                if self._stop_by is not None and (not self._scheduler.num_rows or now >= self._stop_by):
+                    return False
+                self._wake.wait(self._sleep_s(now))
+
+    def _sleep_s(self, now: float) -> float:
+        alarms = [alarm - now for alarm in (self._scheduler.next_deadline(), self._stop_by) if alarm is not None]
+        return max(0.0, min([IDLE_TURN_S, *alarms]))
+
+    @staticmethod
+    def _is_due(alarm: float | None, now: float) -> bool:
+        return alarm is not None and now >= alarm
+
+    def _take(self) -> list[QueuedRow]:
+        """The rows of the next pack; the pin that each ready row holds goes over to the pack."""
+        with self._wake:
+            rows, expired = self._scheduler.take(self._clock())
+            self._answers += self._failed(expired, TOO_LATE)
+            self._unpin_ready(expired)
+            return rows
+
+    def _early_answers(self) -> list[RowDone]:
+        with self._wake:
+            answers, self._answers = self._answers, []
+            return answers
+
+    def _forward(self, rows: Sequence[QueuedRow]) -> list[RowDone]:
+        if not rows:
+            return []
+        answers = self._runner.run(rows, self._residency.adapter)
+        self._num_packs += 1
+        self._num_rows += len(rows)
+        self._num_tokens += sum(queued.num_tokens for queued in rows)
+        return answers
+
+    def _unpin(self, rows: Iterable[QueuedRow]) -> None:
+        with self._wake:
+            for digest in digests_of(rows):
+                self._residency.unpin(digest)
+
+    def _unpin_ready(self, removed: Iterable[QueuedRow]) -> None:
+        self._unpin(queued for queued in removed if queued.is_ready)
+
+    def _hand_out(self, answers: Sequence[RowDone]) -> None:
+        if not answers:
+            return
+        assert self._deliver is not None, "start() comes before the first answer"
+        try:
+            self._deliver(answers)
+        except Exception:  # the receiver's mistake; the next pack's callers must still get theirs
+            log.exception("delivering %d answers failed", len(answers))
+
+    def _check(self, work: RowWork) -> RowFailure | None:
+        try:
+            self._backbone.check(work.row)
+        except Fault as fault:
+            return RowFailure(fault.code, fault.detail)
+        return None
+
+    def _place(self, work: RowWork, failure: RowFailure | None) -> None:
+        """Under the lock: into the ready rows, into its adapter's line, or straight to its answer."""
+        outcome = failure or self._demand(work)
+        if isinstance(outcome, RowFailure):
+            self._answers.append(RowDone(work.row_id, failure=outcome))
+        elif outcome == "ready":
+            self._scheduler.add_ready(work, self._clock())
+        else:
+            self._scheduler.add_waiting(work, self._clock())
+
+    def _demand(self, work: RowWork) -> Demand:
+        return "ready" if work.bundle is None else self._residency.demand(work.bundle)
+
+    def _failed(self, rows: Iterable[QueuedRow], failure: RowFailure) -> list[RowDone]:
+        now = self._clock()
+        return [
+            RowDone(queued.work.row_id, failure=failure, queue_ms=(now - queued.queued_at) * 1e3) for queued in rows
+        ]
+
+    def _end(self) -> None:
+        """Nothing is computed after this: whatever is still queued is told so."""
+        with self._wake:
+            self._stop_by = self._stop_by if self._stop_by is not None else self._clock()
+            self._is_over = True
+            self._residency.close()
+            self._answers += self._failed(self._scheduler.drain(), STOPPING)
+            answers = self._early_answers()
+        self._hand_out(answers)

@@ -1,0 +1,164 @@
+"""The envelope of a predict request: bytes to inputs and parameters, and outputs back to bytes. Knows no adapter.
+
+Hot path: one pass of the standard library's JSON reader (lone surrogates get through and become the fault of their
+input), a check by hand instead of a model, one write at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs
+from prefixrack.types import AdapterRef, Output, Parameters, QuestionAnsweringOutput
+from prefixrack_adapters.tasks import as_inputs
+
+MAX_ADAPTERS = 256
+DEFAULTS = Parameters()
+BULK_WAY = "send them as JSON Lines (Content-Type: application/jsonl, one input a line)"
+
+
+class Envelope(NamedTuple):
+    inputs: list[Any]
+    parameters: Parameters
+    num_bytes: int
+
+
+class FanOutEnvelope(NamedTuple):
+    adapters: list[str]
+    envelope: Envelope
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The raw body. Raises PayloadTooLarge as soon as it is clear that the body is longer than `max_bytes`."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise _too_large(announced, max_bytes)
+    chunks: list[bytes] = []
+    num_bytes = 0
+    async for chunk in request.stream():
+        num_bytes += len(chunk)
+        if num_bytes > max_bytes:
+            raise _too_large(f"more than {max_bytes}", max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(seen: str, max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the body has {seen} bytes, allowed are {max_bytes}: send fewer inputs in one request, or {BULK_WAY}"
+    )
+
+
+def parse_json(body: bytes) -> Any:
+    """Raises MalformedJson with the place of the first mistake, never with the text itself."""
+    try:
+        return _DECODER.decode(body.decode("utf-8", "surrogatepass"))
+    except json.JSONDecodeError as error:
+        raise MalformedJson(
+            f"the body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
+            'send {"inputs": …, "parameters": {…}}'
+        ) from None
+    except UnicodeDecodeError as error:
+        raise MalformedJson(f"the body is not UTF-8 (byte {error.start}): encode the JSON as UTF-8") from None
+    except RecursionError:
+        raise MalformedJson("the body is nested too deeply: the shapes of inputs are listed at /docs") from None
+    except ValueError as error:
+        raise MalformedJson(f"the body is not valid JSON: {error}") from None
+
+
+def parse_predict(body: bytes, max_inputs: int) -> Envelope:
+    """Body of `POST /v1/{adapter}/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs."""
+    document = _object(parse_json(body), {"inputs", "parameters"})
+    return _envelope(document, len(body), max_inputs)
+
+
+def parse_fan_out(body: bytes, max_inputs: int) -> FanOutEnvelope:
+    """Body of `POST /v1/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs."""
+    document = _object(parse_json(body), {"adapters", "inputs", "parameters"})
+    adapters = document.get("adapters")
+    if not isinstance(adapters, list) or not all(isinstance(ref, str) for ref in adapters):
+        raise InvalidRequest('`adapters` must be a list of names, e.g. {"adapters": ["intent", "ner@3"], "inputs": …}')
+    if not 1 <= len(adapters) <= MAX_ADAPTERS:
+        raise InvalidRequest(f"`adapters` has {len(adapters)} entries, allowed are 1 to {MAX_ADAPTERS}")
+    return FanOutEnvelope(list(dict.fromkeys(adapters)), _envelope(document, len(body), max_inputs))
+
+
+def _envelope(document: Mapping[str, Any], num_bytes: int, max_inputs: int) -> Envelope:
+    if "inputs" not in document:
+        raise InvalidRequest('the body has no `inputs`: send {"inputs": one input or a list of them}')
+    inputs = as_inputs(document["inputs"])
+    if not inputs:
+        raise InvalidRequest("`inputs` is an empty list: send at least one input")
+    if len(inputs) > max_inputs:
+        raise TooManyInputs(
+            f"the request has {len(inputs)} inputs, allowed are {max_inputs}: split them up, or {BULK_WAY}"
+        )
+    return Envelope(inputs, parse_parameters(document.get("parameters")), num_bytes)
+
+
+def _object(document: Any, fields: set[str]) -> Mapping[str, Any]:
+    allowed = ", ".join(sorted(fields))
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"the body is a JSON {_json_kind(document)}, an object is needed with {allowed}")
+    unknown = [name for name in document if name not in fields]
+    if unknown:
+        raise InvalidRequest(f"unknown field {unknown[0][:40]!a}: allowed are {allowed}")
+    return document
+
+
+def _json_kind(value: Any) -> str:
+    kinds = {str: "string", list: "list", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return kinds.get(type(value), "value")
+
+
+def parse_parameters(document: Any) -> Parameters:
+    """Raises InvalidRequest for a parameter that does not exist or has a value out of range."""
+    if not document and (document is None or isinstance(document, dict)):
+        return DEFAULTS
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"`parameters` is a JSON {_json_kind(document)}, an object is needed")
+    try:
+        return Parameters.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequest(_first_problem(error)) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = ascii(".".join(str(part) for part in problem["loc"])[:40])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown parameter {name}: allowed are {', '.join(Parameters.model_fields)}"
+    return f"parameter {name}: {problem['msg']}"
+
+
+def output_json(output: Output) -> dict[str, Any]:
+    """An output as plain data. What is not set stays out, except `answer`: null there says that there is none."""
+    fields = output.model_dump(exclude_none=True)
+    if isinstance(output, QuestionAnsweringOutput):
+        fields.setdefault("answer", None)
+    return fields
+
+
+def error_json(fault: Fault) -> dict[str, Any]:
+    return {"error": {"code": fault.code, "message": fault.detail}}
+
+
+def adapter_json(adapter: AdapterRef) -> dict[str, Any]:
+    return {"name": adapter.name, "version": adapter.version, "digest": adapter.digest}
+
+
+def to_json(document: Any) -> bytes:
+    """ASCII JSON: a surrogate in an echoed id cannot break it. A NaN would be our own mistake and raises ValueError."""
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")

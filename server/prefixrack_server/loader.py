@@ -1,0 +1,84 @@
+"""The loader: from blob store files to an adapter on the device, checked on the way. Knows no rows and no budget."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefixrack.errors import MalformedBundle
+from prefixrack_adapters.adapter import Adapter
+from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, check_bundle, digest_of
+from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_server.messages import BundleRef
+from prefixrack_server.residency import Fetched
+
+HEAD_ITEMSIZE = 4  # heads stay in float32, whatever the backbone's dtype
+
+
+class AdapterSource(Protocol):
+    """Where the files of a version come from. Called in loader threads."""
+
+    def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:
+        """The manifest's bytes, and a local path of the tensors file."""
+
+
+class Device(Protocol):
+    """What the loader must know of the backbone."""
+
+    @property
+    def spec(self) -> BackboneSpec: ...
+
+    @property
+    def device(self) -> Any: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+
+class AdapterLoader:
+    """Loads versions for one backbone. Raises MalformedBundle where the stored bytes are not the uploaded ones."""
+
+    def __init__(self, source: AdapterSource, backbone: Device) -> None:
+        self._source = source
+        self._backbone = backbone
+
+    def fetch(self, bundle: BundleRef) -> Fetched:
+        """Get the files and check them as an upload is checked: the backbone may be another one today."""
+        manifest_bytes, tensors_path = self._source.fetch(bundle)
+        check_digest(bundle, manifest_bytes, tensors_path)
+        spec, dtype = self._backbone.spec, self._backbone.dtype
+        manifest = check_bundle(manifest_bytes, tensors_path, spec, str(dtype).removeprefix("torch."))
+        size_bytes = device_bytes(manifest, spec.hidden_size, dtype.itemsize)
+        return Fetched(bundle, manifest_bytes, tensors_path, size_bytes)
+
+    def load(self, fetched: Fetched) -> Adapter:
+        backbone = self._backbone
+        return Adapter.from_files(fetched.manifest, fetched.tensors_path, device=backbone.device, dtype=backbone.dtype)
+
+
+def device_bytes(manifest: Manifest, hidden_size: int, prefix_itemsize: int) -> int:
+    """Memory that the adapter will take: the prefix in the serving dtype, the head in float32."""
+    num_values = {name: math.prod(shape) for name, shape in manifest.tensor_shapes(hidden_size).items()}
+    num_prefix_values = num_values.pop("prefix", 0)
+    return num_prefix_values * prefix_itemsize + sum(num_values.values()) * HEAD_ITEMSIZE
+
+
+def check_digest(bundle: BundleRef, manifest_bytes: bytes, tensors_path: Path) -> None:
+    """The bytes must be those that the digest names. Raises MalformedBundle."""
+    with tensors_path.open("rb") as file:
+        tensors_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    _check_sha256(MANIFEST_FILE, hashlib.sha256(manifest_bytes).hexdigest(), bundle.manifest_sha256)
+    _check_sha256(TENSORS_FILE, tensors_sha256, bundle.tensors_sha256)
+    digest = digest_of(bundle.manifest_sha256, bundle.tensors_sha256)
+    if digest != bundle.digest:
+        raise MalformedBundle(f"the files have digest {digest}, the version says {bundle.digest}: upload it again")
+
+
+def _check_sha256(name: str, seen: str, expected: str) -> None:
+    if seen != expected:
+        raise MalformedBundle(
+            f"the stored {name} has sha256 {seen}, {expected} was uploaded: the blob is corrupt, upload it again"
+        )

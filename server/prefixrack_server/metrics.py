@@ -1,0 +1,98 @@
+"""Metrics for Prometheus: one collector registry per app, read from the engine at the scrape. Labels are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import Scope
+
+from prefixrack_server.dispatch import Dispatcher
+from prefixrack_server.messages import Engine, EngineStats
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+# From a cached tiny pack to a bulk body; seconds.
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
+
+# Name, help, field of EngineStats.
+GAUGES: Final = (
+    ("queue_rows", "Rows waiting for a pack", "num_queued_rows"),
+    ("queue_tokens", "Tokens waiting for a pack", "num_queued_tokens"),
+    ("resident_adapters", "Adapter versions on the device", "num_resident"),
+    ("resident_bytes", "Bytes of adapters on the device", "resident_bytes"),
+    ("resident_budget_bytes", "Bytes that adapters may take on the device", "budget_bytes"),
+)
+COUNTERS: Final = (
+    ("packs", "Packs computed; rows and tokens by packs is the mean size of a pack", "num_packs"),
+    ("rows", "Rows computed", "num_rows"),
+    ("tokens", "Tokens computed", "num_tokens"),
+    ("loads", "Adapter versions loaded onto the device", "num_loads"),
+    ("evictions", "Adapter versions evicted from the device", "num_evictions"),
+    ("failed_loads", "Loads of adapter versions that failed", "num_failed_loads"),
+)
+
+
+class Metrics:
+    """Lives as long as the process."""
+
+    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(EngineCollector(engine, dispatcher))
+        self._requests = Counter(
+            "prefixrack_http_requests",
+            "HTTP requests by route template, method and status",
+            ("route", "method", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "prefixrack_http_request_seconds",
+            "Time to the end of the answer",
+            ("route",),
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+
+    def observe(self, scope: Scope, status: int, seconds: float) -> None:
+        route = route_template(scope)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class EngineCollector(Collector):
+    """Reads one snapshot of the engine per scrape; nothing is counted twice."""
+
+    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
+        self._engine = engine
+        self._dispatcher = dispatcher
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: registering must not ask an engine that is not started yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats()
+        yield GaugeMetricFamily("prefixrack_engine_ready", "1 where the engine takes work", float(stats.ready))
+        yield GaugeMetricFamily("prefixrack_inflight_rows", "Rows accepted, unanswered", self._dispatcher.num_rows)
+        yield GaugeMetricFamily("prefixrack_inflight_tokens", "Their tokens", self._dispatcher.num_tokens)
+        yield from _families(stats)
+
+
+def _families(stats: EngineStats) -> Iterator[Metric]:
+    for name, text, field in GAUGES:
+        yield GaugeMetricFamily(f"prefixrack_{name}", text, getattr(stats, field))
+    for name, text, field in COUNTERS:
+        yield CounterMetricFamily(f"prefixrack_{name}", text, getattr(stats, field))
+
+
+def route_template(scope: Scope) -> str:
+    """The template of the route that answered, never the path itself: paths are as many as callers like."""
+    template = getattr(scope.get("route"), "path_format", None)
+    return template if isinstance(template, str) else "none"

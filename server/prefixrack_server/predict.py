@@ -1,0 +1,238 @@
+"""Predicting: inputs of a bound request to outputs, through tokeniser, dispatcher and task. Knows no HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefixrack import errors
+from prefixrack.types import AdapterRef, Output, Parameters
+from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.tasks import AnyTask, Prepared
+from prefixrack_server.dispatch import BoundRow, Dispatcher, IsGone
+from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, output_json
+from prefixrack_server.messages import BundleRef, RowDone, RowFailure
+from prefixrack_server.registry.registry import Version
+from prefixrack_server.tokenise import Tokeniser, is_big
+
+# Not the fault of a row: the caller should send the whole request again.
+RETRYABLE = (errors.DeadlineExceeded, errors.NotReady, errors.ServerOverloaded)
+FAULT_OF_CODE: Mapping[str, type[errors.Fault]] = {
+    **{kind.code: kind for kind in errors.fault_classes()},
+    errors.InternalFault.code: errors.InternalFault,
+}
+
+# Lower runs first: somebody waits for a request, a bulk body can wait, a probe of an upload waits for everything.
+REQUEST_PRIORITY = 0
+BULK_PRIORITY = 10
+PROBE_PRIORITY = 1000
+PROBE_TIMEOUT_S = 60.0
+
+Outcome = Output | errors.Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who waits for a request, and how long: `deadline` in seconds of `time.monotonic()`."""
+
+    request_id: str
+    deadline: float | None
+    is_gone: IsGone | None
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The inputs of one request as one adapter version sees them."""
+
+    version: Version
+    task: AnyTask
+    parameters: Parameters
+    prepared: list[Prepared | errors.InputFault]
+
+    def rows(self) -> Iterator[BoundRow]:
+        bundle = self.version.bundle
+        return (BoundRow(row, bundle) for item in self.ready() for row in item.rows)
+
+    def ready(self) -> Iterator[Prepared]:
+        return (item for item in self.prepared if not isinstance(item, errors.InputFault))
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_tokens for item in self.ready())
+
+    def usage(self) -> tuple[int, int, int]:
+        ready = list(self.ready())
+        return sum(item.num_tokens for item in ready), sum(len(item.rows) for item in ready), sum(
+            item.truncated for item in ready
+        )
+
+    def split(self) -> Iterator[Batch]:
+        """One batch for each input."""
+        return (replace(self, prepared=[item]) for item in self.prepared)
+
+    def finish(self, answers: Iterator[RowDone]) -> list[Outcome]:
+        """Outputs in the order of the inputs; takes its rows from `answers` and leaves the rest."""
+        return [self._outcome(item, answers) for item in self.prepared]
+
+    def _outcome(self, item: Prepared | errors.InputFault, answers: Iterator[RowDone]) -> Outcome:
+        if isinstance(item, errors.InputFault):
+            return item
+        done = [next(answers) for _ in item.rows]
+        failure = next((answer.failure for answer in done if answer.failure is not None), None)
+        if failure is not None:
+            return fault_of(failure)
+        return self.task.finish(item, [answer.logits for answer in done if answer.logits is not None], self.parameters)
+
+
+def fault_of(failure: RowFailure) -> errors.Fault:
+    """The fault that a row's failure stands for. Raises it where the whole request should be sent again."""
+    fault = FAULT_OF_CODE.get(failure.code, errors.InternalFault)(failure.detail)
+    if isinstance(fault, RETRYABLE):
+        raise fault
+    return fault
+
+
+class Predictor:
+    """Lives as long as the process."""
+
+    def __init__(self, tokeniser: Tokeniser, dispatcher: Dispatcher, max_tokens: int) -> None:
+        self.tokeniser = tokeniser
+        self.dispatcher = dispatcher
+        self._max_tokens = max_tokens
+
+    def task(self, version: Version) -> AnyTask:
+        return self.tokeniser.task(version.digest, version.manifest)
+
+    async def predict(self, version: Version, envelope: Envelope, call: Call) -> dict[str, Any]:
+        """The body of the answer. Raises every fault of the request as a whole."""
+        big = is_big(len(envelope.inputs), envelope.num_bytes)
+        batch = await self.prepare(version, envelope.inputs, envelope.parameters, big)
+        self.check_tokens(batch.num_tokens)
+        prepared_at = time.perf_counter()
+        answers = await self.compute(list(batch.rows()), call)
+        outcomes = await self.tokeniser.work(big, lambda: batch.finish(iter(answers)))
+        check_outcomes(outcomes)
+        return {
+            "id": call.request_id,
+            **result_json(batch, outcomes),
+            "usage": usage_json([batch]),
+            "timings_ms": timings(call, prepared_at, answers),
+        }
+
+    async def fan_out(
+        self, versions: Mapping[str, Version | errors.Fault], envelope: Envelope, call: Call
+    ) -> dict[str, Any]:
+        """`versions` maps a reference as sent to its version, or to why there is none. All rows go in together."""
+        big = is_big(len(envelope.inputs) * len(versions), envelope.num_bytes)
+        batches, results = await self._prepare_all(versions, envelope, big)
+        self.check_tokens(sum(batch.num_tokens for batch in batches.values()))
+        rows = [row for batch in batches.values() for row in batch.rows()]
+        answers = iter(await self.compute(rows, call))
+        for key, batch in batches.items():
+            outcomes = await self.tokeniser.work(big, lambda batch=batch: batch.finish(answers))  # type: ignore[misc]
+            results[key] = result_json(batch, outcomes)
+        if not batches:
+            raise errors.AllInputsFailed(
+                f"none of the {len(results)} adapters could be used: see `errors`",
+                [{"adapter": key, **result["error"]} for key, result in results.items()],
+            )
+        return {"id": call.request_id, "results": results, "usage": usage_json(list(batches.values()))}
+
+    async def _prepare_all(
+        self, versions: Mapping[str, Version | errors.Fault], envelope: Envelope, big: bool
+    ) -> tuple[dict[str, Batch], dict[str, Any]]:
+        batches: dict[str, Batch] = {}
+        results: dict[str, Any] = {}
+        for ref, version in versions.items():
+            if isinstance(version, errors.Fault):
+                results[ref] = error_json(version)
+                continue
+            key = f"{version.name}@{version.number}"
+            if key in batches:
+                continue  # two references to one version
+            try:
+                batches[key] = await self.prepare(version, envelope.inputs, envelope.parameters, big)
+            except errors.RequestFault as fault:
+                results[key] = error_json(fault)
+        return batches, results
+
+    async def prepare(self, version: Version, inputs: Sequence[Any], parameters: Parameters, big: bool) -> Batch:
+        task = self.task(version)
+        prepared = await self.tokeniser.prepare(task, inputs, parameters, big)
+        return Batch(version, task, parameters, prepared)
+
+    async def compute(self, rows: Sequence[BoundRow], call: Call) -> list[RowDone]:
+        ticket = self.dispatcher.submit(rows, call.deadline, REQUEST_PRIORITY)
+        return await self.dispatcher.wait(ticket, call.is_gone)
+
+    async def probe(self, manifest: Manifest, bundle: BundleRef) -> None:
+        """Run the adapter once on its example. Raises ProbeFailed where that gives no finite logits."""
+        task = self.tokeniser.task(bundle.digest, manifest)
+        item = task.prepare_many([task.example()], Parameters())[0]
+        if isinstance(item, errors.InputFault):
+            raise errors.ProbeFailed(f"the manifest's `example` is not usable ({item.detail}): give one that is")
+        rows = [BoundRow(row, bundle) for row in item.rows]
+        ticket = self.dispatcher.submit(rows, time.monotonic() + PROBE_TIMEOUT_S, PROBE_PRIORITY)
+        for answer in await self.dispatcher.wait(ticket):
+            if answer.failure is not None:
+                raise probe_fault(answer.failure)
+
+    def check_tokens(self, num_tokens: int) -> None:
+        if num_tokens > self._max_tokens:
+            raise errors.TooManyTokens(
+                f"the request makes {num_tokens} tokens, allowed are {self._max_tokens}: send fewer or shorter inputs, "
+                f"or {BULK_WAY}"
+            )
+
+
+def probe_fault(failure: RowFailure) -> errors.Fault:
+    fault = fault_of(failure)
+    if isinstance(fault, errors.BundleFault):
+        return fault
+    return errors.ProbeFailed(
+        f"the adapter fails on its example ({failure.code}: {failure.detail}): finite logits are needed"
+    )
+
+
+def check_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Refuse a request of which nothing came out: with the server's fault if there is one, else with all of them."""
+    faults = [outcome for outcome in outcomes if isinstance(outcome, errors.Fault)]
+    if len(faults) < len(outcomes):
+        return
+    for fault in faults:
+        if not isinstance(fault, errors.InputFault):
+            raise fault if isinstance(fault, errors.ServiceFault) else errors.InternalFault(fault.detail)
+    only = f"the input failed: {faults[0].detail}" if len(faults) == 1 else f"all {len(faults)} inputs failed"
+    raise errors.AllInputsFailed(only, [error_json(fault)["error"] for fault in faults])
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return error_json(outcome) if isinstance(outcome, errors.Fault) else output_json(outcome)
+
+
+def result_json(batch: Batch, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    version = batch.version
+    return {
+        "adapter": adapter_json(AdapterRef(name=version.name, version=version.number, digest=version.digest)),
+        "task": version.manifest.task,
+        "outputs": [outcome_json(outcome) for outcome in outcomes],
+    }
+
+
+def usage_json(batches: Sequence[Batch]) -> dict[str, int]:
+    totals = [batch.usage() for batch in batches]
+    tokens, rows, truncated = (sum(column) for column in zip(*totals, strict=True))
+    return {"tokens": tokens, "rows": rows, "truncated": truncated}
+
+
+def timings(call: Call, prepared_at: float, answers: Sequence[RowDone]) -> dict[str, float]:
+    """Milliseconds; queue and compute are those of the slowest row."""
+    return {
+        "tokenize": round((prepared_at - call.started) * 1000, 3),
+        "queue": round(max((answer.queue_ms for answer in answers), default=0.0), 3),
+        "compute": round(max((answer.compute_ms for answer in answers), default=0.0), 3),
+        "total": round((time.perf_counter() - call.started) * 1000, 3),
+    }

@@ -1,0 +1,130 @@
+"""The blobs: files named by the sha256 of their bytes, written once. Knows no adapters and no SQL.
+
+All methods block: call them in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore
+
+from prefixrack.errors import BlobUnusable
+from prefixrack_server.disk import naming_disk_full, sha256_of, sync_file, sync_folder
+from prefixrack_server.messages import BundleRef
+
+# obstore writes `<name>#<n>` first and links it to its name when it is whole; a killed process leaves such files.
+STAGING_PATTERN: Final = "??/*#*"
+STAGING_MAX_AGE_S: Final = 3600.0
+
+
+class BlobStore(Protocol):
+    """Where the registry keeps bundle files. Keys are sha256 in hex, stored under `aa/aabb…`."""
+
+    def put_file(self, sha256: str, path: Path) -> None:
+        """Store a file under its own sha256, durably. The same bytes again change nothing. Raises DiskFull."""
+
+    def put_bytes(self, sha256: str, content: bytes) -> None:
+        """`put_file` for bytes in memory."""
+
+    def exists(self, sha256: str) -> bool: ...
+
+    def delete(self, sha256: str) -> None:
+        """Remove a blob; one that is not there is no error."""
+
+    def local_path(self, sha256: str, size_bytes: int | None = None) -> Path:
+        """A readable file with the blob's bytes. Raises BlobUnusable when it is absent or of another size."""
+
+    def older_than(self, moment: datetime) -> Iterator[str]:
+        """Keys of all blobs that were written before `moment`."""
+
+
+class LocalBlobStore:
+    """A `BlobStore` in a local folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._store = LocalStore(folder, mkdir=True)
+        self._remove_staging(time.time() - STAGING_MAX_AGE_S)
+
+    def put_file(self, sha256: str, path: Path) -> None:
+        self._put(sha256, path)
+
+    def put_bytes(self, sha256: str, content: bytes) -> None:
+        self._put(sha256, content)
+
+    def exists(self, sha256: str) -> bool:
+        return self._path(sha256).is_file()
+
+    def delete(self, sha256: str) -> None:
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, _key(sha256))
+
+    def local_path(self, sha256: str, size_bytes: int | None = None) -> Path:
+        path = self._path(sha256)
+        if not path.is_file():
+            raise BlobUnusable(f"the blob {sha256} is not in the store: upload its adapter again, or restore a backup")
+        seen = path.stat().st_size
+        if size_bytes is not None and seen != size_bytes:
+            raise BlobUnusable(f"the blob {sha256} has {seen:,} bytes instead of {size_bytes:,}: restore a backup")
+        return path
+
+    def older_than(self, moment: datetime) -> Iterator[str]:
+        for batch in obstore.list(self._store):
+            for entry in batch:
+                if entry["last_modified"] < moment:
+                    yield entry["path"].rpartition("/")[2]
+
+    def _put(self, sha256: str, content: Path | bytes) -> None:
+        with naming_disk_full("the adapter's files"):
+            try:
+                obstore.put(self._store, _key(sha256), content, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                self._repair(sha256, content)
+            self._sync(sha256)
+
+    def _repair(self, sha256: str, content: Path | bytes) -> None:
+        # A power cut between an earlier put and its fsync can leave a name without its bytes.
+        if sha256_of(self._path(sha256)) != sha256:
+            obstore.put(self._store, _key(sha256), content, mode="overwrite", use_multipart=False)
+        # Young again: a sweep must not take an old orphan that this upload is about to need.
+        os.utime(self._path(sha256))
+
+    def _sync(self, sha256: str) -> None:
+        # obstore syncs nothing: the file, its name in aa/, and the name aa itself each need it.
+        path = self._path(sha256)
+        sync_file(path)
+        sync_folder(path.parent)
+        sync_folder(self._folder)
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / _key(sha256)
+
+    def _remove_staging(self, before: float) -> None:
+        for path in self._folder.glob(STAGING_PATTERN):
+            if path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
+
+
+class BundleSource:
+    """Finds a version's two files for the engine's loader threads, which check the bytes themselves."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:
+        """The manifest's bytes and the path of the tensors. Raises BlobUnusable."""
+        manifest = self._blobs.local_path(bundle.manifest_sha256)
+        return manifest.read_bytes(), self._blobs.local_path(bundle.tensors_sha256)
+
+
+def _key(sha256: str) -> str:
+    return f"{sha256[:2]}/{sha256}"

@@ -1,0 +1,150 @@
+"""The API keys: who may do what. A secret is shown once; at rest there is its sha256 only.
+
+The secrets have 256 random bits, so a plain fast hash is enough: there is no guessable password to slow down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import RowMapping, and_, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from prefixrack.errors import InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack.types import KeyInfo
+from prefixrack_server.registry import tables
+from prefixrack_server.registry.database import Write, as_text
+
+SCOPES: Final = frozenset({"predict", "adapters:read", "adapters:write", "alias:promote", "tenant:admin", "admin"})
+NUM_ID_BYTES: Final = 6
+NUM_SECRET_BYTES: Final = 32
+
+_KEY: Final = re.compile(r"pr_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+NEXT_STEP: Final = "make a new one with `prefixrack keys create`"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A principal, and until when its key holds."""
+
+    principal: Principal
+    expires_at: str | None
+
+    def check(self, now: datetime) -> Principal:
+        """Raises InvalidKey once the key has expired."""
+        if self.expires_at is not None and self.expires_at <= as_text(now):
+            raise InvalidKey(f"the API key {self.principal.key_id} expired at {self.expires_at}: {NEXT_STEP}")
+        return self.principal
+
+
+def key_sha256(key: str) -> str:
+    """Raises InvalidKey for what cannot be a key at all; the text itself is never repeated."""
+    if not _KEY.fullmatch(key):
+        raise InvalidKey(f"the API key does not have the form pr_<id>_<secret>: check it, or {NEXT_STEP}")
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+async def find_grant(conn: AsyncConnection, key: str) -> Grant:
+    """What the key allows. Raises InvalidKey if it is unknown or revoked."""
+    sha256 = key_sha256(key)
+    table = tables.api_keys
+    row = (await conn.execute(select(table).where(table.c.id == _id_of(key)))).mappings().first()
+    if row is None or not hmac.compare_digest(row["key_sha256"], sha256):
+        raise InvalidKey(f"the API key is not known to this server: check it, or {NEXT_STEP}")
+    if row["revoked_at"] is not None:
+        raise InvalidKey(f"the API key {row['id']} was revoked at {row['revoked_at']}: {NEXT_STEP}")
+    return Grant(Principal(row["id"], row["tenant"], frozenset(row["scopes"])), row["expires_at"])
+
+
+async def create(write: Write, tenant: str, scopes: Iterable[str], expires_at: datetime | None) -> KeyInfo:
+    """A new key; only this answer holds the secret."""
+    wanted = _check_scopes(scopes)
+    await _check_tenant(write.conn, tenant)
+    key_id = secrets.token_hex(NUM_ID_BYTES)
+    key = f"pr_{key_id}_{secrets.token_urlsafe(NUM_SECRET_BYTES)}"
+    row = {
+        "id": key_id,
+        "tenant": tenant,
+        "key_sha256": key_sha256(key),
+        "scopes": wanted,
+        "created_at": write.now_text,
+        "expires_at": None if expires_at is None else as_text(expires_at),
+    }
+    await write.conn.execute(insert(tables.api_keys).values(**row))
+    return _as_info(await _get(write.conn, tenant, key_id), key)
+
+
+async def every(conn: AsyncConnection, tenant: str) -> list[KeyInfo]:
+    """The tenant's keys that are not revoked, oldest first, without secrets."""
+    table = tables.api_keys
+    chosen = select(table).where(table.c.tenant == tenant, table.c.revoked_at.is_(None))
+    rows = (await conn.execute(chosen.order_by(table.c.created_at, table.c.id))).mappings()
+    return [_as_info(row) for row in rows]
+
+
+async def revoke(write: Write, tenant: str, key_id: str) -> None:
+    """Raises KeyNotFound; a key revoked before keeps its first time."""
+    row = await _get(write.conn, tenant, key_id)
+    if row["revoked_at"] is None:
+        table = tables.api_keys
+        await write.conn.execute(update(table).where(table.c.id == key_id).values(revoked_at=write.now_text))
+
+
+async def is_any(conn: AsyncConnection) -> bool:
+    """Whether there ever was a key, a revoked one included."""
+    return (await conn.execute(select(tables.api_keys.c.id).limit(1))).first() is not None
+
+
+async def _get(conn: AsyncConnection, tenant: str, key_id: str) -> RowMapping:
+    table = tables.api_keys
+    mine = and_(table.c.tenant == tenant, table.c.id == key_id)
+    row = (await conn.execute(select(table).where(mine))).mappings().first()
+    if row is None:
+        raise KeyNotFound(f"there is no API key with the id {key_id[:80]!r}: list the keys to see their ids")
+    return row
+
+
+async def _check_tenant(conn: AsyncConnection, tenant: str) -> None:
+    if await conn.scalar(select(tables.tenants.c.name).where(tables.tenants.c.name == tenant)) is None:
+        raise InvalidRequest(f"there is no tenant {tenant!r}: add the tenant first")
+
+
+def _check_scopes(scopes: Iterable[str]) -> list[str]:
+    wanted = sorted(set(scopes))
+    unknown = [scope for scope in wanted if scope not in SCOPES]
+    if unknown or not wanted:
+        seen = ", ".join(unknown) or "nothing"
+        raise InvalidRequest(f"scopes name {seen}: one or more of {', '.join(sorted(SCOPES))} are allowed")
+    return wanted
+
+
+def _id_of(key: str) -> str:
+    found = _KEY.fullmatch(key)
+    return found[1] if found else ""
+
+
+def _as_info(row: RowMapping, secret: str | None = None) -> KeyInfo:
+    return KeyInfo(
+        id=row["id"],
+        tenant=row["tenant"],
+        scopes=row["scopes"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        secret=secret,
+    )

@@ -1,0 +1,413 @@
+"""The registry: adapters, versions, aliases and keys of all tenants, durable once acknowledged. Knows no HTTP and no
+engine.
+
+Upload: files into the blob store first, then one SQL transaction; deletion: SQL first, the files later. A crash
+between the two leaves at most files that no version names, and `sweep_orphans` removes those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import insert, select
+
+from prefixrack.types import AdapterSummary, AliasInfo, KeyInfo, VersionInfo
+from prefixrack_adapters.manifest import Manifest
+from prefixrack_server.messages import BundleRef
+from prefixrack_server.registry import aliases, garbage, idempotency, keys, listing, tables, versions
+from prefixrack_server.registry.blobs import BlobStore
+from prefixrack_server.registry.database import Clock, Database, Write, utc_now
+from prefixrack_server.registry.keys import Grant, Principal
+from prefixrack_server.registry.names import check_name, parse_ref
+from prefixrack_server.registry.snapshot import Snapshot
+from prefixrack_server.registry.versions import Version
+from prefixrack_server.upload import SpooledBundle
+
+__all__ = ["BundleFiles", "Principal", "Registry", "Version"]
+
+DEFAULT_TENANT: Final = "default"
+GRACE_S: Final = 60.0
+GRANT_LIFE_S: Final = 5.0  # of a remembered key, should nobody call `refresh`
+MAX_RESOLVED: Final = 20_000
+MAX_GRANTS: Final = 10_000
+NOBODY: Final = "none"  # the key id in the audit log where no key was used
+
+
+class BundleFiles(NamedTuple):
+    manifest_bytes: bytes
+    tensors_path: Path
+    card: str | None
+
+
+class TimedGrant(NamedTuple):
+    grant: Grant
+    known_at: float  # seconds of the monotonic timer
+
+
+class Registry:
+    """Process life. Every method is safe to call from many tasks of one event loop."""
+
+    def __init__(self, database: Database, blobs: BlobStore, grace_s: float, timer: Callable[[], float]) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._grace_s = grace_s
+        self._timer = timer
+        self._resolved: Snapshot[tuple[str, str], Version] = Snapshot(MAX_RESOLVED)
+        self._grants: Snapshot[str, TimedGrant] = Snapshot(MAX_GRANTS)
+        self._seen_revision = 0
+
+    @classmethod
+    async def open(
+        cls,
+        database_url: str,
+        blobs: BlobStore,
+        *,
+        grace_s: float = GRACE_S,
+        clock: Clock = utc_now,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> Registry:
+        """Connect and run the migrations. A deleted version's files stay `grace_s` for requests in flight."""
+        database = await Database.open(database_url, clock)
+        registry = cls(database, blobs, grace_s, timer)
+        try:
+            await registry.add_tenant(DEFAULT_TENANT)
+            await registry.refresh()
+        except BaseException:
+            await database.close()
+            raise
+        return registry
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def revision(self) -> int:
+        """The number of changes so far, by whatever process."""
+        return await self._database.revision()
+
+    async def refresh(self) -> None:
+        """Drop remembered answers if another process changed something. To be called about once a second."""
+        revision = await self._database.revision()
+        if revision != self._seen_revision:
+            self._forget()
+            self._seen_revision = revision
+
+    async def resolve(self, tenant: str, ref: str) -> Version:
+        """The version that `name`, `name@alias` or `name@7` means now. Without I/O for what was asked before.
+
+        Raises InvalidName, AdapterNotFound, VersionNotFound or AliasNotFound.
+        """
+        known = self._resolved.get((tenant, ref))
+        if known is not None:
+            return known
+        parsed = parse_ref(ref)
+        generation = self._resolved.generation
+        async with self._database.read() as conn:
+            version = await versions.find(conn, tenant, parsed)
+        self._resolved.put(generation, (tenant, ref), version)
+        return version
+
+    async def stage(self, upload: SpooledBundle) -> BundleRef:
+        """Put an upload's files where the engine can fetch them, before it is a version. Raises DiskFull.
+
+        If it never becomes one, `sweep_orphans` removes them.
+        """
+        await asyncio.to_thread(_put_blobs, self._blobs, upload)
+        return BundleRef(upload.digest, upload.manifest_sha256, upload.tensors_sha256)
+
+    async def add_version(
+        self,
+        tenant: str,
+        name: str,
+        upload: SpooledBundle,
+        manifest: Manifest,
+        created_by: str,
+        idempotency_key: str | None = None,
+    ) -> tuple[Version, bool]:
+        """Make an upload a version, durably, and say whether it is new: the same digest again is the existing one.
+
+        Raises InvalidName, IdempotencyConflict or DiskFull, and then nothing has changed.
+        """
+        check_name(name)
+        if idempotency_key is not None:
+            replayed = await self.replay(tenant, idempotency_key, upload.digest, name)
+            if replayed is not None:
+                return replayed, False
+        await asyncio.to_thread(_put_blobs, self._blobs, upload)
+        async with self._write() as write:
+            return await self._add_version(write, tenant, name, upload, manifest, created_by, idempotency_key)
+
+    async def _add_version(
+        self,
+        write: Write,
+        tenant: str,
+        name: str,
+        upload: SpooledBundle,
+        manifest: Manifest,
+        created_by: str,
+        idempotency_key: str | None,
+    ) -> tuple[Version, bool]:
+        # Asked again, now that no other writer can come between.
+        if idempotency_key is not None:
+            known = await idempotency.recall(write.conn, tenant, idempotency_key, upload.digest, name, write.now)
+            if known is not None:
+                return known, False
+        version = await versions.find_digest(write.conn, tenant, name, upload.digest)
+        is_new = version is None
+        if version is None:
+            version = await self._insert(write, tenant, name, upload, manifest, created_by)
+        if idempotency_key is not None:
+            await idempotency.remember(write, tenant, idempotency_key, version)
+        return version, is_new
+
+    async def _insert(
+        self, write: Write, tenant: str, name: str, upload: SpooledBundle, manifest: Manifest, created_by: str
+    ) -> Version:
+        version = await versions.insert_version(write, tenant, name, upload, manifest, created_by)
+        # A sweep may have taken the files between their writing and this transaction; from here on it cannot.
+        if not await asyncio.to_thread(_are_stored, self._blobs, garbage.blobs_of(version)):
+            await asyncio.to_thread(_put_blobs, self._blobs, upload)
+        await garbage.mark_alive(write, version)
+        await write.record(tenant, created_by, "version.add", version.ref, digest=version.digest)
+        return version
+
+    async def replay(self, tenant: str, idempotency_key: str, digest: str, name: str | None = None) -> Version | None:
+        """What an earlier upload under this key made. Raises IdempotencyConflict if it had other content or, where
+        `name` is given, another name."""
+        async with self._database.read() as conn:
+            return await idempotency.recall(conn, tenant, idempotency_key, digest, name, self._database.now())
+
+    async def list_adapters(
+        self, tenant: str, limit: int, cursor: str | None = None, search: str | None = None
+    ) -> tuple[list[AdapterSummary], str | None]:
+        """A page by name, and the cursor of the next one."""
+        async with self._database.read() as conn:
+            return await listing.adapters_page(conn, tenant, limit, cursor, search)
+
+    async def get_adapter(self, tenant: str, name: str) -> AdapterSummary:
+        check_name(name)
+        async with self._database.read() as conn:
+            return await listing.summary(conn, tenant, name)
+
+    async def list_versions(
+        self, tenant: str, name: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[VersionInfo], str | None]:
+        """A page, newest first, and the cursor of the next one."""
+        check_name(name)
+        async with self._database.read() as conn:
+            return await listing.versions_page(conn, tenant, name, limit, cursor)
+
+    async def describe(self, version: Version, is_new: bool = True) -> VersionInfo:
+        """A version with the aliases that stand on it now."""
+        async with self._database.read() as conn:
+            pointers = await listing.pointers(conn, version.tenant, version.name)
+        return listing.version_info(version, pointers, is_new)
+
+    async def delete_version(self, tenant: str, name: str, number: int, *, by: str = NOBODY) -> list[str]:
+        """Remove a version; its number is not given out again. Returns the blobs that no version needs any more.
+
+        Raises AdapterNotFound, VersionNotFound, or Conflict while an alias other than `latest` stands on it.
+        """
+        check_name(name)
+        async with self._write() as write:
+            version = await versions.delete_version(write, tenant, name, number)
+            await write.record(tenant, by, "version.delete", version.ref, digest=version.digest)
+            return await garbage.mark_dead(write, [version])
+
+    async def delete_adapter(self, tenant: str, name: str, *, by: str = NOBODY) -> list[str]:
+        """Remove an adapter with all its versions and aliases. Returns the blobs that no version needs any more."""
+        check_name(name)
+        async with self._write() as write:
+            removed = await versions.delete_adapter(write, tenant, name)
+            await write.record(tenant, by, "adapter.delete", name, digests=[version.digest for version in removed])
+            return await garbage.mark_dead(write, removed)
+
+    async def get_alias(self, tenant: str, name: str, alias: str) -> AliasInfo:
+        check_name(name)
+        async with self._database.read() as conn:
+            return await aliases.get(conn, tenant, name, alias)
+
+    async def list_aliases(self, tenant: str, name: str) -> list[AliasInfo]:
+        check_name(name)
+        async with self._database.read() as conn:
+            return await aliases.every(conn, tenant, name)
+
+    async def put_alias(
+        self,
+        tenant: str,
+        name: str,
+        alias: str,
+        version: int,
+        if_match: str | None = None,
+        *,
+        if_none_match: str | None = None,
+        by: str = NOBODY,
+    ) -> AliasInfo:
+        """Promotion and rollback. An alias that exists moves only with its entity tag, or `*`, in `if_match`.
+
+        Raises InvalidName, AdapterNotFound, VersionNotFound, PreconditionRequired or PreconditionFailed.
+        """
+        check_name(name)
+        async with self._write() as write:
+            moved = await aliases.put(write, tenant, name, alias, version, if_match, if_none_match)
+            await write.record(tenant, by, "alias.put", f"{name}@{alias}", version=version)
+            return moved
+
+    async def delete_alias(
+        self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: str = NOBODY
+    ) -> None:
+        check_name(name)
+        async with self._write() as write:
+            removed = await aliases.remove(write, tenant, name, alias, if_match)
+            await write.record(tenant, by, "alias.delete", f"{name}@{alias}", version=removed.version)
+
+    async def set_kept(self, tenant: str, name: str, number: int, keep: bool, *, by: str = NOBODY) -> Version:
+        """Note an administrator's wish that a version stays resident, or that it need not."""
+        check_name(name)
+        async with self._write() as write:
+            version = await versions.set_kept(write, tenant, name, number, keep)
+            await write.record(tenant, by, "version.keep", version.ref, keep=keep)
+            return version
+
+    async def kept(self) -> list[Version]:
+        """The versions of all tenants that are to stay resident."""
+        async with self._database.read() as conn:
+            return await versions.find_kept(conn)
+
+    async def open_bundle_files(self, version: Version) -> BundleFiles:
+        """What was uploaded, byte for byte. Raises BlobUnusable."""
+        return await asyncio.to_thread(_read_files, self._blobs, version)
+
+    async def sweep_orphans(self, min_age_s: float | None = None) -> list[str]:
+        """Remove blobs that no version has needed for `min_age_s` (default: the grace time), and return their keys."""
+        min_age = timedelta(seconds=self._grace_s if min_age_s is None else min_age_s)
+        before = self._database.now() - min_age
+        stored = await asyncio.to_thread(_list_blobs, self._blobs, before)
+        async with self._database.read() as conn:
+            candidates = await garbage.removable(conn, stored, before)
+        if not candidates:
+            return []
+        async with self._write() as write:
+            # Asked again under the writers' lock: an upload may have come to need one meanwhile.
+            orphans = await garbage.removable(write.conn, candidates, before)
+            await asyncio.to_thread(_delete_blobs, self._blobs, orphans)
+            await garbage.forget(write, orphans)
+            return orphans
+
+    async def add_tenant(self, tenant: str, *, by: str = NOBODY) -> None:
+        """Make sure that a tenant exists."""
+        check_name(tenant)
+        table = tables.tenants
+        known = select(table.c.name).where(table.c.name == tenant)
+        async with self._database.read() as conn:
+            if await conn.scalar(known) is not None:
+                return
+        async with self._write() as write:
+            if await write.conn.scalar(known) is None:
+                await write.conn.execute(insert(table).values(name=tenant, created_at=write.now_text))
+                await write.record(tenant, by, "tenant.add", tenant)
+
+    async def create_key(
+        self, tenant: str, scopes: Iterable[str], expires_at: datetime | None = None, *, by: str = NOBODY
+    ) -> KeyInfo:
+        """A new API key. Its secret is in this answer and nowhere else. Raises InvalidRequest for unknown scopes."""
+        async with self._write() as write:
+            return await _create_key(write, tenant, scopes, expires_at, by)
+
+    async def ensure_admin_key(self) -> str | None:
+        """The secret of a first administrator's key, if there was never any key; else None."""
+        async with self._write() as write:
+            if await keys.is_any(write.conn):
+                return None
+            made = await _create_key(write, DEFAULT_TENANT, ["admin"], None, NOBODY)
+            return made.secret
+
+    async def list_keys(self, tenant: str) -> list[KeyInfo]:
+        """The tenant's keys that are not revoked, without secrets."""
+        async with self._database.read() as conn:
+            return await keys.every(conn, tenant)
+
+    async def revoke_key(self, tenant: str, key_id: str, *, by: str = NOBODY) -> None:
+        """Raises KeyNotFound."""
+        async with self._write() as write:
+            await keys.revoke(write, tenant, key_id)
+            await write.record(tenant, by, "key.revoke", key_id)
+
+    async def authenticate(self, secret: str) -> Principal:
+        """Who holds this key. Raises InvalidKey if it is unknown, revoked or expired.
+
+        Answers are remembered for a few seconds under the key's sha256, until the revision changes.
+        """
+        sha256 = keys.key_sha256(secret)
+        known = self._grants.get(sha256)
+        if known is None or self._timer() - known.known_at > GRANT_LIFE_S:
+            known = await self._find_grant(secret, sha256)
+        return known.grant.check(self._database.now())
+
+    async def _find_grant(self, secret: str, sha256: str) -> TimedGrant:
+        generation, known_at = self._grants.generation, self._timer()
+        async with self._database.read() as conn:
+            found = TimedGrant(await keys.find_grant(conn, secret), known_at)
+        self._grants.put(generation, sha256, found)
+        return found
+
+    async def list_audit(self, tenant: str, limit: int, before: int | None = None) -> list[dict[str, Any]]:
+        """Lines of the audit log, newest first, with ids below `before`."""
+        table = tables.audit
+        chosen = select(table).where(table.c.tenant == tenant).order_by(table.c.id.desc()).limit(limit)
+        if before is not None:
+            chosen = chosen.where(table.c.id < before)
+        async with self._database.read() as conn:
+            return [dict(row) for row in (await conn.execute(chosen)).mappings()]
+
+    @asynccontextmanager
+    async def _write(self) -> AsyncIterator[Write]:
+        """A transaction after which nothing remembered from before it is answered."""
+        try:
+            async with self._database.write() as write:
+                yield write
+        finally:
+            # On failure too: a cancelled commit may have gone through.
+            self._forget()
+
+    def _forget(self) -> None:
+        self._resolved.clear()
+        self._grants.clear()
+
+
+async def _create_key(
+    write: Write, tenant: str, scopes: Iterable[str], expires_at: datetime | None, by: str
+) -> KeyInfo:
+    made = await keys.create(write, tenant, scopes, expires_at)
+    await write.record(tenant, by, "key.create", made.id, scopes=made.scopes, expires_at=made.expires_at)
+    return made
+
+
+def _put_blobs(blobs: BlobStore, upload: SpooledBundle) -> None:
+    # The large file first: a full disk then leaves nothing behind.
+    blobs.put_file(upload.tensors_sha256, upload.tensors_path)
+    blobs.put_bytes(upload.manifest_sha256, upload.manifest_bytes)
+
+
+def _are_stored(blobs: BlobStore, sha256s: Iterable[str]) -> bool:
+    return all(blobs.exists(sha256) for sha256 in sha256s)
+
+
+def _list_blobs(blobs: BlobStore, before: datetime) -> list[str]:
+    return list(blobs.older_than(before))
+
+
+def _delete_blobs(blobs: BlobStore, sha256s: Iterable[str]) -> None:
+    for sha256 in sha256s:
+        blobs.delete(sha256)
+
+
+def _read_files(blobs: BlobStore, version: Version) -> BundleFiles:
+    manifest = blobs.local_path(version.bundle.manifest_sha256).read_bytes()
+    tensors_bytes = version.size_bytes - len(manifest)
+    return BundleFiles(manifest, blobs.local_path(version.bundle.tensors_sha256, tensors_bytes), version.card)

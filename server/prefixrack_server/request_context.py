@@ -1,0 +1,100 @@
+"""What every HTTP exchange gets: a request id, a count and a last line of defence. Knows no route and no fault.
+
+Plain ASGI, outside of routing: one wrapper around `send`, no task and no copied context per request.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ID_KEY = "prefixrack.request_id"
+ID_HEADER = b"x-request-id"
+ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+CLIENT_CLOSED = 499  # nginx's number for a caller that left before the answer
+
+Observe = Callable[[Scope, int, float], None]
+
+log = structlog.stdlib.get_logger("prefixrack.http")
+
+
+def request_id_of(scope: Scope) -> str:
+    return str(scope.get(ID_KEY, ""))
+
+
+class RequestContext:
+    """Middleware. `observe(scope, status, seconds)` is called once per exchange, after routing filled the scope."""
+
+    def __init__(self, app: ASGIApp, observe: Observe) -> None:
+        self._app = app
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        try:
+            await self._app(scope, receive, exchange.send)
+        except ClientDisconnect:
+            exchange.status = exchange.status or CLIENT_CLOSED
+        except Exception as error:  # the outermost frame of a request: whatever it was, the caller gets an answer
+            await exchange.fail(error)
+        finally:
+            self._observe(scope, exchange.status or CLIENT_CLOSED, time.perf_counter() - exchange.started)
+
+
+class _Exchange:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.started = time.perf_counter()
+        self.status = 0
+        self._scope = scope
+        self._send = send
+        self._id = _accepted_id(scope) or uuid.uuid4().hex.encode()
+        scope[ID_KEY] = self._id.decode()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), (ID_HEADER, self._id)]}
+        await self._send(message)
+
+    async def fail(self, error: Exception) -> None:
+        log.error(
+            "request failed", request_id=self._scope[ID_KEY], path=self._scope.get("path"), exc_info=error
+        )
+        if self.status:
+            raise error  # half an answer is out: only a broken connection can tell the caller
+        await self._send_internal_error()
+
+    async def _send_internal_error(self) -> None:
+        body = json.dumps(_internal_error(self._scope[ID_KEY])).encode()
+        headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def _accepted_id(scope: Scope) -> bytes | None:
+    seen = next((value for name, value in scope["headers"] if name == ID_HEADER), None)
+    return seen if seen is not None and ID_PATTERN.fullmatch(seen) else None
+
+
+def _internal_error(request_id: str) -> dict[str, Any]:
+    detail = f"the server failed on this request: report request id {request_id} to its operator"
+    return {
+        "type": "about:blank",
+        "title": "Internal Server Error",
+        "status": 500,
+        "detail": detail,
+        "code": "internal_error",
+        "request_id": request_id,
+        "error": detail,
+    }

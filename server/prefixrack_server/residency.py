@@ -1,0 +1,386 @@
+"""Residency: which adapters are on the device, within a budget of bytes. Knows digests; no torch, no rows, no names.
+
+The life of an adapter: absent → (fetched and measured) → in line for room → loading → resident → evicted, or failed.
+Fetching, the slow part, needs no room on the device and so holds up nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+
+from prefixrack.errors import BundleTooLarge, Fault, InternalFault, ServerOverloaded
+from prefixrack_server.messages import BundleRef, ResidencyState, RowFailure
+
+log = logging.getLogger(__name__)
+
+# `ready`: resident, and pinned once for the row. `wait`: `Waiters.admit` or `refuse` follows. A failure: the last load
+# failed a moment ago, and this is why.
+Demand = Literal["ready", "wait"] | RowFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The checked files of one version on this machine. `size_bytes` is what it will take on the device."""
+
+    bundle: BundleRef
+    manifest: bytes
+    tensors_path: Path
+    size_bytes: int
+
+
+class Sized(Protocol):
+    @property
+    def size_bytes(self) -> int: ...
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A", bound=Sized)
+A_co = TypeVar("A_co", bound=Sized, covariant=True)
+
+
+class Loader(Protocol[A_co]):
+    """Both run in loader threads and raise a `Fault` for a bundle that cannot be used."""
+
+    def fetch(self, bundle: BundleRef) -> Fetched: ...
+
+    def load(self, fetched: Fetched) -> A_co: ...
+
+
+class Waiters(Protocol):
+    """Those who wait for adapters. Called with the lock held."""
+
+    def is_awaited(self, digest: str) -> bool: ...
+
+    def admit(self, digest: str) -> None:
+        """The adapter is resident: everyone who waits for it must pin it now."""
+
+    def refuse(self, digest: str, failure: RowFailure) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyStats:
+    """`held_bytes` counts what is resident and what is being loaded; it never exceeds the budget."""
+
+    num_resident: int
+    held_bytes: int
+    num_loads: int
+    num_evictions: int
+    num_failed_loads: int
+
+
+@dataclass(slots=True, eq=False)
+class Entry(Generic[A]):
+    bundle: BundleRef
+    state: ResidencyState = "loading"
+    size_bytes: int = 0
+    is_holding_room: bool = False
+    num_pins: int = 0
+    fetched: Fetched | None = None
+    adapter: A | None = None
+    failure: RowFailure | None = None
+    retry_at: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        return self.bundle.digest
+
+
+class Residency(Generic[A]):
+    """Least recently used eviction under a hard budget, with pins, and one line for room.
+
+    `lock` is the caller's own, reentrant: rows and adapters change together. It is held for bookkeeping only; files
+    are read and adapters are made outside it, in `threads`, which belong to the residency from here on.
+
+    While something stands in the line, `demand` sends everyone to its end, those of resident adapters too, once per
+    digest. So pins run out, the head gets its room, and nobody waits for ever though the working set exceeds the
+    budget. The head can always be served in the end: pinned adapters are computed and unpinned, loading ones become
+    resident, and one that would not fit beside the kept ones fails at once.
+    """
+
+    def __init__(
+        self,
+        loader: Loader[A],
+        waiters: Waiters,
+        lock: AbstractContextManager[Any],
+        clock: Callable[[], float],
+        threads: Executor,
+        *,
+        budget_bytes: int,
+        retry_after_s: float,
+    ) -> None:
+        self._loader = loader
+        self._waiters = waiters
+        self._lock = lock
+        self._clock = clock
+        self._budget_bytes = budget_bytes
+        self._retry_after_s = retry_after_s
+        self._threads = threads
+        self._is_closed = False
+        self._entries: dict[str, Entry[A]] = {}
+        self._idle: OrderedDict[str, Entry[A]] = OrderedDict()  # evictable, least recently used first
+        self._line: OrderedDict[str, Entry[A]] = OrderedDict()  # by arrival
+        self._failed: OrderedDict[str, Entry[A]] = OrderedDict()  # by time of failure
+        self._kept: set[str] = set()
+        self._held_bytes = 0
+        self._kept_bytes = 0
+        self._num_resident = 0
+        self._num_loads = 0
+        self._num_evictions = 0
+        self._num_failed_loads = 0
+
+    def demand(self, bundle: BundleRef) -> Demand:
+        """A row wants this version."""
+        entry = self._entries.get(bundle.digest)
+        if entry is None or self._is_retry_due(entry):
+            self._start(bundle)
+            return "wait"
+        if entry.failure is not None:
+            return entry.failure
+        return self._demand_resident(entry) if entry.state == "resident" else "wait"
+
+    def pin(self, digest: str, num_pins: int) -> None:
+        """Hold a resident adapter for this many rows."""
+        entry = self._entries[digest]
+        assert entry.state == "resident", f"{digest} is {entry.state}, only a resident adapter can be pinned"
+        if num_pins:
+            entry.num_pins += num_pins
+            self._idle.pop(digest, None)
+
+    def unpin(self, digest: str) -> None:
+        entry = self._entries[digest]
+        assert entry.num_pins > 0, f"{digest} has no pin left"
+        entry.num_pins -= 1
+        self._rest(entry)
+
+    def adapter(self, digest: str) -> A:
+        """The adapter of a pinned digest."""
+        entry = self._entries[digest]
+        assert entry.adapter is not None, f"{digest} is {entry.state}: pin it first"
+        return entry.adapter
+
+    def keep(self, bundle: BundleRef) -> None:
+        """Load this version and never evict it, until `unkeep`."""
+        entry = self._entries.get(bundle.digest)
+        if entry is None or entry.state == "failed":
+            self._start(bundle)
+        elif entry.is_holding_room and bundle.digest not in self._kept:
+            self._kept_bytes += entry.size_bytes
+        self._kept.add(bundle.digest)
+        self._idle.pop(bundle.digest, None)
+        self._serve_line()
+
+    def unkeep(self, digest: str) -> None:
+        if digest not in self._kept:
+            return
+        self._kept.remove(digest)
+        entry = self._entries.get(digest)
+        if entry is not None and entry.is_holding_room:
+            self._kept_bytes -= entry.size_bytes
+            self._rest(entry)
+
+    def state(self, digest: str) -> ResidencyState:
+        entry = self._entries.get(digest)
+        return "absent" if entry is None else entry.state
+
+    def stats(self) -> ResidencyStats:
+        return ResidencyStats(
+            self._num_resident, self._held_bytes, self._num_loads, self._num_evictions, self._num_failed_loads
+        )
+
+    def close(self) -> None:
+        """Start no more loads; those under way end unseen."""
+        self._is_closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _is_retry_due(self, entry: Entry[A]) -> bool:
+        return entry.state == "failed" and self._clock() >= entry.retry_at
+
+    def _demand_resident(self, entry: Entry[A]) -> Demand:
+        if not self._line:
+            self.pin(entry.digest, 1)
+            return "ready"
+        self._line.setdefault(entry.digest, entry)
+        if entry.digest in self._idle:
+            self._idle.move_to_end(entry.digest)
+        return "wait"
+
+    def _start(self, bundle: BundleRef) -> None:
+        entry: Entry[A] = Entry(bundle)
+        self._entries[bundle.digest] = entry
+        self._failed.pop(bundle.digest, None)
+        self._in_loader(self._fetch, entry)
+
+    def _in_loader(self, job: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._threads.submit(job, *args, **kwargs).add_done_callback(_log_crash)
+
+    def _fetch(self, entry: Entry[A]) -> None:
+        """In a loader thread."""
+        fetched = self._attempt(entry, lambda: self._loader.fetch(entry.bundle))
+        if fetched is None:
+            return
+        with self._lock:
+            entry.fetched = fetched
+            self._line_up(entry, fetched.size_bytes)
+
+    def _load(self, entry: Entry[A], fetched: Fetched) -> None:
+        """In a loader thread, with room reserved for it."""
+        adapter = self._attempt(entry, lambda: self._loader.load(fetched))
+        if adapter is None:
+            return
+        with self._lock:
+            if self._is_closed:
+                return
+            if self._resize(entry, adapter.size_bytes):
+                self._settle(entry, adapter)
+            else:
+                self._line_up(entry, adapter.size_bytes)
+
+    def _attempt(self, entry: Entry[A], work: Callable[[], T]) -> T | None:
+        """Outside the lock. Whatever goes wrong is the answer of the rows that wait for this adapter."""
+        try:
+            return work()
+        except Fault as fault:
+            self._end_failed(entry, fault)
+        except Exception as error:
+            log.exception("loading adapter %s failed", entry.digest)
+            kind = type(error).__name__
+            self._end_failed(entry, InternalFault(f"loading the adapter failed ({kind}): the server's log says more"))
+        return None
+
+    def _settle(self, entry: Entry[A], adapter: A) -> None:
+        entry.state, entry.adapter, entry.fetched = "resident", adapter, None
+        self._num_resident += 1
+        self._num_loads += 1
+        self._waiters.admit(entry.digest)
+        self._rest(entry)
+
+    def _end_failed(self, entry: Entry[A], fault: Fault) -> None:
+        with self._lock:
+            self._fail(entry, fault)
+            self._serve_line()
+
+    def _fail(self, entry: Entry[A], fault: Fault) -> None:
+        if self._is_closed:
+            return
+        self._release_room(entry)
+        entry.state, entry.fetched = "failed", None
+        entry.failure = RowFailure(fault.code, fault.detail)
+        entry.retry_at = self._clock() + self._retry_after_s
+        self._num_failed_loads += 1
+        self._forget_old_failures()
+        self._failed[entry.digest] = entry
+        self._waiters.refuse(entry.digest, entry.failure)
+
+    def _forget_old_failures(self) -> None:
+        while self._failed and self._is_retry_due(next(iter(self._failed.values()))):
+            digest, _ = self._failed.popitem(last=False)
+            del self._entries[digest]
+
+    def _line_up(self, entry: Entry[A], size_bytes: int) -> None:
+        if self._is_closed:
+            return
+        self._release_room(entry)
+        entry.size_bytes = size_bytes
+        self._line[entry.digest] = entry
+        self._serve_line()
+
+    def _serve_line(self) -> None:
+        """Let in from the head of the line, until the head must wait for room."""
+        while self._line and not self._is_closed:
+            entry = next(iter(self._line.values()))
+            if not self._serve(entry):
+                return
+            self._line.pop(entry.digest, None)
+
+    def _serve(self, entry: Entry[A]) -> bool:
+        """Give this head of the line what it waits for. False where it must stay."""
+        if entry.state == "resident":
+            self._waiters.admit(entry.digest)
+        elif not self._is_wanted(entry):
+            del self._entries[entry.digest]
+        elif self._kept_beside(entry) + entry.size_bytes > self._budget_bytes:
+            self._fail(entry, self._no_room_fault(entry))
+        elif self._make_room(entry.size_bytes):
+            self._reserve(entry)
+        else:
+            return False
+        return True
+
+    def _reserve(self, entry: Entry[A]) -> None:
+        assert entry.fetched is not None, "only what has been fetched stands in line for room"
+        self._hold_room(entry)
+        self._in_loader(self._load, entry, entry.fetched)
+
+    def _is_wanted(self, entry: Entry[A]) -> bool:
+        return entry.digest in self._kept or self._waiters.is_awaited(entry.digest)
+
+    def _kept_beside(self, entry: Entry[A]) -> int:
+        is_counted = entry.is_holding_room and entry.digest in self._kept
+        return self._kept_bytes - (entry.size_bytes if is_counted else 0)
+
+    def _no_room_fault(self, entry: Entry[A]) -> Fault:
+        if entry.size_bytes > self._budget_bytes:
+            return BundleTooLarge(
+                f"the adapter takes {entry.size_bytes} bytes on the device, resident_bytes allows "
+                f"{self._budget_bytes} for all: raise resident_bytes"
+            )
+        return ServerOverloaded(
+            f"the adapter takes {entry.size_bytes} bytes on the device, but adapters kept resident hold "
+            f"{self._kept_bytes} of {self._budget_bytes}: keep fewer resident or raise resident_bytes"
+        )
+
+    def _make_room(self, size_bytes: int) -> bool:
+        while self._held_bytes + size_bytes > self._budget_bytes and self._idle:
+            self._evict()
+        return self._held_bytes + size_bytes <= self._budget_bytes
+
+    def _evict(self) -> None:
+        digest, entry = self._idle.popitem(last=False)
+        self._release_room(entry)
+        entry.adapter = None
+        self._num_resident -= 1
+        self._num_evictions += 1
+        del self._entries[digest]
+        if self._line.pop(digest, None) is not None:
+            # Somebody waits for it in line: it lines up again, as a load, when its files are there.
+            self._start(entry.bundle)
+
+    def _hold_room(self, entry: Entry[A]) -> None:
+        entry.is_holding_room = True
+        self._held_bytes += entry.size_bytes
+        self._kept_bytes += entry.size_bytes if entry.digest in self._kept else 0
+
+    def _release_room(self, entry: Entry[A]) -> None:
+        if entry.is_holding_room:
+            entry.is_holding_room = False
+            self._held_bytes -= entry.size_bytes
+            self._kept_bytes -= entry.size_bytes if entry.digest in self._kept else 0
+
+    def _resize(self, entry: Entry[A], size_bytes: int) -> bool:
+        """Change a reservation to the adapter's true size. False where there is no room for it now."""
+        self._release_room(entry)
+        if not self._make_room(size_bytes):
+            return False
+        entry.size_bytes = size_bytes
+        self._hold_room(entry)
+        return True
+
+    def _rest(self, entry: Entry[A]) -> None:
+        """A resident adapter that nobody holds may be evicted, and is the last in turn for that."""
+        if entry.state == "resident" and entry.num_pins == 0 and entry.digest not in self._kept:
+            self._idle[entry.digest] = entry
+        self._serve_line()
+
+
+def _log_crash(job: Future[None]) -> None:
+    """A loader's job answers every failure itself; what comes out of it is our own mistake and must be seen."""
+    if not job.cancelled() and (error := job.exception()) is not None:
+        log.critical("a loader thread's job crashed", exc_info=error)

@@ -1,0 +1,47 @@
+"""The catalogue: which adapters a key may use, and how each is used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from prefixrack.types import AdapterDetail, AdapterPage
+from prefixrack_server.auth import Reader, tenant_and_ref
+from prefixrack_server.documentation import ADMIN_PROBLEMS
+from prefixrack_server.services import services_of
+
+router = APIRouter(tags=["adapters"], responses=ADMIN_PROBLEMS)
+
+
+@router.get("/v1/adapters")
+async def list_adapters(
+    request: Request,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: str | None = None,
+    search: Annotated[str | None, Query(max_length=200)] = None,
+) -> AdapterPage:
+    """The adapters of the caller's tenant in order of their names."""
+    adapters, next_cursor = await services_of(request).registry.list_adapters(caller.tenant, limit, cursor, search)
+    return AdapterPage(data=adapters, next_cursor=next_cursor)
+
+
+@router.get("/v1/adapters/{ref:path}")
+async def show_adapter(request: Request, caller: Reader) -> AdapterDetail:
+    """Input schema, example, labels and limits of `name`, `name@alias` or `name@7`."""
+    services = services_of(request)
+    tenant, ref = tenant_and_ref(caller, request.path_params["ref"])
+    version = await services.registry.resolve(tenant, ref)
+    summary = await services.registry.get_adapter(tenant, version.name)
+    task, manifest = services.predictor.task(version), version.manifest
+    bound = {"task": manifest.task, "version": version.number, "digest": version.digest, "labels": manifest.labels}
+    return AdapterDetail(
+        **(summary.model_dump() | bound),
+        input_schema=task.input_schema(),
+        example=task.example(),
+        max_tokens=task.max_tokens,
+        prefix_len=manifest.prefix.prefix_len,
+        metrics=[metric.model_dump(exclude_none=True) for metric in manifest.metrics],
+        licence=manifest.licence,
+    )

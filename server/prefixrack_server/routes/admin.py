@@ -1,0 +1,210 @@
+"""Administration routes: upload, versions, aliases, residency. Each has a scope of its own; none is on the hot path."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefixrack.errors import InvalidRequest, UnsupportedMediaType
+from prefixrack.types import AliasInfo, ResidencyInfo, VersionInfo, VersionPage, Wire
+from prefixrack_server.archive import read_multipart, read_tar
+from prefixrack_server.auth import Promoter, Reader, Writer
+from prefixrack_server.documentation import ADMIN_PROBLEMS, BUNDLE_ANSWER, UPLOAD_BODY, UPLOAD_PROBLEMS
+from prefixrack_server.registry.names import check_name
+from prefixrack_server.registry.registry import Version
+from prefixrack_server.services import Services, services_of
+from prefixrack_server.tar_stream import tar_blocks, tar_size
+from prefixrack_server.upload import Draft, SpooledBundle
+from prefixrack_server.uploads import Registration
+
+SMALL_BODY_BYTES = 64 * 1024
+MAX_KEY_LEN = 255
+TAR_TYPES = ("application/x-tar", "application/tar")
+MULTIPART_TYPE = "multipart/form-data"
+
+Number = Annotated[int, Path(ge=1, le=999_999_999)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+router = APIRouter(prefix="/admin/v1/adapters/{name}", tags=["admin"], responses=ADMIN_PROBLEMS)
+
+
+class AliasTarget(BaseModel):
+    """Body of `PUT …/aliases/{alias}`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Annotated[int, Field(ge=1, le=999_999_999, strict=True)]
+
+
+class ResidencyWish(BaseModel):
+    """Body of `PUT …/residency`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep_resident: Annotated[bool, Field(strict=True)]
+
+
+class AliasList(Wire):
+    data: list[AliasInfo]
+
+
+@router.post(
+    "/versions",
+    status_code=201,
+    response_model=VersionInfo,
+    responses={200: {"model": VersionInfo, "description": "The same digest is a version already"}, **UPLOAD_PROBLEMS},
+    openapi_extra=UPLOAD_BODY,
+)
+async def upload(
+    request: Request,
+    name: str,
+    caller: Writer,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Add a version: multipart with the fields manifest, tensors and card, or a tar of the bundle's files."""
+    services = services_of(request)
+    _check_idempotency_key(idempotency_key)
+
+    async def fill(draft: Draft) -> SpooledBundle:
+        return await _spool(request, draft)
+
+    registration = Registration(caller.tenant, name, caller.key_id, idempotency_key)
+    version, is_new = await services.uploads.accept(registration, fill)
+    info = await services.registry.describe(version, is_new)
+    return JSONResponse(info.model_dump(mode="json"), status_code=201 if is_new else 200)
+
+
+@router.get("/versions")
+async def list_versions(
+    request: Request, name: str, caller: Reader, limit: Limit = 100, cursor: str | None = None
+) -> VersionPage:
+    """All versions, newest first."""
+    versions, next_cursor = await services_of(request).registry.list_versions(caller.tenant, name, limit, cursor)
+    return VersionPage(data=versions, next_cursor=next_cursor)
+
+
+@router.get("/versions/{number}/bundle", response_class=StreamingResponse, responses=BUNDLE_ANSWER)
+async def download(request: Request, name: str, number: Number, caller: Reader) -> Response:
+    """What was uploaded, byte for byte, as an uncompressed tar."""
+    services = services_of(request)
+    version = await _version(services, caller.tenant, name, number)
+    files = await services.registry.open_bundle_files(version)
+    headers = {
+        "Content-Length": str(tar_size(files)),
+        "Content-Disposition": f'attachment; filename="{name}-{number}.tar"',
+        "ETag": f'"{version.digest}"',
+    }
+    return StreamingResponse(tar_blocks(files), media_type=TAR_TYPES[0], headers=headers)
+
+
+@router.delete("/versions/{number}", status_code=204)
+async def delete_version(request: Request, name: str, number: Number, caller: Writer) -> Response:
+    """Requests in flight finish on it; the number is not given out again."""
+    services = services_of(request)
+    await services.registry.delete_version(caller.tenant, name, number, by=caller.key_id)
+    await services.keeper.sync()
+    return Response(status_code=204)
+
+
+@router.delete("", status_code=204)
+async def delete_adapter(request: Request, name: str, caller: Writer) -> Response:
+    """Delete an adapter with all its versions and aliases."""
+    services = services_of(request)
+    await services.registry.delete_adapter(caller.tenant, name, by=caller.key_id)
+    await services.keeper.sync()
+    return Response(status_code=204)
+
+
+@router.get("/aliases")
+async def list_aliases(request: Request, name: str, caller: Reader) -> AliasList:
+    return AliasList(data=await services_of(request).registry.list_aliases(caller.tenant, name))
+
+
+@router.get("/aliases/{alias}")
+async def get_alias(request: Request, response: Response, name: str, alias: str, caller: Reader) -> AliasInfo:
+    """The ETag goes into If-Match of the next change."""
+    info = await services_of(request).registry.get_alias(caller.tenant, name, alias)
+    response.headers["ETag"] = info.etag
+    return info
+
+
+@router.put("/aliases/{alias}", max_body_size=SMALL_BODY_BYTES)
+async def put_alias(
+    request: Request,
+    response: Response,
+    name: str,
+    alias: str,
+    target: AliasTarget,
+    caller: Promoter,
+    if_match: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> AliasInfo:
+    """Promotion and rollback: an alias that exists moves only with its ETag (or *) in If-Match."""
+    info = await services_of(request).registry.put_alias(
+        caller.tenant, name, alias, target.version, if_match, if_none_match=if_none_match, by=caller.key_id
+    )
+    response.headers["ETag"] = info.etag
+    return info
+
+
+@router.delete("/aliases/{alias}", status_code=204)
+async def delete_alias(
+    request: Request, name: str, alias: str, caller: Promoter, if_match: Annotated[str | None, Header()] = None
+) -> Response:
+    await services_of(request).registry.delete_alias(caller.tenant, name, alias, if_match, by=caller.key_id)
+    return Response(status_code=204)
+
+
+@router.get("/versions/{number}/residency")
+async def get_residency(request: Request, name: str, number: Number, caller: Reader) -> ResidencyInfo:
+    services = services_of(request)
+    return _residency(services, await _version(services, caller.tenant, name, number))
+
+
+@router.put("/versions/{number}/residency", max_body_size=SMALL_BODY_BYTES)
+async def put_residency(
+    request: Request, name: str, number: Number, wish: ResidencyWish, caller: Writer
+) -> ResidencyInfo:
+    """Hold a version on the device, or let it be evicted again."""
+    services = services_of(request)
+    version = await services.registry.set_kept(caller.tenant, name, number, wish.keep_resident, by=caller.key_id)
+    await services.keeper.sync()
+    return _residency(services, version)
+
+
+async def _version(services: Services, tenant: str, name: str, number: int) -> Version:
+    return await services.registry.resolve(tenant, f"{check_name(name)}@{number}")
+
+
+def _residency(services: Services, version: Version) -> ResidencyInfo:
+    return ResidencyInfo(
+        name=version.name,
+        version=version.number,
+        digest=version.digest,
+        keep_resident=version.kept,
+        state=services.engine.residency(version.digest),
+    )
+
+
+async def _spool(request: Request, draft: Draft) -> SpooledBundle:
+    """Read the body into the draft by its media type. Raises UnsupportedMediaType."""
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == MULTIPART_TYPE:
+        return await read_multipart(request.stream(), content_type, draft)
+    if media_type in TAR_TYPES:
+        return await read_tar(request.stream(), draft)
+    raise UnsupportedMediaType(
+        f"Content-Type is {media_type[:80]!a}, allowed are {MULTIPART_TYPE} and {TAR_TYPES[0]}: "
+        "upload with `prefixrack push`"
+    )
+
+
+def _check_idempotency_key(key: str | None) -> None:
+    if key is not None and not (1 <= len(key) <= MAX_KEY_LEN and key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"Idempotency-Key has {len(key)} characters: 1 to {MAX_KEY_LEN} printable ASCII characters are allowed"
+        )

@@ -1,0 +1,56 @@
+"""Health and metrics: for probes and Prometheus, without a key."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from prefixrack.errors import NotReady
+from prefixrack_server.documentation import problems
+from prefixrack_server.metrics import CONTENT_TYPE
+from prefixrack_server.services import Services, services_of
+
+MAX_HEARTBEAT_AGE_S = 15.0
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live", responses=problems(503))
+async def live(request: Request) -> dict[str, bool]:
+    """Whether the engine's loop still turns; if not, the process should be restarted."""
+    age_s = time.monotonic() - services_of(request).engine.stats().heartbeat
+    if age_s > MAX_HEARTBEAT_AGE_S:
+        raise NotReady(
+            f"the engine's last sign of life is {age_s:.0f} s old, allowed are {MAX_HEARTBEAT_AGE_S:.0f} s: restart it"
+        )
+    return {"live": True}
+
+
+@router.get("/health/ready", responses=problems(503))
+async def ready(request: Request) -> dict[str, bool]:
+    """Whether requests should be sent here now."""
+    reason = await _why_not_ready(services_of(request))
+    if reason:
+        raise NotReady(f"the server is not ready: {reason}", retry_after_s=1)
+    return {"ready": True}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    return Response(services_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _why_not_ready(services: Services) -> str:
+    if services.phase.is_draining:
+        return "it is shutting down"
+    if not services.phase.is_started:
+        return "it is starting"
+    if not services.engine.stats().ready:
+        return "the engine takes no work"
+    try:
+        await services.registry.revision()
+    except (SQLAlchemyError, OSError):
+        return "the registry's database does not answer"
+    return ""

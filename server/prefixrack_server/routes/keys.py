@@ -1,0 +1,57 @@
+"""API key routes. A secret is shown once, in the answer that makes it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from prefixrack.errors import Forbidden
+from prefixrack.types import KeyInfo, KeyPage
+from prefixrack_server.auth import ADMIN_SCOPES, TenantAdmin
+from prefixrack_server.documentation import ADMIN_PROBLEMS
+from prefixrack_server.registry.keys import Principal
+from prefixrack_server.services import services_of
+
+router = APIRouter(prefix="/admin/v1/keys", tags=["keys"], responses=ADMIN_PROBLEMS)
+
+
+class NewKey(BaseModel):
+    """Body of `POST /admin/v1/keys`. `expires_at` needs a time zone; without it the key lasts until it is revoked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scopes: Annotated[list[str], Field(min_length=1, max_length=16)]
+    expires_at: AwareDatetime | None = None
+
+
+@router.post("", status_code=201, response_model_exclude_none=True)
+async def create_key(request: Request, body: NewKey, caller: TenantAdmin) -> KeyInfo:
+    """Make a key for the caller's tenant, with at most the scopes that the caller may hand on."""
+    _check_may_grant(caller, body.scopes)
+    return await services_of(request).registry.create_key(
+        caller.tenant, body.scopes, body.expires_at, by=caller.key_id
+    )
+
+
+@router.get("", response_model_exclude_none=True)
+async def list_keys(request: Request, caller: TenantAdmin) -> KeyPage:
+    """The keys of the caller's tenant, without their secrets."""
+    return KeyPage(data=await services_of(request).registry.list_keys(caller.tenant))
+
+
+@router.delete("/{key_id}", status_code=204)
+async def revoke_key(request: Request, key_id: str, caller: TenantAdmin) -> Response:
+    """From now on the key is refused."""
+    await services_of(request).registry.revoke_key(caller.tenant, key_id, by=caller.key_id)
+    return Response(status_code=204)
+
+
+def _check_may_grant(caller: Principal, scopes: list[str]) -> None:
+    """An admin of one tenant cannot make admins of all of them."""
+    if "admin" in scopes and "admin" not in caller.scopes:
+        raise Forbidden(
+            f"the key {caller.key_id} has {', '.join(sorted(caller.scopes))}: it cannot hand on the scope 'admin', "
+            f"{', '.join(sorted(ADMIN_SCOPES - {'admin'}))} at most"
+        )

@@ -1,0 +1,102 @@
+"""Prediction routes: one adapter, several at once, JSON Lines. Knows HTTP; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from prefixrack import errors
+from prefixrack.types import FanOutResponse, PredictResponse
+from prefixrack_server import bulk
+from prefixrack_server.auth import tenant_and_ref
+from prefixrack_server.config import HttpConfig
+from prefixrack_server.documentation import FAN_OUT_BODY, PREDICT_BODY, PREDICT_PROBLEMS
+from prefixrack_server.envelope import parse_fan_out, parse_predict, read_body, to_json
+from prefixrack_server.predict import Call
+from prefixrack_server.registry.keys import Principal
+from prefixrack_server.registry.registry import Version
+from prefixrack_server.request_context import request_id_of
+from prefixrack_server.services import Services, services_of
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
+JSON = "application/json"
+
+router = APIRouter(tags=["predict"])
+
+
+@router.post("/v1/predict", response_model=FanOutResponse, responses=PREDICT_PROBLEMS, openapi_extra=FAN_OUT_BODY)
+async def fan_out(request: Request) -> Response:
+    """Send the same inputs through several adapters at once, in one pack."""
+    services = services_of(request)
+    principal = await services.gate.admit(request.headers, "predict")
+    check_media_type(request, (JSON,))
+    limits = services.config.limits
+    refs, envelope = parse_fan_out(await read_body(request, limits.max_body_bytes), limits.max_inputs)
+    versions = {ref: await _resolve_or_fault(services, principal, ref) for ref in refs}
+    call = new_call(request, services.config.http)
+    return Response(to_json(await services.predictor.fan_out(versions, envelope, call)), media_type=JSON)
+
+
+# `:path` so that a slash in a name is refused as a name, not as a missing route.
+@router.post(
+    "/v1/{ref:path}/predict", response_model=PredictResponse, responses=PREDICT_PROBLEMS, openapi_extra=PREDICT_BODY
+)
+async def predict(request: Request) -> Response:
+    """Answer one input or a list of them with the adapter `name`, `name@alias` or `name@7`."""
+    services = services_of(request)
+    principal = await services.gate.admit(request.headers, "predict")
+    version = await resolve(services, principal, request.path_params["ref"])
+    media_type = check_media_type(request, (JSON, *bulk.MEDIA_TYPES))
+    limits = services.config.limits
+    call = new_call(request, services.config.http, is_bulk=media_type != JSON)
+    if media_type != JSON:
+        folder = services.config.registry.spool_dir
+        return bulk.BulkAnswer(request, version, services.predictor, call, limits, folder)
+    envelope = parse_predict(await read_body(request, limits.max_body_bytes), limits.max_inputs)
+    return Response(to_json(await services.predictor.predict(version, envelope, call)), media_type=JSON)
+
+
+async def resolve(services: Services, principal: Principal, ref: str) -> Version:
+    """Bind a reference to a version: from here on the request is about a digest. Raises the registry's faults."""
+    tenant, name = tenant_and_ref(principal, ref)
+    return await services.registry.resolve(tenant, name)
+
+
+async def _resolve_or_fault(services: Services, principal: Principal, ref: str) -> Version | errors.Fault:
+    try:
+        return await resolve(services, principal, ref)
+    except errors.RequestFault as fault:
+        return fault
+
+
+def check_media_type(request: Request, allowed: tuple[str, ...]) -> str:
+    """The body's media type; none counts as JSON. Raises UnsupportedMediaType."""
+    seen = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if seen not in allowed:
+        raise errors.UnsupportedMediaType(
+            f"Content-Type is {seen[:80]!a}, allowed are {', '.join(allowed)}: set the header to what the body is"
+        )
+    return seen
+
+
+def new_call(request: Request, config: HttpConfig, is_bulk: bool = False) -> Call:
+    """A bulk body has no deadline of its own: its caller sees it going on."""
+    timeout_s = requested_timeout_s(request, config.max_timeout_s)
+    if timeout_s is None and not is_bulk:
+        timeout_s = config.request_timeout_s
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    return Call(request_id_of(request.scope), deadline, request.is_disconnected, time.perf_counter())
+
+
+def requested_timeout_s(request: Request, max_timeout_s: float) -> float | None:
+    """Raises InvalidRequest for a header that is not a number of milliseconds in range."""
+    seen = request.headers.get(TIMEOUT_HEADER)
+    if seen is None:
+        return None
+    max_ms = int(max_timeout_s * 1000)
+    if not (seen.isascii() and seen.isdigit() and len(seen) <= 12 and 1 <= int(seen) <= max_ms):
+        raise errors.InvalidRequest(
+            f"X-Request-Timeout-Ms is {seen[:40]!a}: a whole number from 1 to {max_ms} is allowed"
+        )
+    return int(seen) / 1000

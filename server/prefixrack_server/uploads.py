@@ -1,0 +1,115 @@
+"""Uploads: a spooled bundle becomes a version, by way of every check and one probe on the engine. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from prefixrack.errors import Fault
+from prefixrack_adapters.bundle import MANIFEST_FILE, check_bundle
+from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_server.predict import Predictor
+from prefixrack_server.registry.names import check_name
+from prefixrack_server.registry.registry import Registry, Version
+from prefixrack_server.upload import BUNDLE_FILES, Draft, Spool, SpooledBundle
+
+# Checking reads all tensors: one at a time bounds the memory that uploads take.
+CHECKS_AT_ONCE = 1
+CHUNK_BYTES = 1 << 20
+STARTUP_KEY_ID = "startup"
+
+Fill = Callable[[Draft], Awaitable[SpooledBundle]]
+
+log = structlog.stdlib.get_logger("prefixrack.uploads")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Who adds what under which name. `name` None takes the manifest's."""
+
+    tenant: str
+    name: str | None
+    created_by: str
+    idempotency_key: str | None = None
+
+
+class Uploads:
+    """Lives as long as the process."""
+
+    def __init__(
+        self, registry: Registry, predictor: Predictor, spool: Spool, spec: BackboneSpec, serving_dtype: str
+    ) -> None:
+        self._registry = registry
+        self._predictor = predictor
+        self._spool = spool
+        self._spec = spec
+        self._serving_dtype = serving_dtype
+        self._limiter = anyio.CapacityLimiter(CHECKS_AT_ONCE)
+
+    async def accept(self, registration: Registration, fill: Fill) -> tuple[Version, bool]:
+        """Spool with `fill`, check, store, probe, register: until the last step nothing has changed for anybody.
+
+        Returns the version and whether it is new. Raises BundleFaults, IdempotencyConflict, DiskFull, ServiceFaults.
+        """
+        if registration.name is not None:
+            check_name(registration.name)
+        async with self._spool.draft() as draft:
+            return await self._register(registration, await fill(draft))
+
+    async def _register(self, registration: Registration, upload: SpooledBundle) -> tuple[Version, bool]:
+        tenant, key = registration.tenant, registration.idempotency_key
+        if key is not None:
+            known = await self._registry.replay(tenant, key, upload.digest, registration.name)
+            if known is not None:
+                return known, False
+        manifest = await anyio.to_thread.run_sync(
+            check_bundle,
+            upload.manifest_bytes,
+            upload.tensors_path,
+            self._spec,
+            self._serving_dtype,
+            limiter=self._limiter,
+        )
+        await self._predictor.probe(manifest, await self._registry.stage(upload))
+        name = registration.name or manifest.name
+        return await self._registry.add_version(tenant, name, upload, manifest, registration.created_by, key)
+
+    async def register_folder(self, tenant: str, folder: Path) -> None:
+        """Register every bundle in `folder`, each under its manifest's name; one that is refused is logged and left."""
+        for bundle in await anyio.to_thread.run_sync(find_bundles, folder):
+            try:
+                version, is_new = await self.accept(
+                    Registration(tenant, None, STARTUP_KEY_ID), partial(fill_from, bundle)
+                )
+            except Fault as fault:
+                log.error("bundle refused", bundle=str(bundle), code=fault.code, detail=fault.detail)
+            else:
+                log.info("bundle registered", adapter=version.ref, digest=version.digest, is_new=is_new)
+
+
+def find_bundles(folder: Path) -> list[Path]:
+    return sorted(manifest.parent for manifest in folder.glob(f"*/{MANIFEST_FILE}"))
+
+
+async def fill_from(bundle: Path, draft: Draft) -> SpooledBundle:
+    """Spool the files of a folder. Raises MalformedBundle where one is missing."""
+    for name in BUNDLE_FILES:
+        path = bundle / name
+        if path.is_file():
+            await draft.begin(name, path.stat().st_size)
+            async for chunk in _chunks(path):
+                await draft.write(chunk)
+            await draft.end()
+    return await draft.finish()
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(path, "rb") as file:
+        while chunk := await file.read(CHUNK_BYTES):
+            yield chunk

@@ -1,0 +1,370 @@
+"""The command: exit codes, `--json`, what people read, and commands of other packages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import typer
+from prefixrack.cli import doctor, plugins
+from prefixrack.cli.app import build_app
+from prefixrack.cli.session import Session
+from typer.testing import CliRunner
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(script: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("COLUMNS", "200")
+    session = Session(transport=httpx2.MockTransport(script.respond), sleep=script.sleep)
+
+    def invoke(*args: str, stdin: str | None = None) -> Any:
+        return CliRunner().invoke(build_app(), list(args), obj=session, input=stdin)
+
+    return invoke
+
+
+def test_predict_for_programs(run: Run, script: Any, wire: Any) -> None:
+    script.queue(wire.prediction(wire.label("pös"), wire.label("neg")))
+    result = run("predict", "intent", "a", "b", "--param", "top_k=2", "--json")
+    assert result.exit_code == 0
+    assert [output["label"] for output in json.loads(result.stdout)["outputs"]] == ["pös", "neg"]
+    assert json.loads(script.requests[0].content) == {"inputs": ["a", "b"], "parameters": {"top_k": 2}}
+
+
+def test_predict_shows_bars(run: Run, script: Any, wire: Any) -> None:
+    script.queue(wire.prediction(wire.label("pos", 0.75)))
+    result = run("predict", "intent", "hi")
+    assert "██████████████████░░░░░░" in result.stdout
+    assert "intent@3" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "inputs"),
+    [
+        (["hi"], "hi"),
+        (["a", "b"], ["a", "b"]),
+        (["a", "--pair", "b"], {"text": "a", "text_pair": "b"}),
+        (["--question", "q", "--context", "c"], {"question": "q", "context": "c"}),
+        (["t", "--choice", "x", "--choice", "y"], {"text": "t", "choices": ["x", "y"]}),
+    ],
+)
+def test_arguments_become_inputs(run: Run, script: Any, wire: Any, args: list[str], inputs: Any) -> None:
+    script.queue(wire.prediction(*[wire.label("pos")] * (2 if isinstance(inputs, list) else 1)))
+    assert run("predict", "intent", *args).exit_code == 0
+    assert json.loads(script.requests[0].content)["inputs"] == inputs
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["predict", "intent"],
+        ["predict", "intent", "a", "b", "--pair", "c"],
+        ["predict", "intent", "a", "--pair", "b", "--choice", "c"],
+        ["predict", "intent", "--question", "q"],
+        ["predict", "intent", "a", "--question", "q", "--context", "c"],
+        ["predict", "intent", "a", "--param", "top_k"],
+        ["predict", "intent", "a", "--file", "x.jsonl"],
+        ["predict", "intent", "--file", "missing.jsonl"],
+        ["predict", "../x", "a"],
+        ["predict"],
+        ["nothing-like-it"],
+        ["list", "--limit", "0"],
+        ["delete", "intent@stable", "--yes"],
+        ["--base-url", "localhost", "list"],
+    ],
+)
+def test_usage_errors(run: Run, script: Any, args: list[str]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert result.stderr
+    assert script.requests == []
+
+
+def test_outputs_of_every_task_for_people(run: Run, script: Any, wire: Any) -> None:
+    span = {"label": "PER", "start": 0, "end": 3, "text": "Ada", "score": 0.91}
+    answer = {"text": "here", "start": 3, "end": 7, "score": 0.8}
+    cases: list[tuple[list[str], str, dict[str, Any], str]] = [
+        (["Ada L."], "token-classification", {"spans": [span]}, "PER Ada  0.910"),
+        (["Ada"], "token-classification", {"spans": []}, "no spans"),
+        (
+            ["--question", "q", "--context", "is here"],
+            "question-answering",
+            {"answer": answer, "no_answer_score": 0.1, "answers": [answer]},
+            "here  0.800",
+        ),
+        (
+            ["--question", "q", "--context", "c"],
+            "question-answering",
+            {"answer": None, "no_answer_score": 0.7, "answers": []},
+            "no answer  0.700",
+        ),
+        (["t", "--choice", "x", "--choice", "y"], "multiple-choice", {"choice": 1, "scores": [0.2, 0.8]}, "0.800  y"),
+        (["t"], "text-classification", {"labels": [], "scores": [{"label": "joy", "score": 0.1}]}, "no label over"),
+        (["t"], "text-classification", {"value": 3.25, "truncated": True}, "cut short"),
+    ]
+    for args, task, output, expected in cases:
+        script.queue(wire.prediction(output, task=task))
+        result = run("predict", "intent", *args)
+        assert (result.exit_code, expected in result.stdout) == (0, True), result.output
+
+
+def test_what_a_server_sends_cannot_steer_the_terminal(run: Run, script: Any, wire: Any) -> None:
+    script.queue(wire.prediction(wire.label("\x1b[2Jevil[bold]")))
+    result = run("predict", "intent", "hi")
+    assert "\x1b" not in result.stdout
+    assert "evil[bold]" in result.stdout
+
+
+def test_a_failed_input_is_exit_code_1(run: Run, script: Any, wire: Any) -> None:
+    script.queue(wire.prediction(wire.label("pos"), wire.failed()))
+    result = run("predict", "intent", "a", "")
+    assert result.exit_code == 1
+    assert "empty_input: the text is empty" in result.stdout
+    script.queue(wire.problem(422, "all_inputs_failed", errors=[wire.failed()["error"]]))
+    assert run("predict", "intent", "").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, 4), (401, 4), (404, 4), (422, 4), (429, 4), (500, 5), (503, 5), (507, 5)]
+)
+def test_exit_codes_by_status(run: Run, script: Any, wire: Any, status: int, code: int) -> None:
+    script.queue(*[wire.problem(status, "some_code")] * 3)
+    result = run("show", "intent")
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr == f"Error: some_code: seen x, allowed y (code some_code, status {status}, request req-9)\n"
+
+
+def test_no_answer_is_exit_code_3(run: Run, script: Any) -> None:
+    script.queue(*[httpx2.ConnectError("refused")] * 3)
+    result = run("list", "--json")
+    assert result.exit_code == 3
+    assert "is the server running" in result.stderr
+
+
+def test_a_file_of_lines(run: Run, script: Any, wire: Any, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    lines = ['"a"', "broken", '{"id": 7, "inputs": ""}', "", '{"text": "b", "text_pair": "c"}', "{"]
+    file.write_text("\n".join(lines))
+    script.queue(wire.prediction(wire.label("x"), wire.failed(), wire.label("y")))
+    result = run("predict", "intent", "--file", str(file), "--json")
+    assert result.exit_code == 1
+    assert json.loads(script.requests[0].content)["inputs"] == ["a", "", {"text": "b", "text_pair": "c"}]
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["index"] for answer in answers] == [0, 1, 2, 4, 5]
+    assert [answer.get("error", {}).get("code") for answer in answers] == [
+        None,
+        "malformed_json",
+        "empty_input",
+        None,
+        "malformed_json",
+    ]
+    assert answers[2]["id"] == 7
+
+
+def test_lines_from_stdin_for_people(run: Run, script: Any, wire: Any) -> None:
+    script.queue(wire.prediction(wire.label("x")))
+    result = run("predict", "intent", "--file", "-", stdin='"a"\n')
+    assert result.exit_code == 0
+    assert result.stdout.startswith("[0]")
+
+
+def test_list_and_show(run: Run, script: Any, wire: Any) -> None:
+    script.queue(wire.page([wire.summary("intent"), wire.summary("ner")]))
+    assert "ner" in run("list").stdout
+    script.queue(wire.page([wire.summary("intent"), wire.summary("ner")], "more"))
+    assert [item["name"] for item in json.loads(run("list", "--limit", "1", "--json").stdout)["data"]] == ["intent"]
+    script.queue(wire.page([]))
+    assert "no adapters yet" in run("list").stdout
+    script.queue(wire.detail(), wire.detail())
+    assert "intent@3" in run("show", "intent").stdout
+    assert json.loads(run("show", "intent", "--json").stdout)["max_tokens"] == 120
+
+
+def test_push_takes_the_manifests_name(run: Run, script: Any, wire: Any, bundle: Path) -> None:
+    script.queue(httpx2.Response(201, json=wire.version(4)), httpx2.Response(200, json=wire.version(4, is_new=False)))
+    assert json.loads(run("push", str(bundle), "--json").stdout)["version"] == 4
+    result = run("push", str(bundle), "other")
+    assert "intent@4 was there already" in result.stdout
+    paths = [request.url.path for request in script.requests]
+    assert paths == ["/admin/v1/adapters/intent/versions", "/admin/v1/adapters/other/versions"]
+
+
+def test_push_of_something_else(run: Run, tmp_path: Path) -> None:
+    result = run("push", str(tmp_path))
+    assert result.exit_code == 1
+    assert "has no adapter.json and no adapter.safetensors" in result.stderr
+
+
+def test_pull_refuses_to_replace(run: Run, bundle: Path) -> None:
+    result = run("pull", "intent", str(bundle))
+    assert result.exit_code == 2
+    assert "already has" in result.stderr
+
+
+def test_promote_and_rollback(run: Run, script: Any, wire: Any) -> None:
+    script.queue(wire.alias(1), wire.alias(7, previous=1))
+    assert json.loads(run("promote", "intent@7", "--json").stdout)["version"] == 7
+    assert json.loads(script.requests[1].content) == {"version": 7}
+    script.queue(wire.detail(), wire.problem(404, "alias_not_found"), wire.alias(3))
+    assert "is now version 3" in run("promote", "intent").stdout
+    assert script.requests[2].url.path == "/v1/adapters/intent@latest"
+    script.queue(wire.alias(7, previous=1), wire.alias(1, previous=7))
+    assert "is now version 1 (before: 7)" in run("rollback", "intent").stdout
+
+
+def test_delete_asks_first(run: Run, script: Any) -> None:
+    assert run("delete", "intent@2", stdin="n\n").exit_code == 1
+    assert script.requests == []
+    script.queue(httpx2.Response(204), httpx2.Response(204))
+    assert run("delete", "intent@2", stdin="y\n").exit_code == 0
+    assert json.loads(run("delete", "intent", "--yes", "--json").stdout) == {"deleted": "intent"}
+    paths = [request.url.path for request in script.requests]
+    assert paths == ["/admin/v1/adapters/intent/versions/2", "/admin/v1/adapters/intent"]
+
+
+def test_keys(run: Run, script: Any, wire: Any) -> None:
+    key = {"id": "k1", "tenant": "default", "scopes": ["predict"], "created_at": "now"}
+    script.queue(httpx2.Response(201, json=key | {"secret": "pr_k1_s"}), wire.page([key]), httpx2.Response(204))
+    assert json.loads(run("keys", "create", "--scope", "predict", "--json").stdout)["secret"] == "pr_k1_s"
+    assert "k1" in run("keys", "list").stdout
+    assert "k1 is revoked" in run("keys", "revoke", "k1").stdout
+
+
+def test_the_key_option_and_the_environment(run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFIXRACK_API_KEY", "pr_env_1")
+    monkeypatch.setenv("PREFIXRACK_BASE_URL", "http://elsewhere:9")
+    script.queue(wire.page([]), wire.page([]))
+    run("list")
+    run("--api-key", "pr_arg_1", "--base-url", "http://third", "list")
+    first, second = script.requests
+    assert (first.url.host, first.headers["authorization"]) == ("elsewhere", "Bearer pr_env_1")
+    assert (second.url.host, second.headers["authorization"]) == ("third", "Bearer pr_arg_1")
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").stdout.startswith("prefixrack ")
+    result = run("--help")
+    assert result.exit_code == 0
+    for name in ("push", "pull", "list", "show", "predict", "promote", "rollback", "delete", "keys", "doctor"):
+        assert name in result.stdout
+
+
+class TestDoctor:
+    def test_all_is_well(self, run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines = ["pytest>=8; extra == 'dev'", "no-such-package; extra == 'gpu'", "pydantic>=2"]
+        monkeypatch.setattr(doctor, "requires_of_distribution", lambda: lines)
+        script.queue(httpx2.Response(200), httpx2.Response(200), wire.page([wire.summary()]))
+        result = run("doctor", "--json")
+        assert result.exit_code == 0
+        states = {check["name"]: check["state"] for check in json.loads(result.stdout)["checks"]}
+        expected = {"python": "ok", "prefixrack": "ok", "extra dev": "ok", "extra gpu": "missing"}
+        assert states == expected | {"server": "ok", "key": "ok"}
+
+    def test_no_server(self, run: Run, script: Any) -> None:
+        script.queue(httpx2.ConnectError("refused"))
+        result = run("doctor")
+        assert result.exit_code == 3
+        assert "failed" in result.stdout
+
+    def test_wrong_key(self, run: Run, script: Any, wire: Any) -> None:
+        script.queue(httpx2.Response(200), httpx2.Response(200), wire.problem(401, "invalid_key"))
+        result = run("doctor")
+        assert result.exit_code == 4
+        assert "PREFIXRACK_API_KEY" in result.stdout
+
+    def test_a_key_without_the_scope_is_still_a_key(self, run: Run, script: Any, wire: Any) -> None:
+        script.queue(httpx2.Response(200), httpx2.Response(200), wire.problem(403, "forbidden"))
+        assert run("doctor").exit_code == 0
+
+    def test_server_that_is_not_ready(self, run: Run, script: Any, wire: Any) -> None:
+        script.queue(httpx2.Response(200), wire.problem(503, "not_ready"), wire.page([]))
+        assert run("doctor").exit_code == 5
+
+    def test_extras_of_requirement_lines(self) -> None:
+        lines = [
+            'torch>=2.11; extra == "train"',
+            "prefixrack[train]; extra == 'demo'",
+            'uvicorn[standard]>=0.3; python_version >= "3.11" and extra == "server"',
+            "httpx2>=2",
+        ]
+        assert doctor.packages_by_extra(lines) == {"train": ["torch"], "server": ["uvicorn"]}
+
+
+PLUGIN = '''
+import typer
+from typing import Annotated
+
+def hello(name: str, loud: Annotated[bool, typer.Option("--loud")] = False) -> None:
+    """Say hello."""
+    print("HELLO" if loud else "hello", name)
+    if name == "nobody":
+        raise typer.Exit(5)
+
+def late() -> None:
+    import no_such_module_at_all
+'''
+
+
+class TestPlugins:
+    @pytest.fixture(autouse=True)
+    def _entry_points(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "greeting_for_tests.py").write_text(PLUGIN)
+        (tmp_path / "needy_for_tests.py").write_text("import no_such_module_anywhere\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        entries = [
+            EntryPoint("hello", "greeting_for_tests:hello", plugins.GROUP),
+            EntryPoint("needy", "needy_for_tests:serve", plugins.GROUP),
+            EntryPoint("serve", "prefixrack_server.no_such_module:serve", plugins.GROUP),
+            EntryPoint("late", "greeting_for_tests:late", plugins.GROUP),
+            EntryPoint("list", "greeting_for_tests:hello", plugins.GROUP),
+        ]
+        monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
+        monkeypatch.delitem(sys.modules, "greeting_for_tests", raising=False)
+
+    def test_help_lists_them_without_importing(self, run: Run) -> None:
+        result = run("--help")
+        assert "Run a server. Needs the extra `server`." in result.stdout
+        assert "Added by greeting_for_tests." in result.stdout
+        assert "greeting_for_tests" not in sys.modules
+
+    def test_arguments_and_exit_code_pass_through(self, run: Run) -> None:
+        result = run("hello", "--loud", "Ada")
+        assert (result.exit_code, result.stdout) == (0, "HELLO Ada\n")
+        assert run("hello", "nobody").exit_code == 5
+
+    def test_usage_errors_and_help_are_the_commands_own(self, run: Run) -> None:
+        assert run("hello", "--quiet").exit_code == 2
+        assert "--loud" in run("hello", "--help").stdout
+
+    def test_own_commands_come_first(self, run: Run, script: Any, wire: Any) -> None:
+        script.queue(wire.page([]))
+        assert "no adapters yet" in run("list").stdout
+
+    def test_a_missing_extra_names_the_line_that_installs_it(self, run: Run) -> None:
+        result = run("serve", "--port", "1")
+        assert result.exit_code == 2
+        assert "pip install 'prefixrack[server]'" in " ".join(result.stderr.split())
+
+    def test_a_module_missing_at_run_time_is_told_alike(self, run: Run) -> None:
+        result = run("late")
+        assert result.exit_code == 2
+        assert "no_such_module_at_all" in result.stderr
+
+    def test_a_missing_package_of_an_unknown_one(self, run: Run) -> None:
+        assert "no_such_module_anywhere" in run("needy").stderr
+
+    def test_a_typer_app_may_be_the_command(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        app = typer.Typer()
+        app.command("inner")(lambda: None)
+        plugin = plugins.Plugin(EntryPoint("x", "y:z", plugins.GROUP))
+        monkeypatch.setattr(EntryPoint, "load", lambda _self: app)
+        assert plugin.load().name == "inner"

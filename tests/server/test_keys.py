@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from prefixrack.errors import InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack_server.registry import LocalBlobStore, Registry
+from prefixrack_server.registry.keys import SCOPES
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+
+    def clock(self) -> datetime:
+        return START + timedelta(seconds=self.passed_s)
+
+    def timer(self) -> float:
+        return self.passed_s
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+async def open_registry(folder: Path, time: Time) -> Registry:
+    url = f"sqlite+aiosqlite:///{folder / 'registry.sqlite3'}"
+    return await Registry.open(url, LocalBlobStore(folder / "blobs"), clock=time.clock, timer=time.timer)
+
+
+def database_bytes(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("registry.sqlite3*"))
+
+
+@pytest.fixture
+async def registry(tmp_path: Path, time: Time) -> AsyncIterator[Registry]:
+    registry = await open_registry(tmp_path, time)
+    yield registry
+    await registry.close()
+
+
+async def test_a_key_is_known_by_its_secret(registry: Registry) -> None:
+    made = await registry.create_key("default", ["predict", "adapters:read"])
+    assert made.secret is not None
+    assert re.fullmatch(rf"pr_{made.id}_[A-Za-z0-9_-]{{43}}", made.secret)
+    principal = await registry.authenticate(made.secret)
+    assert (principal.key_id, principal.tenant) == (made.id, "default")
+    assert principal.scopes == {"predict", "adapters:read"}
+
+
+async def test_no_secret_rests_on_disk_or_in_memory(registry: Registry, tmp_path: Path) -> None:
+    made = await registry.create_key("default", ["predict"])
+    assert made.secret is not None
+    await registry.authenticate(made.secret)
+    secret = made.secret.removeprefix(f"pr_{made.id}_")
+    assert secret.encode() not in database_bytes(tmp_path)
+    assert secret not in repr(vars(registry._grants))
+    assert [info.secret for info in await registry.list_keys("default")] == [None]
+
+
+async def test_a_wrong_secret_for_a_known_id_is_refused(registry: Registry) -> None:
+    made = await registry.create_key("default", ["predict"])
+    with pytest.raises(InvalidKey, match="not known"):
+        await registry.authenticate(f"pr_{made.id}_{'A' * 43}")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "hunter2", "pr__", "pr_0123456789ab_" + "A" * 42, "pr_0123456789ab_" + "é" * 43, "pr_x\ud800", "\0"]
+)
+async def test_what_is_no_key_is_refused_without_repeating_it(registry: Registry, key: str) -> None:
+    with pytest.raises(InvalidKey) as caught:
+        await registry.authenticate(key)
+    assert not key or key not in caught.value.detail
+
+
+async def test_a_revoked_key_is_refused_at_once(registry: Registry) -> None:
+    made = await registry.create_key("default", ["predict"])
+    await registry.authenticate(made.secret or "")
+    await registry.revoke_key("default", made.id)
+    with pytest.raises(InvalidKey, match="revoked"):
+        await registry.authenticate(made.secret or "")
+    assert await registry.list_keys("default") == []
+
+
+async def test_a_remembered_key_expires_in_time(registry: Registry, time: Time) -> None:
+    made = await registry.create_key("default", ["predict"], START + timedelta(seconds=2))
+    await registry.authenticate(made.secret or "")
+    time.passed_s = 2
+    with pytest.raises(InvalidKey, match=r"expired at 2026-01-01T00:00:02\.000Z"):
+        await registry.authenticate(made.secret or "")
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 6.0])
+async def test_a_revocation_elsewhere_is_seen(registry: Registry, tmp_path: Path, time: Time, wait_s: float) -> None:
+    made = await registry.create_key("default", ["predict"])
+    await registry.authenticate(made.secret or "")
+    other = await open_registry(tmp_path, time)
+    await other.revoke_key("default", made.id)
+    await other.close()
+    time.passed_s = wait_s
+    if not wait_s:
+        await registry.refresh()
+    with pytest.raises(InvalidKey, match="revoked"):
+        await registry.authenticate(made.secret or "")
+
+
+async def test_the_first_admin_key_is_made_once(registry: Registry, tmp_path: Path, time: Time) -> None:
+    secret = await registry.ensure_admin_key()
+    assert secret is not None
+    principal = await registry.authenticate(secret)
+    assert principal.scopes == {"admin"}
+    assert await registry.ensure_admin_key() is None
+    await registry.revoke_key("default", principal.key_id)
+    again = await open_registry(tmp_path, time)
+    assert await again.ensure_admin_key() is None
+    await again.close()
+
+
+@pytest.mark.parametrize("scopes", [[], ["predict", "root"]])
+async def test_unknown_scopes_are_refused(registry: Registry, scopes: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="adapters:write"):
+        await registry.create_key("default", scopes)
+    assert await registry.list_keys("default") == []
+
+
+async def test_every_scope_can_be_given(registry: Registry) -> None:
+    made = await registry.create_key("default", SCOPES)
+    assert set(made.scopes) == SCOPES
+
+
+async def test_an_unknown_key_cannot_be_revoked(registry: Registry) -> None:
+    with pytest.raises(KeyNotFound, match="'nope'"):
+        await registry.revoke_key("default", "nope")
+
+
+async def test_keys_of_another_tenant_are_out_of_reach(registry: Registry) -> None:
+    await registry.add_tenant("acme")
+    made = await registry.create_key("acme", ["predict"])
+    assert (await registry.authenticate(made.secret or "")).tenant == "acme"
+    assert await registry.list_keys("default") == []
+    with pytest.raises(KeyNotFound):
+        await registry.revoke_key("default", made.id)
+
+
+async def test_a_key_for_an_unknown_tenant_is_refused(registry: Registry) -> None:
+    with pytest.raises(InvalidRequest, match="no tenant 'acme'"):
+        await registry.create_key("acme", ["predict"])

@@ -1,0 +1,251 @@
+"""Residency alone: loads, pins, eviction, the line for room. Loader jobs run when the test says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefixrack.errors import MalformedBundle
+from prefixrack_server.messages import BundleRef, RowFailure
+from prefixrack_server.residency import Fetched, Residency
+
+
+@dataclass(frozen=True)
+class FakeAdapter:
+    digest: str
+    size_bytes: int
+
+
+@dataclass
+class FakeLoader:
+    """Sizes by the digest's last digit: `a3` takes 3 bytes. `true_sizes` are found out when loading."""
+
+    faults: dict[str, Exception] = field(default_factory=dict)
+    true_sizes: dict[str, int] = field(default_factory=dict)
+
+    def fetch(self, bundle: BundleRef) -> Fetched:
+        if bundle.digest in self.faults:
+            raise self.faults[bundle.digest]
+        return Fetched(bundle, b"", Path(), int(bundle.digest[1:]))
+
+    def load(self, fetched: Fetched) -> FakeAdapter:
+        digest = fetched.bundle.digest
+        return FakeAdapter(digest, self.true_sizes.get(digest, fetched.size_bytes))
+
+
+class ManualThreads(Executor):
+    """Keeps jobs until the test runs them."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Callable[[], None]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.jobs.append(lambda: future.set_result(fn(*args, **kwargs)))
+        return future
+
+    def run_all(self) -> None:
+        while self.jobs:
+            self.jobs.pop(0)()
+
+
+class Desk:
+    """A residency with a budget of 10 bytes, and the rows that wait for its adapters, counted per digest."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.loader = FakeLoader()
+        self.threads = ManualThreads()
+        self.waiting: dict[str, int] = {}
+        self.failures: list[tuple[str, str]] = []
+        self.residency: Residency[FakeAdapter] = Residency(
+            self.loader, self, threading.RLock(), lambda: self.now, self.threads, budget_bytes=10, retry_after_s=2.0
+        )
+
+    def is_awaited(self, digest: str) -> bool:
+        return bool(self.waiting.get(digest))
+
+    def admit(self, digest: str) -> None:
+        self.residency.pin(digest, self.waiting.pop(digest, 0))
+
+    def refuse(self, digest: str, failure: RowFailure) -> None:
+        self.failures += [(digest, failure.code)] * self.waiting.pop(digest, 0)
+
+    def demand(self, digest: str) -> str:
+        demand = self.residency.demand(bundle(digest))
+        if isinstance(demand, RowFailure):
+            return demand.code
+        if demand == "wait":
+            self.waiting[digest] = self.waiting.get(digest, 0) + 1
+        return demand
+
+    def use(self, digest: str) -> None:
+        """A row comes, is computed, and goes."""
+        if self.demand(digest) == "wait":
+            self.threads.run_all()
+        self.residency.unpin(digest)
+
+    def states(self, *digests: str) -> list[str]:
+        return [self.residency.state(digest) for digest in digests]
+
+
+def bundle(digest: str) -> BundleRef:
+    return BundleRef(digest, "m", "t")
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_absent_loading_resident(desk: Desk) -> None:
+    assert desk.states("a3") == ["absent"]
+    assert desk.demand("a3") == "wait"
+    assert desk.states("a3") == ["loading"]
+    desk.threads.run_all()
+    assert desk.states("a3") == ["resident"]
+    assert desk.residency.adapter("a3").digest == "a3"
+    assert desk.demand("a3") == "ready"
+    assert desk.residency.stats().held_bytes == 3
+
+
+def test_least_recently_used_goes_first(desk: Desk) -> None:
+    for digest in ("a4", "b4", "a4", "c4"):
+        desk.use(digest)
+    assert desk.states("a4", "b4", "c4") == ["resident", "absent", "resident"]
+    assert desk.residency.stats().num_evictions == 1
+
+
+def test_a_load_waits_for_the_last_pin(desk: Desk) -> None:
+    for digest in ("a4", "a4", "b4"):
+        desk.demand(digest)
+    desk.threads.run_all()
+    desk.demand("c4")
+    desk.threads.run_all()
+    assert desk.states("a4", "b4", "c4") == ["resident", "resident", "loading"]
+    desk.residency.unpin("a4")
+    assert desk.states("a4") == ["resident"]
+    desk.residency.unpin("a4")
+    desk.threads.run_all()
+    assert desk.states("a4", "b4", "c4") == ["absent", "resident", "resident"]
+
+
+def test_rows_of_resident_adapters_line_up_behind_a_load_that_waits(desk: Desk) -> None:
+    for digest in ("a5", "b5"):
+        desk.demand(digest)
+    desk.threads.run_all()
+    desk.demand("c5")
+    desk.threads.run_all()
+    assert desk.demand("a5") == "wait"
+    assert desk.demand("b5") == "wait"
+    desk.residency.unpin("a5")
+    assert desk.residency.state("c5") == "loading"
+    assert not desk.is_awaited("b5")
+    desk.threads.run_all()
+    assert desk.states("a5", "b5", "c5") == ["loading", "resident", "resident"]
+    desk.residency.unpin("c5")
+    desk.threads.run_all()
+    assert desk.states("a5", "b5", "c5") == ["resident", "resident", "absent"]
+
+
+def test_a_load_that_nobody_wants_any_more_takes_no_room(desk: Desk) -> None:
+    desk.demand("a9")
+    desk.threads.run_all()
+    desk.demand("b9")
+    desk.threads.run_all()
+    desk.waiting.clear()
+    desk.residency.unpin("a9")
+    assert desk.states("a9", "b9") == ["resident", "absent"]
+
+
+def test_larger_than_the_budget_fails(desk: Desk) -> None:
+    desk.demand("a11")
+    desk.threads.run_all()
+    assert desk.failures == [("a11", "bundle_too_large")]
+    assert "resident_bytes" in str(desk.residency.demand(bundle("a11")))
+
+
+def test_a_failed_load_answers_for_a_while_then_is_tried_again(desk: Desk) -> None:
+    desk.loader.faults["a3"] = MalformedBundle("corrupt")
+    desk.demand("a3")
+    desk.demand("a3")
+    desk.threads.run_all()
+    assert desk.failures == [("a3", "malformed_bundle")] * 2
+    assert desk.demand("a3") == "malformed_bundle"
+    assert desk.states("a3") == ["failed"]
+    desk.loader.faults.clear()
+    desk.now = 2.0
+    assert desk.demand("a3") == "wait"
+    desk.threads.run_all()
+    assert desk.states("a3") == ["resident"]
+
+
+def test_an_unexpected_error_is_an_internal_error(desk: Desk) -> None:
+    desk.loader.faults["a3"] = FileNotFoundError("gone")
+    desk.demand("a3")
+    desk.threads.run_all()
+    assert desk.failures == [("a3", "internal_error")]
+    assert desk.residency.stats().num_failed_loads == 1
+
+
+def test_old_failures_are_forgotten(desk: Desk) -> None:
+    for index in range(20):
+        desk.loader.faults[f"a{index}"] = MalformedBundle("corrupt")
+        desk.demand(f"a{index}")
+        desk.threads.run_all()
+        desk.now += 1.0
+    assert len(desk.residency._entries) <= 3
+
+
+def test_kept_adapters_are_never_evicted(desk: Desk) -> None:
+    desk.residency.keep(bundle("a4"))
+    desk.threads.run_all()
+    for digest in ("b4", "c4", "d4"):
+        desk.use(digest)
+    assert desk.states("a4", "d4") == ["resident", "resident"]
+    desk.residency.unkeep("a4")
+    desk.use("e4")
+    desk.use("f4")
+    assert desk.states("a4", "f4") == ["absent", "resident"]
+
+
+def test_what_cannot_fit_beside_the_kept_fails_and_says_so(desk: Desk) -> None:
+    desk.residency.keep(bundle("a7"))
+    desk.threads.run_all()
+    desk.demand("b4")
+    desk.threads.run_all()
+    assert desk.failures == [("b4", "server_overloaded")]
+
+
+def test_keeping_what_is_in_use_fails_a_load_that_waited_for_its_room(desk: Desk) -> None:
+    for digest in ("a7", "b4"):
+        desk.demand(digest)
+        desk.threads.run_all()
+    desk.residency.keep(bundle("a7"))
+    assert desk.failures == [("b4", "server_overloaded")]
+
+
+def test_an_adapter_that_turns_out_larger_waits_for_its_true_size(desk: Desk) -> None:
+    desk.loader.true_sizes["b3"] = 8
+    desk.demand("a4")
+    desk.demand("b3")
+    desk.threads.run_all()
+    assert desk.states("a4", "b3") == ["resident", "loading"]
+    assert desk.residency.stats().held_bytes == 4
+    desk.residency.unpin("a4")
+    desk.threads.run_all()
+    assert desk.states("a4", "b3") == ["absent", "resident"]
+    assert desk.residency.stats().held_bytes == 8
+
+
+def test_after_close_loads_end_unseen(desk: Desk) -> None:
+    desk.demand("a3")
+    desk.residency.close()
+    desk.threads.run_all()
+    assert desk.states("a3") == ["loading"]

@@ -1,0 +1,138 @@
+"""The client against the real app: what `prefixrack.AsyncClient` sends is what the routes take, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from prefixrack import (
+    AsyncClient,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    PreconditionFailedError,
+    UnexpectedTaskError,
+    UnprocessableEntityError,
+)
+from prefixrack.bundles import bundle_digest
+from prefixrack.types import ClassificationOutput, FailedOutput
+
+
+@pytest.fixture
+async def sdk(server: Any) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient("http://test", transport=httpx2.ASGITransport(app=server.app)) as client:
+        yield client
+
+
+async def push(sdk: AsyncClient, bundle: Any) -> int:
+    return (await sdk.push(bundle.name, bundle.folder)).version
+
+
+async def test_push_and_pull_give_the_same_bytes(sdk: AsyncClient, bundles: Any, tmp_path: Path) -> None:
+    bundle, sent = bundles("intent"), [0]
+    version = await sdk.push("intent", bundle.folder, progress=lambda done, total: sent.append(total - done))
+    assert (version.version, version.is_new, version.digest) == (1, True, bundle.digest)
+    assert sent[-1] == 0
+    assert not (await sdk.push("intent", bundle.folder)).is_new
+    detail = await sdk.pull("intent@1", tmp_path / "copy")
+    assert detail.digest == bundle_digest(tmp_path / "copy") == bundle.digest
+    assert (tmp_path / "copy" / "README.md").read_bytes() == (bundle.folder / "README.md").read_bytes()
+
+
+async def test_typed_answers(sdk: AsyncClient, bundles: Any) -> None:
+    await push(sdk, bundles("intent"))
+    await push(sdk, bundles("ner", "token-classification"))
+    await push(sdk, bundles("qa", "question-answering"))
+    await push(sdk, bundles("copa", "multiple-choice"))
+    assert isinstance(await sdk.classify("intent", "hello"), ClassificationOutput)
+    assert (await sdk.ner("ner", "hello world")).spans is not None
+    assert (await sdk.answer("qa", {"question": "hello", "context": "good world"})).no_answer_score >= 0
+    assert (await sdk.choose("copa", {"text": "hello", "choices": ["good", "bad"]})).choice in (0, 1)
+    with pytest.raises(UnexpectedTaskError):
+        await sdk.classify("ner", "hello")
+
+
+async def test_faults_of_inputs(sdk: AsyncClient, bundles: Any) -> None:
+    await push(sdk, bundles("intent"))
+    with pytest.raises(UnprocessableEntityError) as caught:
+        await sdk.classify("intent", "")
+    assert caught.value.code == "empty_input"
+    for inputs in (["hello", "", "a\ud800"], ["", "a\ud800"]):
+        outputs = await sdk.classify("intent", inputs)
+        codes = [output.error.code for output in outputs if isinstance(output, FailedOutput)]
+        assert codes == ["empty_input", "invalid_unicode"]
+
+
+async def test_predict_many_equals_predict(sdk: AsyncClient, bundles: Any) -> None:
+    await push(sdk, bundles("intent"))
+    texts = [letter * number for number in (1, 2) for letter in "abcdefg"]
+    many = [output async for output in sdk.predict_many("intent", [*texts, ""], concurrency=3, batch_size=4)]
+    assert many[:-1] == (await sdk.predict("intent", texts)).outputs
+    assert isinstance(many[-1], FailedOutput)
+
+
+async def test_fan_out(sdk: AsyncClient, bundles: Any) -> None:
+    await push(sdk, bundles("intent"))
+    answer = await sdk.fan_out(["intent", "nobody"], "hello")
+    assert set(answer.results) == {"intent@1", "nobody"}
+    assert isinstance(answer.results["nobody"], FailedOutput)
+
+
+async def test_promotion_rollback_and_deletion(sdk: AsyncClient, bundles: Any) -> None:
+    for seed in (1, 2):
+        await push(sdk, bundles("intent", seed=seed))
+    assert (await sdk.promote("intent", 1)).version == 1
+    assert (await sdk.promote("intent", 2)).previous_version == 1
+    assert (await sdk.rollback("intent")).version == 1
+    with pytest.raises(PreconditionFailedError):
+        await sdk.set_alias("intent", "production", 2, if_match='"other"')
+    with pytest.raises(ConflictError, match="production"):
+        await sdk.with_options(max_retries=0).delete_version("intent", 1)
+    await sdk.delete_version("intent", 2)
+    assert [version.version async for version in sdk.list_versions("intent")] == [1]
+    await sdk.delete_adapter("intent")
+    assert [adapter async for adapter in sdk.list_adapters()] == []
+
+
+async def test_lists_go_through_all_pages(sdk: AsyncClient, bundles: Any) -> None:
+    for name in ("a", "b", "c"):
+        await push(sdk, bundles(name))
+    assert [adapter.name async for adapter in sdk.list_adapters(page_size=1)] == ["a", "b", "c"]
+    assert [adapter.name async for adapter in sdk.list_adapters(search="b")] == ["b"]
+
+
+async def test_residency_and_health(sdk: AsyncClient, bundles: Any) -> None:
+    await push(sdk, bundles("intent"))
+    assert (await sdk.set_residency("intent", 1, True)).keep_resident
+    assert (await sdk.get_residency("intent", 1)).version == 1
+    assert (await sdk.health()).ready
+
+
+async def test_keys(serving: Any) -> None:
+    async with serving(http={"auth": "keys"}) as server:
+        secret = await server.registry.ensure_admin_key()
+        transport = httpx2.ASGITransport(app=server.app)
+        async with AsyncClient("http://test", secret, transport=transport) as admin:
+            made = await admin.create_key(["predict"], expires_at="2999-01-01T00:00:00Z")
+            assert made.id in {key.id async for key in admin.list_keys(page_size=1)}
+            await admin.revoke_key(made.id)
+        async with AsyncClient("http://test", made.secret, transport=transport) as revoked:
+            with pytest.raises(AuthenticationError):
+                await revoked.get_adapter("intent")
+
+
+async def test_errors_have_their_names(sdk: AsyncClient, bundles: Any) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        await sdk.predict("nobody", "hello")
+    assert caught.value.code == "adapter_not_found"
+    assert caught.value.request_id
+    with pytest.raises(BadRequestError):
+        await sdk.predict("No.Such", "hello")
+    await push(sdk, bundles("intent"))
+    with pytest.raises(UnprocessableEntityError, match="topk"):
+        await sdk.predict("intent", "hello", topk=3)
+    assert (await sdk.with_options(deadline_s=20).predict("intent", "hello")).task == "text-classification"
