@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -58,7 +59,8 @@ class AttentionBackend(Protocol):
 class RowLoop:
     """One fused attention call per row: no padding, no mask, any mix of prefixes. The default on CPU.
 
-    `dtype` is what attention is computed in (None: the model's own). Training a bfloat16 backbone on a CPU sets
+    Neighbouring rows of equal length with the same prefix share one call, so a training batch sorted by length needs
+    few. `dtype` is what attention is computed in (None: the model's own). Training a bfloat16 backbone on a CPU sets
     float32: the fused kernel's backward pass is several times slower in bfloat16 there. On a CPU attention dropout is
     left out: the fused kernel has none, and the unfused one is several times slower.
     """
@@ -72,26 +74,47 @@ class RowLoop:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout, scaling: float, dropout: float
     ) -> Tensor:
-        lengths, result_dtype = list(pack.lengths), query.dtype
-        dtype = self.dtype or result_dtype
-        queries, keys, values = (states.to(dtype).split(lengths, dim=2) for states in (query, key, value))
+        dtype = self.dtype or query.dtype
+        runs = row_runs(pack)
+        lengths = [run.num_rows * run.row_len for run in runs]
+        parts = [states[0].to(dtype).split(lengths, dim=1) for states in (query, key, value)]
         prefix_of = layer_prefixes(layer, pack.prefixes, dtype)
         outputs = []
-        for prefix, row_query, row_key, row_value in zip(pack.prefixes, queries, keys, values, strict=True):
-            if prefix is not None:
-                prefix_key, prefix_value = prefix_of[id(prefix)]
-                row_key = torch.cat((prefix_key, row_key), dim=2)
-                row_value = torch.cat((prefix_value, row_value), dim=2)
+        for run, *states in zip(runs, *parts, strict=True):
+            queries, keys, values = (run.batched(part) for part in states)
+            if run.prefix is not None:
+                prefix_key, prefix_value = prefix_of[id(run.prefix)]
+                keys = torch.cat((prefix_key.expand(run.num_rows, -1, -1, -1), keys), dim=2)
+                values = torch.cat((prefix_value.expand(run.num_rows, -1, -1, -1), values), dim=2)
             output = F.scaled_dot_product_attention(
-                row_query,
-                row_key,
-                row_value,
+                queries,
+                keys,
+                values,
                 dropout_p=0.0 if query.device.type == "cpu" else dropout,
                 scale=scaling,
                 enable_gqa=key.shape[1] != query.shape[1],
-            )
-            outputs.append(output.transpose(1, 2))
-        return torch.cat(outputs, dim=1).to(result_dtype)
+            )  # [num_rows, num_heads, row_len, head_dim]
+            outputs.append(output.transpose(1, 2).flatten(0, 1))
+        return torch.cat(outputs).unsqueeze(0).to(query.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class RowRun:
+    """Neighbouring rows of equal length that see the same prefix."""
+
+    prefix: Prefix | None
+    row_len: int
+    num_rows: int
+
+    def batched(self, states: Tensor) -> Tensor:
+        """A view: [heads, num_rows * row_len, head_dim] → [num_rows, heads, row_len, head_dim]."""
+        return states.unflatten(1, (self.num_rows, self.row_len)).transpose(0, 1)
+
+
+def row_runs(pack: PackLayout) -> list[RowRun]:
+    keyed = groupby(zip(pack.lengths, pack.prefixes, strict=True), key=lambda row: (row[0], id(row[1])))
+    rows = [list(members) for _, members in keyed]
+    return [RowRun(prefix=members[0][1], row_len=members[0][0], num_rows=len(members)) for members in rows]
 
 
 def layer_prefixes(

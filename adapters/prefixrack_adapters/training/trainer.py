@@ -117,7 +117,8 @@ def train_prompt(
 
 
 def _collate(items: list[Item]) -> dict[str, Any]:
-    return {"items": items}
+    """Sorted by length: rows of equal length then share an attention call."""
+    return {"items": sorted(items, key=lambda item: len(item.rows[0]))}
 
 
 def _build_model(settings: TrainSettings, backbone: Backbone, manifest: Manifest, objective: Objective) -> PromptModel:
