@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from prefixrack.errors import InputFault
+from prefixrack.types import Parameters
 from prefixrack_adapters.bundle import write_bundle
 from prefixrack_adapters.manifest import (
     BackboneRef,
@@ -23,10 +25,12 @@ from prefixrack_adapters.manifest import (
     TokenizationSpec,
 )
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.tasks import AnyTask
 
 WORDS = "the a of in is was born where who when ada paris london city river street rain cat dog sat on mat".split()
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_POSITIONS = 192
+MakeTask = Callable[..., AnyTask]
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra")
 
 
@@ -135,3 +139,20 @@ def write_random_bundle(folder: Path, spec: BackboneSpec, seed: int = 0, **optio
     manifest = make_manifest(spec, **options)
     write_bundle(folder, manifest, random_arrays(manifest, spec.hidden_size, seed), card=f"# {manifest.name}\n")
     return folder
+
+
+def prepare_one(task: AnyTask, value: object, **parameters: Any) -> Any:
+    """One input prepared. Raises its fault instead of handing it back."""
+    (one,) = task.prepare_many([value], Parameters(**parameters))
+    if isinstance(one, InputFault):
+        raise one
+    return one
+
+
+def cut(text: str, start: int, end: int, unit: str) -> str:
+    """What a caller who counts in `unit` finds between two offsets."""
+    if unit == "codepoint":
+        return text[start:end]
+    if unit == "byte":
+        return text.encode()[start:end].decode()
+    return text.encode("utf-16-le")[2 * start : 2 * end].decode("utf-16-le")

@@ -108,7 +108,8 @@ class RowRun:
 
     def batched(self, states: Tensor) -> Tensor:
         """A view: [heads, num_rows * row_len, head_dim] → [num_rows, heads, row_len, head_dim]."""
-        return states.unflatten(1, (self.num_rows, self.row_len)).transpose(0, 1)
+        batch: Tensor = states.unflatten(1, (self.num_rows, self.row_len)).transpose(0, 1)
+        return batch
 
 
 def row_runs(pack: PackLayout) -> list[RowRun]:

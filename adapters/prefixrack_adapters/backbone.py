@@ -169,9 +169,14 @@ def load_model(folder: Path, spec: BackboneSpec, dtype: torch.dtype) -> nn.Modul
 
 
 def resolve_device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch raises either, by what is wrong
+        reason = str(error).partition("\n")[0]
+        raise InvalidRequest(f"device {device!r} cannot be used ({reason}): use auto, cpu or cuda") from None
+    return device
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:

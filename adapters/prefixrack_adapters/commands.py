@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -77,10 +78,7 @@ def train(
 def _settings(options: dict[str, Any], columns: list[str], name: str) -> Any:
     from prefixrack_adapters.training.settings import TrainSettings
 
-    pairs = [column.partition("=") for column in columns]
-    if any(not separator for _, separator, _ in pairs):
-        raise InvalidRequest(f"--column takes canonical=yours; seen {columns}")
-    mapping = {left: right for left, _, right in pairs}
+    mapping = _mapping(columns)
     command = portable_command(sys.argv[1:], os.environ)
     options["backbone"] = resolve_backbone(options["backbone"])
     try:
@@ -91,14 +89,24 @@ def _settings(options: dict[str, Any], columns: list[str], name: str) -> Any:
         raise InvalidRequest(f"option {where}: {first['msg']}; seen {first['input']!r}") from None
 
 
+def _mapping(columns: Sequence[str]) -> dict[str, str]:
+    pairs = [column.partition("=") for column in columns]
+    if any(not separator for _, separator, _ in pairs):
+        raise InvalidRequest(f"--column takes canonical=yours, e.g. text=premise; seen {list(columns)}")
+    return {left: right for left, _, right in pairs}
+
+
 def portable_command(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The command for the card, with the data folder as a variable: paths of this machine mean nothing elsewhere."""
+    """The command for the card: paths of this machine mean nothing elsewhere, so files under $PREFIXRACK_DATA are shown
+    below that variable and other absolute paths by their last name."""
     folder = environment.get("PREFIXRACK_DATA", "").rstrip("/")
-    shown = []
-    for argument in arguments:
-        is_inside = folder and argument.startswith(f"{folder}/")
-        shown.append(f"$PREFIXRACK_DATA{argument.removeprefix(folder)}" if is_inside else shlex.quote(argument))
-    return " ".join(["prefixrack", *shown])
+    return " ".join(["prefixrack", *(_portable(argument, folder) for argument in arguments)])
+
+
+def _portable(argument: str, data_folder: str) -> str:
+    if data_folder and argument.startswith(f"{data_folder}/"):
+        return "$PREFIXRACK_DATA" + shlex.quote(argument.removeprefix(data_folder))
+    return shlex.quote(Path(argument).name if argument.startswith("/") else argument)
 
 
 def evaluate(
@@ -130,9 +138,9 @@ def _evaluate(
     from prefixrack_adapters.evaluation import evaluate as score
     from prefixrack_adapters.training.data import read_examples
 
+    mapping = _mapping(columns)
     backbone = Backbone.load(resolve_backbone(backbone_name), device, dtype)
     adapter = Adapter.load(bundle, backbone.device, backbone.dtype)
-    mapping = dict(column.split("=", 1) for column in columns)
     examples = read_examples(data, adapter.manifest.task, mapping)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         with_prefix = progress.add_task("adapter", total=None)
@@ -150,7 +158,8 @@ def _quiet_transformers() -> None:
 
 
 def _refuse(fault: Fault) -> None:
-    Console(stderr=True).print(f"[red]{fault.code}[/red]: {fault.detail}", highlight=False)
+    shown = f"[red]{fault.code}[/red]: {escape(fault.detail)}"
+    Console(stderr=True).print(shown, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_REFUSED)
 
 

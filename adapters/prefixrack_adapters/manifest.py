@@ -174,9 +174,13 @@ class Manifest(Part):
 def parse_manifest(content: bytes) -> Manifest:
     """Read `adapter.json`. Raises InvalidManifest or LabelMismatch, naming field, value seen and value allowed."""
     try:
-        document = json.loads(content)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InvalidManifest(f"adapter.json is not JSON ({error}): write it with `prefixrack train`") from None
+        document = json.loads(content.decode())
+        # Python also reads NaN, Infinity and lone surrogates, which no answer could carry on as JSON.
+        json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifest(
+            f"adapter.json is not JSON in UTF-8 ({error}): write it with `prefixrack train`"
+        ) from None
     if not isinstance(document, dict):
         raise InvalidManifest(f"adapter.json holds a {type(document).__name__}, an object is needed")
     try:

@@ -16,10 +16,19 @@ def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
 
     Tokenizers drop accents before they look for words, so a token may end before its combining mark.
     """
-    while start > 0 and _continues(text, start):
+    while 0 < start < len(text) and _continues(text, start):
         start -= 1
     while end < len(text) and _continues(text, end):
         end += 1
+    return start, end
+
+
+def without_outer_spaces(text: str, start: int, end: int) -> tuple[int, int]:
+    """Narrow a codepoint range to what is visible in it: some tokenizers count the space before a word to the word."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
     return start, end
 
 

@@ -35,8 +35,8 @@ OUTPUT_FIELDS: Mapping[str, Any] = {
     "position_embedding_type": "absolute",
 }
 SAMPLES_PER_TENSOR = 64
-# Not part of what every adapter sees: poolers and language-model heads differ between exports of one backbone.
-SKIPPED_MODULES = ("pooler.", "cls.", "lm_head.", "generator_", "discriminator_", "position_ids", "classifier.")
+# What every adapter sees. Poolers, language-model heads and task heads differ between exports of one backbone.
+BASE_MODULES = ("embeddings.", "embeddings_project.", "encoder.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def fingerprint(config: Mapping[str, Any], folder: Path) -> str:
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     described = {_base_name(tensor.name, family): tensor for tensor in weight_tensors(folder)}
     for name in sorted(described):
-        if not name.startswith(SKIPPED_MODULES) and not name.endswith("position_ids"):
+        if name.startswith(BASE_MODULES) and not name.endswith("position_ids"):
             _add_tensor(digest, name, described[name])
     return digest.hexdigest()
 

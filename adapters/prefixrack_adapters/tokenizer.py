@@ -94,14 +94,16 @@ def _pair_layout(tokenizer: Tokenizer) -> PairLayout:
     sides = pair.sequence_ids
     if 0 not in sides or 1 not in sides:
         raise UnsupportedBackbone("the tokenizer gives no token for 'a' in a pair: its post-processor is not usable")
-    first = sides.index(0)
-    second = sides.index(1)
-    first_end = len(sides) - 1 - sides[::-1].index(0) + 1
-    second_end = len(sides) - 1 - sides[::-1].index(1) + 1
+    first, second = sides.index(0), sides.index(1)
     return PairLayout(
         start=tuple(pair.ids[:first]),
-        middle=tuple(pair.ids[first_end:second]),
-        end=tuple(pair.ids[second_end:]),
-        single_end=tuple(single.ids[single.sequence_ids.index(0) + 1 :]),
+        middle=tuple(pair.ids[_end(sides, 0) : second]),
+        end=tuple(pair.ids[_end(sides, 1) :]),
+        single_end=tuple(single.ids[_end(single.sequence_ids, 0) :]),
         second_segment=pair.type_ids[second],
     )
+
+
+def _end(sides: Sequence[int | None], side: int) -> int:
+    """One past the last token of a side: the probe's letter may be more than one token."""
+    return max(index for index, owner in enumerate(sides) if owner == side) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def _mapped_tensors(path: Path) -> Iterator[WeightTensor]:
 def _torch_tensors(path: Path) -> Iterator[WeightTensor]:
     import torch  # only for old .bin files: nothing else here needs it
 
-    state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    # files from before PyTorch 1.6 are no zip archives and cannot be mapped
+    state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     for name, tensor in state.items():
         if tensor.is_floating_point():
             flat = tensor.float().flatten().numpy()

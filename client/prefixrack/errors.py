@@ -318,7 +318,7 @@ class APIStatusError(APIError):
 
 
 class BadRequestError(APIStatusError):
-    """400"""
+    """400, 405 and 415"""
 
 
 class AuthenticationError(APIStatusError):
@@ -374,9 +374,11 @@ STATUS_ERRORS: Mapping[int, type[APIStatusError]] = {
     401: AuthenticationError,
     403: PermissionDeniedError,
     404: NotFoundError,
+    405: BadRequestError,
     409: ConflictError,
     412: PreconditionFailedError,
     413: PayloadTooLargeError,
+    415: BadRequestError,
     422: UnprocessableEntityError,
     428: PreconditionFailedError,
     429: RateLimitError,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -79,15 +80,25 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
         services.dispatcher.start()
         try:
             await _prepare(services)
-            housekeeping = asyncio.create_task(keep_house(services.registry, services.keeper))
-            services.phase.is_started = True
-            yield
-            housekeeping.cancel()
+            async with running(keep_house(services.registry, services.keeper)):
+                services.phase.is_started = True
+                yield
         finally:
             services.phase.drain()
             await services.dispatcher.stop()
 
     return lifespan
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run endless work beside the block; at its end the work is cancelled, and has ended when this returns."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 async def _prepare(services: Services) -> None:

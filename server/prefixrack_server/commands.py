@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prefixrack.errors import UnsupportedBackbone
 from prefixrack_server.config import ConfigError, ServerConfig, describe, load_config, resolve
 
 if TYPE_CHECKING:
@@ -26,9 +29,7 @@ SWITCH_INTERVAL_S = 0.0002
 
 
 def serve(
-    backbone: Annotated[
-        str | None, typer.Option(help="Folder of the backbone, as save_pretrained wrote it.")
-    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Folder, hub id, or 'embedded'. [default: embedded]")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto. [default: auto]")] = None,
@@ -55,34 +56,37 @@ def serve(
             }
         )
         check_paths(config)
-    except ConfigError as error:
+        run(config)
+    except (ConfigError, UnsupportedBackbone) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    run(config)
 
 
 def check_paths(config: ServerConfig) -> None:
     """Raises ConfigError for a folder that is not there."""
     if not config.backbone.path:
-        raise ConfigError("setting backbone.path is not set: give --backbone, the folder of the backbone")
+        raise ConfigError("setting backbone.path is not set: give --backbone: a folder, a hub id or 'embedded'")
     adapters_dir = config.registry.adapters_dir
     if adapters_dir is not None and not adapters_dir.is_dir():
         raise ConfigError(f"setting registry.adapters_dir: {str(adapters_dir)!r} is not a folder")
 
 
-def run(config: ServerConfig) -> None:
-    """Load the backbone and serve until a signal ends it."""
-    from prefixrack_adapters.backbone import Backbone
+def run(config: ServerConfig, on_ready: Callable[[], None] | None = None) -> None:
+    """Load the backbone and serve until a signal ends it; `on_ready` is called once requests are answered."""
+    from prefixrack_adapters.embedded import resolve_backbone
     from prefixrack_server.logs import set_up_logging
+
+    folder = resolve_backbone(config.backbone.path)  # before the seconds that torch takes to load
+    from prefixrack_adapters.backbone import Backbone
 
     set_up_logging(config.http.log_level, config.http.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    backbone = Backbone.load(Path(config.backbone.path), device=config.backbone.device, dtype=config.backbone.dtype)
+    backbone = Backbone.load(folder, device=config.backbone.device, dtype=config.backbone.dtype)
     dtype: Any = str(backbone.dtype).removeprefix("torch.")
     config = resolve(config, str(backbone.device), dtype)
     _log_config(config)
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        runner.run(_serve(config, backbone))
+        runner.run(_serve(config, backbone, on_ready))
 
 
 def _log_config(config: ServerConfig) -> None:
@@ -97,7 +101,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _serve(config: ServerConfig, backbone: Backbone) -> None:
+async def _serve(config: ServerConfig, backbone: Backbone, on_ready: Callable[[], None] | None) -> None:
     from prefixrack_server.registry.blobs import LocalBlobStore
     from prefixrack_server.registry.registry import Registry
 
@@ -106,7 +110,7 @@ async def _serve(config: ServerConfig, backbone: Backbone) -> None:
     try:
         await _show_admin_key(config, registry)
         app = _build_app(config, registry, blobs, backbone)
-        await _server(config, app).serve()
+        await _server(config, app, on_ready).serve()
     finally:
         await registry.close()
 
@@ -129,11 +133,16 @@ async def _show_admin_key(config: ServerConfig, registry: Registry) -> None:
         typer.echo(f"\nAdmin API key, shown this once: {secret}\n  export PREFIXRACK_API_KEY={secret}\n")
 
 
-def _server(config: ServerConfig, app: FastAPI) -> uvicorn.Server:
+def _server(config: ServerConfig, app: FastAPI, on_ready: Callable[[], None] | None) -> uvicorn.Server:
     import uvicorn
 
     class DrainingServer(uvicorn.Server):
         """Reports not ready from the first signal on, and goes on accepting for `drain_s` before it shuts down."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started and on_ready is not None:
+                on_ready()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # Unlike uvicorn's own, this does not raise the signal again at the end: the registry is still to be closed.

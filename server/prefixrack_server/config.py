@@ -62,7 +62,7 @@ class HttpConfig(Section):
 class BackboneConfig(Section):
     """Which backbone, where and how precise; "auto" is filled in when it is loaded."""
 
-    path: str = ""
+    path: str = "embedded"
     device: str = "auto"
     dtype: Literal["auto"] | ServingDtype = "auto"
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prefixrack.errors import UnsupportedBackbone
 from prefixrack_server.commands import check_paths, run
 from prefixrack_server.config import ConfigError, load_config
 
@@ -20,7 +21,7 @@ EXAMPLES: tuple[tuple[str, Any], ...] = (
         "qa",
         {
             "question": "When was the Eiffel Tower opened?",
-            "context": "The Eiffel Tower, designed by the company of Gustave Eiffel, was opened to the public in 1889 in Paris.",
+            "context": "The Eiffel Tower, designed by the company of Gustave Eiffel, was opened in 1889 in Paris.",
         },
     ),
 )
@@ -42,10 +43,10 @@ def demo(
                 }
             )
             check_paths(config)
-        except ConfigError as error:
+            run(config, on_ready=lambda: _greet(port))
+        except (ConfigError, UnsupportedBackbone) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
-        run(config, on_ready=lambda: _greet(port))
 
 
 def _greet(port: int) -> None:

@@ -65,8 +65,10 @@ class Batch:
 
     def usage(self) -> tuple[int, int, int]:
         ready = list(self.ready())
-        return sum(item.num_tokens for item in ready), sum(len(item.rows) for item in ready), sum(
-            item.truncated for item in ready
+        return (
+            sum(item.num_tokens for item in ready),
+            sum(len(item.rows) for item in ready),
+            sum(item.truncated for item in ready),
         )
 
     def split(self) -> Iterator[Batch]:

@@ -46,7 +46,7 @@ class RequestContext:
             await self._app(scope, receive, exchange.send)
         except ClientDisconnect:
             exchange.status = exchange.status or CLIENT_CLOSED
-        except Exception as error:  # the outermost frame of a request: whatever it was, the caller gets an answer
+        except Exception as error:  # noqa: BLE001 - outermost frame: whatever it was, the caller gets an answer
             await exchange.fail(error)
         finally:
             self._observe(scope, exchange.status or CLIENT_CLOSED, time.perf_counter() - exchange.started)
@@ -68,9 +68,7 @@ class _Exchange:
         await self._send(message)
 
     async def fail(self, error: Exception) -> None:
-        log.error(
-            "request failed", request_id=self._scope[ID_KEY], path=self._scope.get("path"), exc_info=error
-        )
+        log.error("request failed", request_id=self._scope[ID_KEY], path=self._scope.get("path"), exc_info=error)
         if self.status:
             raise error  # half an answer is out: only a broken connection can tell the caller
         await self._send_internal_error()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import write_backbone
+from tiny import MakeTask, make_manifest, write_backbone
 
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.tasks import AnyTask, build_task
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +24,13 @@ def backbone(backbone_folder: Path) -> Backbone:
 @pytest.fixture(scope="session")
 def spec(backbone: Backbone) -> BackboneSpec:
     return backbone.spec
+
+
+@pytest.fixture(scope="session")
+def make_task(backbone: Backbone) -> MakeTask:
+    """A task on the tiny backbone; the options are those of `make_manifest`."""
+
+    def make(**options: Any) -> AnyTask:
+        return build_task(make_manifest(backbone.spec, **options), backbone.spec, backbone.tokenizer)
+
+    return make

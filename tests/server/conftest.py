@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import structlog
 from fastapi import FastAPI
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
 from prefixrack_adapters.bundle import digest_of, write_bundle
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
@@ -26,7 +31,6 @@ from prefixrack_server.config import ServerConfig
 from prefixrack_server.messages import BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.registry.blobs import BundleSource, LocalBlobStore
 from prefixrack_server.registry.registry import Registry
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "hello", "world", "good", "bad"]
 PIECES = [*(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", ",", "?"]
@@ -140,7 +144,8 @@ class Bundle:
 
     def files(self, **changed: bytes) -> dict[str, tuple[str, bytes]]:
         """`files=` of an upload."""
-        parts = {"manifest": self.manifest_bytes, "tensors": self.tensors_bytes} | changed
+        card = (self.folder / "README.md").read_bytes()
+        parts = {"manifest": self.manifest_bytes, "tensors": self.tensors_bytes, "card": card} | changed
         return {field: (field, content) for field, content in parts.items()}
 
 
@@ -256,10 +261,27 @@ async def server(serving: ServerFactory) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """An environment without settings of this server."""
-    import os
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Wait until something that another thread or task changes is so."""
 
+    async def wait(condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110 - the other side has no event to wait for
+            await asyncio.sleep(0.001)
+
+    return wait
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs() -> None:
+    """structlog's unconfigured default prints coloured tracebacks, which takes a second each."""
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer()], logger_factory=structlog.stdlib.LoggerFactory()
+    )
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without settings of this server."""
     for name in [name for name in os.environ if name.startswith("PREFIXRACK_")]:
         monkeypatch.delenv(name)
-    yield monkeypatch
+    return monkeypatch

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+
 from prefixrack.types import FanOutResponse, PredictResponse
 from prefixrack_server.messages import RowFailure
 
@@ -72,18 +73,20 @@ async def test_refs_name_versions_and_aliases(ready: Any, bundles: Any) -> None:
     assert [(await ready.predict(ref, "hello")).json()["adapter"]["version"] for ref in refs] == [1, 1, 2]
 
 
-async def test_a_request_stays_with_the_version_it_was_bound_to(ready: Any, bundles: Any) -> None:
+async def test_a_request_stays_with_the_version_it_was_bound_to(ready: Any, bundles: Any, until: Any) -> None:
     ready.engine.go.clear()
     waiting = asyncio.create_task(ready.predict("intent", "hello"))
-    while not any(work.priority == 0 for batch in ready.engine.submitted for work in batch):
-        await asyncio.sleep(0.001)
+    await until(lambda: ready.engine.submitted[-1][0].priority == 0)
     await ready.client.delete("/admin/v1/adapters/intent")
     ready.engine.go.set()
     assert (await waiting).json()["adapter"]["digest"] == bundles("intent").digest
     assert (await ready.predict("intent", "hello")).status_code == 404
 
 
-@pytest.mark.parametrize("body", [b"{", b"", b'{"inputs": "a"', b'{"inputs": NaN}', b"[" * 100_000, b"\xff\xfe{}", b"1" * 5000])
+BROKEN_JSON = [b"{", b"", b'{"inputs": "a"', b'{"inputs": NaN}', b"[" * 100_000, b"\xff\xfe{}", b"1" * 5000]
+
+
+@pytest.mark.parametrize("body", BROKEN_JSON)
 async def test_malformed_json(ready: Any, body: bytes) -> None:
     response = await ready.client.post(
         "/v1/intent/predict", content=body, headers={"Content-Type": "application/json"}
@@ -284,13 +287,12 @@ async def test_wrong_timeout_header(ready: Any, value: str) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
-async def test_overload_is_refused_at_the_door(serving: Any, bundles: Any) -> None:
+async def test_overload_is_refused_at_the_door(serving: Any, bundles: Any, until: Any) -> None:
     async with serving(limits={"max_queued_rows": 2}) as server:
         await server.upload(bundles("intent"))
         server.engine.go.clear()
         waiting = asyncio.create_task(server.predict("intent", ["hello", "world"]))
-        while server.app.state.services.dispatcher.num_rows < 2:
-            await asyncio.sleep(0.001)
+        await until(lambda: server.app.state.services.dispatcher.num_rows == 2)
         refused = await server.predict("intent", "hello")
         assert (refused.status_code, refused.json()["code"]) == (503, "server_overloaded")
         assert int(refused.headers["Retry-After"]) >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from prefixrack import errors
 from prefixrack.errors import STATUS_ERRORS, fault_classes
 from prefixrack.types import Problem

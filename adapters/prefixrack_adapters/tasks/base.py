@@ -175,5 +175,6 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def sigmoid(logits: NDArray[Any]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    # through tanh: exp would overflow for logits far below zero
+    result: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(logits.astype(np.float64) / 2))
     return result

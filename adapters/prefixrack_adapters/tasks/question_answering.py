@@ -16,7 +16,7 @@ import numpy as np
 from prefixrack.errors import InputTooLong
 from prefixrack.types import Answer, Overlong, Parameters, QuestionAnsweringOutput
 from prefixrack_adapters.layout import windows
-from prefixrack_adapters.offsets import OffsetMap, whole_characters
+from prefixrack_adapters.offsets import OffsetMap, whole_characters, without_outer_spaces
 from prefixrack_adapters.tasks.base import Logits, Prepared, Task, checked_fields, checked_text, softmax
 from prefixrack_adapters.tokenizer import Tokens
 
@@ -160,5 +160,6 @@ def _scores(best: Sequence[Candidate], null: float | None) -> list[float]:
 
 
 def _answer(one: Candidate, score: float, prepared: PreparedContext, units: OffsetMap) -> Answer:
-    start, end = whole_characters(prepared.context, prepared.offsets[one.start][0], prepared.offsets[one.end][1])
+    start, end = prepared.offsets[one.start][0], prepared.offsets[one.end][1]
+    start, end = whole_characters(prepared.context, *without_outer_spaces(prepared.context, start, end))
     return Answer(text=prepared.context[start:end], start=units(start), end=units(end), score=score)

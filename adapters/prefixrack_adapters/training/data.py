@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,8 @@ def read_examples(path: Path, task: str, columns: Mapping[str, str]) -> list[Exa
     for number, record in enumerate(_records(path), start=1):
         try:
             examples.append(read(_Columns(record, columns)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidRequest(f"{path}, record {number}: {error} (task {task}; map names with --columns)") from None
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"{path}, record {number}: {error} (task {task}; map names with --column)") from None
     if not examples:
         raise InvalidRequest(f"{path} holds no record: at least one is needed")
     return examples
@@ -67,15 +68,27 @@ class _Columns:
     def find(self, name: str) -> Any:
         """The value, or None where the record has no such column."""
         if name in self._mapping:
-            return self._record[self._mapping[name]]
+            return self._mapped(self._mapping[name])
         names = (name, *KNOWN_NAMES.get(name, ()))
         return next((self._record[known] for known in names if self._record.get(known) is not None), None)
 
     def get(self, name: str) -> Any:
         value = self.find(name)
         if value is None:
-            raise KeyError(f"no column {name!r} among {sorted(self._record)}")
+            raise ValueError(f"no column {name!r} among {self._names}")
         return value
+
+    def is_mapped(self, name: str) -> bool:
+        return name in self._mapping
+
+    def _mapped(self, name: str) -> Any:
+        if name not in self._record:
+            raise ValueError(f"no column {name!r}, which --column names, among {self._names}")
+        return self._record[name]
+
+    @property
+    def _names(self) -> list[str]:
+        return sorted(str(name) for name in self._record)
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
@@ -85,8 +98,11 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         raise InvalidRequest(f"{path} is neither jsonl nor csv (optionally .gz): convert it to one of them")
     if not path.is_file():
         raise InvalidRequest(f"{path} does not exist: give the path of a jsonl or csv file")
-    with _opened(path) as file:
-        yield from readers[stem.suffix](file)
+    try:
+        with _opened(path) as file:
+            yield from readers[stem.suffix](file)
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error, csv.Error) as error:
+        raise InvalidRequest(f"{path} cannot be read ({error}): UTF-8 text is needed, gzipped for .gz") from None
 
 
 def _opened(path: Path) -> IO[str]:
@@ -98,12 +114,17 @@ def _opened(path: Path) -> IO[str]:
 def _json_lines(file: IO[str]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(file, start=1):
         if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise InvalidRequest(
-                    f"{getattr(file, 'name', 'the file')}, line {number}: not JSON ({error})"
-                ) from None
+            yield _json_object(line, f"{getattr(file, 'name', 'the file')}, line {number}")
+
+
+def _json_object(line: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{place}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise InvalidRequest(f"{place}: a {type(record).__name__} where an object with named columns is needed")
+    return record
 
 
 def _text_classification(row: _Columns) -> Example:
@@ -114,6 +135,8 @@ def _text_classification(row: _Columns) -> Example:
 
 def _class_target(row: _Columns) -> Target:
     """`labels` (a list, or names joined by |) for several, `value` or `score` for a number, else `label`."""
+    if row.is_mapped("value"):
+        return float(row.get("value"))
     labels, label = row.find("labels"), row.find("label")
     if labels is not None:
         return tuple(labels.split("|") if isinstance(labels, str) else labels)
@@ -139,7 +162,10 @@ def _multiple_choice(row: _Columns) -> Example:
     text, question = row.get("text"), row.find("question")
     if question in CONNECTIVES:
         text += CONNECTIVES[question]
-    return Example({"text": text, "choices": list(choices)}, int(row.get("label")))
+    label = int(row.get("label"))
+    if not 0 <= label < len(choices):
+        raise ValueError(f"label {label} names none of {len(choices)} choices: they count from 0")
+    return Example({"text": text, "choices": list(choices)}, label)
 
 
 READERS: Mapping[str, Callable[[_Columns], Example]] = {

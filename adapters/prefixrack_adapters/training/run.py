@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from prefixrack_adapters.training.trainer import TrainingResult, train_prompt, t
 
 THRESHOLDS = [round(0.05 * step, 2) for step in range(2, 17)]
 MAX_TUNING_EXAMPLES = 2000
+METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class TrainingData:
 def run_training(settings: TrainSettings) -> Report:
     """Train, score the adapter as it will serve (float32), and write the bundle to `settings.output`.
 
-    The fine-tuning baseline writes no bundle: only its report comes back.
+    The fine-tuning baseline writes no bundle, only its `metrics.json`.
     """
     started = time.monotonic()
     data = read_data(settings)
@@ -60,8 +62,17 @@ def run_training(settings: TrainSettings) -> Report:
     result = train_prompt(settings, backbone, manifest, data.train, data.dev, [bar])
     backbone.model.eval()
     if settings.method == "fine-tuning":
-        return _baseline_report(settings, data, manifest, result, backbone, started)
-    return _write(settings, data, manifest, result, started)
+        report = _baseline_report(settings, data, manifest, result, backbone, started)
+    else:
+        report = _write(settings, data, manifest, result, started)
+    write_metrics(settings.output, report)
+    return report
+
+
+def write_metrics(folder: Path, report: Report) -> None:
+    """The whole report beside the bundle, for tables and comparisons; it is not part of the bundle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / METRICS_FILE).write_text(json.dumps(asdict(report), indent=1) + "\n")
 
 
 def read_data(settings: TrainSettings) -> TrainingData:

@@ -20,6 +20,7 @@ EXTRA_OF_PACKAGE: Mapping[str, str] = MappingProxyType({"prefixrack_server": "se
 SUMMARY_OF_COMMAND: Mapping[str, str] = MappingProxyType(
     {
         "serve": "Run a server.",
+        "demo": "Serve the example adapters on this machine.",
         "train": "Train an adapter on labelled data.",
         "evaluate": "Measure an adapter bundle on labelled data.",
         "import": "Convert an adapter of another tool into a bundle.",

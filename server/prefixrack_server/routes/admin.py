@@ -16,11 +16,11 @@ from prefixrack_server.documentation import ADMIN_PROBLEMS, BUNDLE_ANSWER, UPLOA
 from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.services import Services, services_of
+from prefixrack_server.small_body import body_of, read_model
 from prefixrack_server.tar_stream import tar_blocks, tar_size
 from prefixrack_server.upload import Draft, SpooledBundle
 from prefixrack_server.uploads import Registration
 
-SMALL_BODY_BYTES = 64 * 1024
 MAX_KEY_LEN = 255
 TAR_TYPES = ("application/x-tar", "application/tar")
 MULTIPART_TYPE = "multipart/form-data"
@@ -131,18 +131,18 @@ async def get_alias(request: Request, response: Response, name: str, alias: str,
     return info
 
 
-@router.put("/aliases/{alias}", max_body_size=SMALL_BODY_BYTES)
+@router.put("/aliases/{alias}", openapi_extra=body_of(AliasTarget))
 async def put_alias(
     request: Request,
     response: Response,
     name: str,
     alias: str,
-    target: AliasTarget,
     caller: Promoter,
     if_match: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> AliasInfo:
     """Promotion and rollback: an alias that exists moves only with its ETag (or *) in If-Match."""
+    target = await read_model(request, AliasTarget)
     info = await services_of(request).registry.put_alias(
         caller.tenant, name, alias, target.version, if_match, if_none_match=if_none_match, by=caller.key_id
     )
@@ -164,12 +164,11 @@ async def get_residency(request: Request, name: str, number: Number, caller: Rea
     return _residency(services, await _version(services, caller.tenant, name, number))
 
 
-@router.put("/versions/{number}/residency", max_body_size=SMALL_BODY_BYTES)
-async def put_residency(
-    request: Request, name: str, number: Number, wish: ResidencyWish, caller: Writer
-) -> ResidencyInfo:
+@router.put("/versions/{number}/residency", openapi_extra=body_of(ResidencyWish))
+async def put_residency(request: Request, name: str, number: Number, caller: Writer) -> ResidencyInfo:
     """Hold a version on the device, or let it be evicted again."""
     services = services_of(request)
+    wish = await read_model(request, ResidencyWish)
     version = await services.registry.set_kept(caller.tenant, name, number, wish.keep_resident, by=caller.key_id)
     await services.keeper.sync()
     return _residency(services, version)

@@ -13,6 +13,7 @@ from prefixrack_server.auth import ADMIN_SCOPES, TenantAdmin
 from prefixrack_server.documentation import ADMIN_PROBLEMS
 from prefixrack_server.registry.keys import Principal
 from prefixrack_server.services import services_of
+from prefixrack_server.small_body import body_of, read_model
 
 router = APIRouter(prefix="/admin/v1/keys", tags=["keys"], responses=ADMIN_PROBLEMS)
 
@@ -26,13 +27,12 @@ class NewKey(BaseModel):
     expires_at: AwareDatetime | None = None
 
 
-@router.post("", status_code=201, response_model_exclude_none=True)
-async def create_key(request: Request, body: NewKey, caller: TenantAdmin) -> KeyInfo:
+@router.post("", status_code=201, response_model_exclude_none=True, openapi_extra=body_of(NewKey))
+async def create_key(request: Request, caller: TenantAdmin) -> KeyInfo:
     """Make a key for the caller's tenant, with at most the scopes that the caller may hand on."""
+    body = await read_model(request, NewKey)
     _check_may_grant(caller, body.scopes)
-    return await services_of(request).registry.create_key(
-        caller.tenant, body.scopes, body.expires_at, by=caller.key_id
-    )
+    return await services_of(request).registry.create_key(caller.tenant, body.scopes, body.expires_at, by=caller.key_id)
 
 
 @router.get("", response_model_exclude_none=True)

@@ -1,0 +1,42 @@
+"""Small JSON bodies of administration routes, read after the caller was admitted and never beyond their limit.
+
+FastAPI reads and parses a body before it asks any dependency, so a stranger could make it read without end; its own
+limit answers in plain text. This is `envelope.py`'s reader with a model at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from prefixrack.errors import InvalidRequest
+from prefixrack_server.envelope import parse_json, read_body
+
+MAX_BYTES = 64 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_model(request: Request, model: type[Model]) -> Model:
+    """Raises PayloadTooLarge, MalformedJson or InvalidRequest; a message never repeats the input."""
+    document = parse_json(await read_body(request, MAX_BYTES))
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise InvalidRequest(_problems(error)) from None
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra=` of a route that reads `model`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+def _problems(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:5])
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part)[:40] for part in loc) or "body"

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefixrack_adapters.layout import PairLayout, best_window, longest_first, windows
+from prefixrack_adapters.rows import Row
+
+SINGLE = PairLayout(start=(1,), middle=(2,), end=(2,), single_end=(2,), second_segment=1)
+DOUBLE = PairLayout(start=(1,), middle=(2, 2), end=(2,), single_end=(2,), second_segment=0)
+
+
+def one_token_at_a_time(first_len: int, second_len: int, room: int) -> tuple[int, int]:
+    """transformers' `longest_first`, as written there: while too long, cut the longer side; on a tie the second."""
+    while first_len + second_len > room:
+        if first_len > second_len:
+            first_len -= 1
+        else:
+            second_len -= 1
+    return first_len, second_len
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 400))
+def test_longest_first_equals_the_loop(first_len: int, second_len: int, room: int) -> None:
+    assert longest_first(first_len, second_len, room) == one_token_at_a_time(first_len, second_len, room)
+
+
+def test_longest_first_without_any_room_keeps_nothing() -> None:
+    assert longest_first(5, 3, -2) == (0, 0)
+
+
+@given(st.integers(0, 500), st.integers(1, 80), st.integers(0, 200))
+def test_windows_cover_all_tokens_within_the_room(num_tokens: int, room: int, overlap: int) -> None:
+    ranges = windows(num_tokens, room, overlap)
+    covered = {token for start, end in ranges for token in range(start, end)}
+    assert covered == set(range(num_tokens))
+    assert all(end - start <= room for start, end in ranges)
+    assert (ranges[0][0], ranges[-1][1]) == (0, num_tokens)
+    for (start, end), (next_start, next_end) in zip(ranges, ranges[1:], strict=False):
+        assert end - next_start == min(overlap, room - 1)
+        assert start < next_start
+        assert end < next_end
+
+
+@given(st.integers(1, 500), st.integers(1, 80), st.integers(0, 200), st.data())
+def test_best_window_has_the_most_context(num_tokens: int, room: int, overlap: int, data: st.DataObject) -> None:
+    ranges = windows(num_tokens, room, overlap)
+    position = data.draw(st.integers(0, num_tokens - 1))
+    margins = [min(position - start, end - 1 - position) for start, end in ranges]
+    assert best_window(position, ranges) == margins.index(max(margins))
+
+
+def test_single_row() -> None:
+    assert SINGLE.single_row([7, 8], 4) == Row((1, 7, 8, 2), (0, 0, 0, 0), 4)
+    assert (SINGLE.num_single, SINGLE.num_pair) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("layout", "segments", "tokens", "segment_ids"),
+    [
+        (SINGLE, True, (1, 7, 2, 8, 9, 2), (0, 0, 0, 1, 1, 1)),
+        (SINGLE, False, (1, 7, 2, 8, 9, 2), (0, 0, 0, 0, 0, 0)),
+        (DOUBLE, True, (1, 7, 2, 2, 8, 9, 2), (0, 0, 0, 0, 0, 0, 0)),
+    ],
+)
+def test_pair_row(layout: PairLayout, segments: bool, tokens: tuple[int, ...], segment_ids: tuple[int, ...]) -> None:
+    row = layout.pair_row([7], [8, 9], 0, segments)
+    assert row == Row(tokens, segment_ids, 0)
+    assert len(row) == layout.num_pair + 3

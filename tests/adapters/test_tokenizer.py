@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tiny import vocabulary, write_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.tokenizer import TOKENIZER_FILE, BackboneTokenizer
+
+CLS, SEP = vocabulary()["[CLS]"], vocabulary()["[SEP]"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> BackboneTokenizer:
+    write_tokenizer(tmp_path)
+    return BackboneTokenizer.load(tmp_path)
+
+
+def test_truncation_and_padding_baked_into_the_file_are_off(tokenizer: BackboneTokenizer, tmp_path: Path) -> None:
+    stored = json.loads((tmp_path / TOKENIZER_FILE).read_text())
+    assert stored["truncation"]["max_length"] == 16
+    assert stored["padding"] is not None
+    (tokens,) = tokenizer.encode_texts(["cat " * 300])
+    assert len(tokens) == 300
+    (words,) = tokenizer.encode_words([["cat"] * 300])
+    assert len(words) == 300
+    assert [len(one) for one in tokenizer.encode_texts(["cat", "the cat sat"])] == [1, 3]
+
+
+def test_offsets_are_codepoints_and_words_are_counted(tokenizer: BackboneTokenizer) -> None:
+    text = "cat \U0001f44d東京 sat"
+    (tokens,) = tokenizer.encode_texts([text])
+    assert [text[start:end] for start, end in tokens.offsets] == ["cat", "\U0001f44d", "東", "京", "sat"]
+    (words,) = tokenizer.encode_words([["cat", "catx", "\0", "sat"]])
+    assert words.words == [0, 1, 1, 3]
+
+
+def test_no_texts_give_no_tokens(tokenizer: BackboneTokenizer) -> None:
+    assert tokenizer.encode_texts([]) == []
+    assert tokenizer.encode_words([]) == []
+
+
+def test_threads_share_one_tokenizer(tokenizer: BackboneTokenizer) -> None:
+    texts = ["cat sat on the mat " * (1 + index % 17) for index in range(200)]
+    alone = [tokenizer.encode_texts([text])[0].ids for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda text: tokenizer.encode_texts([text])[0].ids, texts))
+    assert together == alone
+
+
+def test_layout_with_a_single_separator(tokenizer: BackboneTokenizer) -> None:
+    layout = tokenizer.layout
+    assert (layout.start, layout.middle, layout.end, layout.single_end) == ((CLS,), (SEP,), (SEP,), (SEP,))
+    assert layout.second_segment == 1
+
+
+def test_layout_with_a_double_separator(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, double_separator=True)
+    layout = BackboneTokenizer.load(tmp_path).layout
+    assert (layout.start, layout.middle, layout.end, layout.single_end) == ((CLS,), (SEP, SEP), (SEP,), (SEP,))
+    assert layout.second_segment == 0
+
+
+def test_layout_does_not_depend_on_how_many_tokens_the_probe_has(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("a", -1.0), ("</s>", 0.0)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 3)]
+    )
+    assert len(tokenizer.encode("a").ids) == 3
+    tokenizer.save(str(tmp_path / TOKENIZER_FILE))
+    layout = BackboneTokenizer.load(tmp_path).layout
+    assert (layout.start, layout.middle, layout.end, layout.single_end) == ((), (3,), (3,), (3,))
+
+
+def test_byte_level_words_get_the_space_they_were_trained_with(tmp_path: Path) -> None:
+    vocab = {"<unk>": 0, "a": 1, "Ġ": 2, "Ġa": 3}
+    tokenizer = Tokenizer(models.BPE(vocab, [("Ġ", "a")], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(tmp_path / TOKENIZER_FILE))
+    loaded = BackboneTokenizer.load(tmp_path)
+    assert loaded.encode_texts(["a a"])[0].ids == [1, 3]
+    assert loaded.encode_words([["a", "a"]])[0].ids == [3, 3]
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedBackbone, match=r"has no tokenizer.json"):
+        BackboneTokenizer.load(tmp_path)
+    (tmp_path / TOKENIZER_FILE).write_text("{}")
+    with pytest.raises(UnsupportedBackbone, match="cannot be read as a tokenizer"):
+        BackboneTokenizer.load(tmp_path)

@@ -1,0 +1,101 @@
+"""Settings: where they come from, and what refuses to start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from prefixrack_server.commands import serve
+from prefixrack_server.config import ConfigError, describe, is_loopback, load_config, resolve
+
+
+def test_defaults(no_settings: Any) -> None:
+    config = load_config({})
+    assert (config.http.host, config.http.port, config.http.auth) == ("127.0.0.1", 8000, "keys")
+    assert (config.limits.max_body_bytes, config.limits.max_inputs, config.limits.max_tokens) == (2 << 20, 1024, 65536)
+    assert config.registry.state_dir == Path("prefixrack-data")
+
+
+def test_arguments_beat_the_environment_and_merge_with_it(no_settings: Any) -> None:
+    no_settings.setenv("PREFIXRACK_HTTP__PORT", "9000")
+    no_settings.setenv("PREFIXRACK_HTTP__HOST", "::1")
+    no_settings.setenv("PREFIXRACK_LIMITS__MAX_INPUTS", "7")
+    config = load_config({"http": {"port": 9001, "host": None}})
+    assert (config.http.port, config.http.host, config.limits.max_inputs) == (9001, "::1", 7)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("PREFIXRACK_HTTP__PORT", "many", ["http.port", "many"]),
+        ("PREFIXRACK_HTTP__PORT", "70000", ["http.port", "70000"]),
+        ("PREFIXRACK_HTTP__PRT", "80", ["http.prt", "80"]),
+        ("PREFIXRACK_HTPP__PORT", "80", ["PREFIXRACK_HTPP__PORT"]),
+        ("PREFIXRACK_HTTP_PORT", "80", ["PREFIXRACK_HTTP_PORT", "two underscores"]),
+        ("PREFIXRACK_HTTP__AUTH", "nobody", ["http.auth", "nobody"]),
+        ("PREFIXRACK_ENGINE__MAX_PACK_TOKENS", "0", ["engine.max_pack_tokens", "0"]),
+    ],
+)
+def test_unknown_keys_and_bad_values_are_named(no_settings: Any, variable: str, value: str, words: list[str]) -> None:
+    no_settings.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
+        load_config({})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_other_parts_variables_are_not_settings(no_settings: Any) -> None:
+    for name in ("PREFIXRACK_BASE_URL", "PREFIXRACK_API_KEY", "PREFIXRACK_DATA"):
+        no_settings.setenv(name, "something")
+    load_config({})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
+def test_no_auth_on_loopback_only(no_settings: Any, host: str) -> None:
+    with pytest.raises(ConfigError, match="loopback"):
+        load_config({"http": {"auth": "none", "host": host}})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_hosts(no_settings: Any, host: str) -> None:
+    assert is_loopback(host)
+    assert load_config({"http": {"auth": "none", "host": host}}).http.auth == "none"
+
+
+def test_resolve_fills_in_what_is_really_used(no_settings: Any) -> None:
+    config = load_config({})
+    resolved = resolve(config, "cuda:0", "bfloat16")
+    assert (resolved.backbone.device, resolved.backbone.serving_dtype) == ("cuda:0", "bfloat16")
+    assert resolved.registry.state_dir.is_absolute()
+    assert config.backbone.device == "auto"
+
+
+def test_secrets_are_masked_in_the_log(no_settings: Any) -> None:
+    url = "postgresql+psycopg://user:hunter2@db/prefixrack"
+    no_settings.setenv("PREFIXRACK_REGISTRY__DATABASE_URL", url)
+    config = load_config({})
+    assert config.registry.sqlalchemy_url == url
+    assert "hunter2" not in str(describe(config))
+    assert "hunter2" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "backbone.path"),
+        (["--auth", "none", "--host", "0.0.0.0", "--backbone", "x"], "loopback"),
+        (["--backbone", "x", "--adapters", "/does/not/exist"], "/does/not/exist"),
+        (["--backbone", "/does/not/exist"], "/does/not/exist"),
+    ],
+)
+def test_serve_refuses_to_start(no_settings: Any, arguments: list[str], word: str) -> None:
+    import typer
+
+    app = typer.Typer()
+    app.command()(serve)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert word in result.output

@@ -1,0 +1,135 @@
+"""The dispatcher: exactly one answer per submission, permits given back, callers who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from prefixrack.errors import DeadlineExceeded, NotReady, ServerOverloaded
+from prefixrack_adapters.rows import Row
+from prefixrack_server.dispatch import BoundRow, Dispatcher
+from prefixrack_server.messages import RowDone, RowWork
+
+BOUND = BoundRow(Row((1, 2, 3), (0, 0, 0), 0), None)
+
+
+class HandEngine:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.work: list[RowWork] = []
+        self.cancelled: list[int] = []
+
+    def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
+        self.deliver = deliver
+
+    def submit(self, work: Sequence[RowWork]) -> None:
+        self.work.extend(work)
+
+    def cancel(self, row_ids: Sequence[int]) -> None:
+        self.cancelled.extend(row_ids)
+
+    def stop(self) -> None:
+        """Leaves everything unanswered."""
+
+    def answer(self, *row_ids: int) -> None:
+        self.deliver([RowDone(row_id) for row_id in row_ids])
+
+
+@pytest.fixture
+async def engine() -> HandEngine:
+    return HandEngine()
+
+
+@pytest.fixture
+async def dispatcher(engine: HandEngine) -> Dispatcher:
+    dispatcher = Dispatcher(engine, max_rows=4, max_tokens=100)  # type: ignore[arg-type]
+    dispatcher.start()
+    return dispatcher
+
+
+async def test_answers_come_in_the_order_of_the_rows(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    first, second = dispatcher.submit([BOUND] * 2), dispatcher.submit([BOUND] * 2)
+    assert (dispatcher.num_rows, dispatcher.num_tokens) == (4, 12)
+    engine.answer(3, 1, 0)
+    assert [answer.row_id for answer in await dispatcher.wait(first)] == [0, 1]
+    assert not second.future.done()
+    engine.answer(2)
+    assert [answer.row_id for answer in await dispatcher.wait(second)] == [2, 3]
+    assert (dispatcher.num_rows, dispatcher.num_tokens, engine.cancelled) == (0, 0, [])
+
+
+async def test_no_rows_need_no_answer(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    assert await dispatcher.wait(dispatcher.submit([])) == []
+    assert engine.work == []
+
+
+async def test_permits(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    ticket = dispatcher.submit([BOUND] * 3)
+    with pytest.raises(ServerOverloaded):
+        dispatcher.submit([BOUND] * 2)
+    dispatcher.submit([BOUND])
+    engine.answer(*ticket.row_ids)
+    await dispatcher.wait(ticket)
+    dispatcher.submit([BOUND] * 2)
+
+
+async def test_an_idle_server_takes_any_request(dispatcher: Dispatcher) -> None:
+    assert len(dispatcher.submit([BOUND] * 50).answers) == 50
+
+
+async def test_tokens_are_counted_too(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    long = BoundRow(Row((1,) * 60, (0,) * 60, 0), None)
+    dispatcher.submit([long])
+    with pytest.raises(ServerOverloaded, match="60 tokens"):
+        dispatcher.submit([long])
+
+
+async def test_the_deadline_ends_the_wait(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    ticket = dispatcher.submit([BOUND], deadline=time.monotonic() + 0.01)
+    with pytest.raises(DeadlineExceeded):
+        await dispatcher.wait(ticket)
+    assert (engine.cancelled, dispatcher.num_rows, dispatcher.num_tokens) == ([0], 0, 0)
+
+
+async def test_late_answers_are_dropped(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    ticket = dispatcher.submit([BOUND] * 2)
+    dispatcher.cancel(ticket)
+    engine.answer(0, 1)
+    await asyncio.sleep(0)
+    assert (dispatcher.num_rows, dispatcher.num_tokens) == (0, 0)
+    dispatcher.cancel(ticket)
+    assert engine.cancelled == [0, 1]
+
+
+async def test_a_cancelled_caller_cancels_what_is_missing(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    ticket = dispatcher.submit([BOUND] * 2)
+    waiting = asyncio.create_task(dispatcher.wait(ticket))
+    await asyncio.sleep(0)
+    engine.answer(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    assert (engine.cancelled, dispatcher.num_rows, dispatcher.num_tokens) == ([1], 0, 0)
+
+
+async def test_a_caller_that_left_is_noticed(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    async def gone() -> bool:
+        return True
+
+    with pytest.raises(ClientDisconnect):
+        await dispatcher.wait(dispatcher.submit([BOUND]), gone)
+    assert engine.cancelled == [0]
+
+
+async def test_stop_answers_what_the_engine_left(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    waiting: Any = asyncio.create_task(dispatcher.wait(dispatcher.submit([BOUND])))
+    await asyncio.sleep(0)
+    await dispatcher.stop()
+    with pytest.raises(NotReady):
+        await waiting
