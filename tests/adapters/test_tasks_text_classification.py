@@ -22,10 +22,10 @@ def task(make_task: MakeTask) -> AnyTask:
     return make_task(labels=("no", "yes", "maybe"), max_len=12)
 
 
-def finish(task: AnyTask, logits: list[list[float]], value: object = "cat", **parameters: Any) -> dict[str, Any]:
+def finish(task: AnyTask, by_row: list[list[float]], value: object = "cat", **parameters: Any) -> dict[str, Any]:
     asked = Parameters(**parameters)
     (one,) = task.prepare_many([value], asked)
-    rows = [np.array(row, dtype=np.float32) for row in logits]
+    rows = [np.array(row, dtype=np.float32) for row in by_row]
     return task.finish(one, rows, asked).model_dump()
 
 
@@ -132,7 +132,7 @@ def test_windows_of_a_pair_keep_the_whole_first_text(make_task: MakeTask) -> Non
     task = make_task(max_len=12, stride=2)
     one = prepare_one(task, {"text": "cat cat", "text_pair": "dog " * 12}, overlong="window")
     assert all(row.token_ids[:4] == (CLS, CAT, CAT, SEP) for row in one.rows)
-    assert [len(row) for row in one.rows] == [12, 12, 7]
+    assert [len(row) for row in one.rows] == [12, 12]
     with pytest.raises(InputTooLong):
         prepare_one(task, {"text": "cat " * 9, "text_pair": "dog " * 12}, overlong="window")
 
