@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, read_tensors
@@ -42,7 +42,7 @@ class ReferenceModel:
         config = AutoConfig.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, config=config, attn_implementation="eager").eval()
         assert self.model.config._attn_implementation == "eager"
-        self.layers: nn.ModuleList = self.model.encoder.layer
+        self.layers: list[Any] = list(self.model.encoder.layer)
 
     @torch.no_grad()
     def hidden_states(

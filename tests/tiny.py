@@ -27,7 +27,8 @@ from prefixrack_adapters.manifest import (
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import AnyTask
 
-WORDS = "the a of in is was born where who when ada paris london city river street rain cat dog sat on mat".split()
+TEXT = "the a of in is was born where who when ada paris london city river street rain cat dog sat on mat"
+WORDS = tuple(TEXT.split())
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_POSITIONS = 192
 MakeTask = Callable[..., AnyTask]
@@ -109,7 +110,7 @@ def make_manifest(
     rules = {"stride": 8, "overlong": "window" if is_windowed else "error"} | tokenization
     return Manifest(
         name=name,
-        task=task,  # type: ignore[arg-type]
+        task=task,
         labels=list(labels),
         backbone=BackboneRef(model_id=spec.model_id, architecture=spec.architecture, fingerprint=spec.fingerprint),
         prefix=PrefixSpec(
@@ -117,10 +118,10 @@ def make_manifest(
             num_layers=spec.num_layers,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
-            positions=positions,  # type: ignore[arg-type]
+            positions=positions,
         ),
-        head=HeadSpec(gather=gather, layers=[*pooler, DenseLayer(num_outputs=num_outputs)]),  # type: ignore[arg-type]
-        tokenization=TokenizationSpec(max_len=max_len, **rules),  # type: ignore[arg-type]
+        head=HeadSpec(gather=gather, layers=[*pooler, DenseLayer(num_outputs=num_outputs)]),
+        tokenization=TokenizationSpec(max_len=max_len, **rules),
         decoding=DecodingSpec(**(decoding or {})),
         provenance=Provenance(tool="tests", tool_version="0", method="random"),
     )

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import MakeTask, make_manifest, write_backbone
 
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import AnyTask, build_task
+from tiny import MakeTask, make_manifest, write_backbone
 
 
 @pytest.fixture(scope="session")

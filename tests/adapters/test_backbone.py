@@ -5,14 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import ReferenceAdapter, ReferenceModel
-from tiny import FAMILIES, MAX_POSITIONS, make_manifest, random_arrays, vocabulary, write_backbone, write_random_bundle
 
 from prefixrack.errors import BackboneMismatch, PositionOutOfRange, TokenOutOfRange, UnsupportedBackbone
 from prefixrack.types import Parameters
@@ -22,6 +21,17 @@ from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import build_task
+from reference import ReferenceAdapter, ReferenceModel
+from tiny import (
+    FAMILIES,
+    MAX_POSITIONS,
+    make_manifest,
+    prepare_one,
+    random_arrays,
+    vocabulary,
+    write_backbone,
+    write_random_bundle,
+)
 
 TASK_CHOICES = ("text-classification", "token-classification", "question-answering", "multiple-choice")
 PREFIX_LENGTHS = (0, 1, 3, 16, 128)
@@ -181,11 +191,12 @@ def test_answers_do_not_depend_on_the_pack(
     backbone: Backbone, adapters: list[tuple[Adapter, ReferenceAdapter]]
 ) -> None:
     """Solo and in one mixed pack with every other adapter: the same outputs, scores to 1e-5."""
-    prepared, pack, solo = [], [], []
+    prepared: list[Any] = []
+    pack: list[PackRow] = []
+    solo = []
     for adapter, _ in adapters:
         task = build_task(adapter.manifest, backbone.spec, backbone.tokenizer)
-        asked = Parameters()
-        (one,) = task.prepare_many([task.default_example()], asked)
+        one = prepare_one(task, task.default_example())
         prepared.append((task, one))
         pack.extend(PackRow(row, adapter) for row in one.rows)
         solo.append(backbone.predict(adapter, task.default_example())[0].model_dump())
@@ -231,7 +242,7 @@ def test_rows_out_of_range_are_refused(backbone: Backbone, row: Row, fault: type
 
 def test_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(UnsupportedBackbone, match="'t5'.*bert, electra, roberta"):
+    with pytest.raises(UnsupportedBackbone, match=r"'t5'.*bert, electra, roberta"):
         Backbone.load(tmp_path)
 
 

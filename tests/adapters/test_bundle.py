@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch_file
-from tiny import make_manifest, random_arrays, write_random_bundle
 
 from prefixrack.errors import (
     BackboneMismatch,
@@ -43,6 +42,7 @@ from prefixrack_adapters.bundle import (
 )
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
+from tiny import make_manifest, random_arrays, write_random_bundle
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -175,7 +175,7 @@ def test_same_size_in_another_shape_is_refused(bundle: Path, spec: BackboneSpec)
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32])
 def test_wrong_dtype_is_refused(bundle: Path, spec: BackboneSpec, dtype: type[Any]) -> None:
     edit_tensors(bundle, lambda arrays: arrays.update({"head.0.bias": arrays["head.0.bias"].astype(dtype)}))
-    with pytest.raises(TensorMismatch, match="'head.0.bias' is .* the manifest says F32"):
+    with pytest.raises(TensorMismatch, match=r"'head.0.bias' is .* the manifest says F32"):
         check(bundle, spec)
 
 
@@ -221,7 +221,7 @@ def test_prefix_that_leaves_no_positions_is_refused(tmp_path: Path, spec: Backbo
 
 def test_labels_that_do_not_match_the_head_are_refused(bundle: Path, spec: BackboneSpec) -> None:
     edit_manifest(bundle, lambda document: document["labels"].append("perhaps"))
-    with pytest.raises(LabelMismatch, match="2 outputs.*3 labels"):
+    with pytest.raises(LabelMismatch, match=r"2 outputs.*3 labels"):
         check(bundle, spec)
 
 

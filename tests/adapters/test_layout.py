@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ def test_windows_cover_all_tokens_within_the_room(num_tokens: int, room: int, ov
     assert covered == set(range(num_tokens))
     assert all(end - start <= room for start, end in ranges)
     assert (ranges[0][0], ranges[-1][1]) == (0, num_tokens)
-    for (start, end), (next_start, next_end) in zip(ranges, ranges[1:], strict=False):
+    for (start, end), (next_start, next_end) in pairwise(ranges):
         assert end - next_start == min(overlap, room - 1)
         assert start < next_start
         assert end < next_end

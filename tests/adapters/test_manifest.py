@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from tiny import make_manifest
 
 from prefixrack.errors import InvalidManifest, LabelMismatch
 from prefixrack_adapters.manifest import Manifest, parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
+from tiny import make_manifest
 
 
 @pytest.fixture
@@ -54,9 +54,7 @@ def test_broken_json_is_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_json_does_not_have_are_refused_wherever_they_stand(
-    document: dict[str, Any], number: str
-) -> None:
+def test_numbers_that_json_does_not_have_are_refused_wherever_they_stand(document: dict[str, Any], number: str) -> None:
     document["metrics"] = [{"name": "f1", "value": "HERE", "dataset": "x"}]
     in_metrics = json.dumps(document).replace('"HERE"', number)
     document["metrics"], document["provenance"]["settings"] = [], {"learning_rate": "HERE"}

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from tiny import MAX_POSITIONS, MakeTask, prepare_one, vocabulary
 
 from prefixrack.errors import EmptyInput, InputFault, InputTooLong, InvalidInput, InvalidRequest, InvalidUnicode
 from prefixrack.types import Parameters
 from prefixrack_adapters.tasks import AnyTask
+from tiny import MAX_POSITIONS, MakeTask, prepare_one, vocabulary
 
 CLS, SEP, CAT, DOG, MAT = (vocabulary()[piece] for piece in ("[CLS]", "[SEP]", "cat", "dog", "mat"))
 
@@ -50,7 +51,8 @@ def test_every_choice_is_a_row(task: AnyTask, count: int) -> None:
 
 def test_inputs_with_different_numbers_of_choices_keep_their_own(task: AnyTask) -> None:
     values = [{"text": "cat", "choices": ["dog"] * count} for count in (2, 5, 3)]
-    assert [len(one.rows) for one in task.prepare_many(values, Parameters())] == [2, 5, 3]
+    prepared: list[Any] = task.prepare_many(values, Parameters())
+    assert [len(one.rows) for one in prepared] == [2, 5, 3]
 
 
 def test_scores_are_the_softmax_over_the_choices(task: AnyTask) -> None:
@@ -69,7 +71,7 @@ def test_capacity_is_what_positions_are_left(make_task: MakeTask) -> None:
 
 def test_one_overlong_choice_is_enough(task: AnyTask) -> None:
     value = {"text": "cat " * 5, "choices": ["dog", "dog " * 5]}
-    with pytest.raises(InputTooLong, match='has 13 tokens.*takes 12.*"overlong": "truncate"$'):
+    with pytest.raises(InputTooLong, match=r'has 13 tokens.*takes 12.*"overlong": "truncate"$'):
         prepare_one(task, value)
     one = prepare_one(task, value, overlong="truncate")
     assert one.truncated
@@ -78,7 +80,7 @@ def test_one_overlong_choice_is_enough(task: AnyTask) -> None:
 
 
 def test_windows_are_not_possible(task: AnyTask) -> None:
-    with pytest.raises(InvalidRequest, match="'window' is not possible.*allowed: error, truncate"):
+    with pytest.raises(InvalidRequest, match=r"'window' is not possible.*allowed: error, truncate"):
         task.prepare_many([], Parameters(overlong="window"))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import MAX_POSITIONS, MakeTask, cut, make_manifest, prepare_one, vocabulary
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from prefixrack.errors import EmptyInput, InputFault, InputTooLong, InvalidInput, InvalidRequest, InvalidUnicode
@@ -16,6 +15,7 @@ from prefixrack.types import Parameters
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import AnyTask, build_task
 from prefixrack_adapters.tokenizer import TOKENIZER_FILE, BackboneTokenizer
+from tiny import MAX_POSITIONS, MakeTask, cut, make_manifest, prepare_one, vocabulary
 
 CLS, SEP, WHO, CAT, DOG = (vocabulary()[piece] for piece in ("[CLS]", "[SEP]", "who", "cat", "dog"))
 SHORT = {"question": "who", "context": "ada sat in paris"}
@@ -42,7 +42,7 @@ def answered(
 ) -> dict[str, Any]:
     """The output where context token i has start logit starts[i] and end logit ends[i] in every window that has it."""
     asked = Parameters(**parameters)
-    (one,) = task.prepare_many([value], asked)
+    one = prepare_one(task, value, **parameters)
     logits = []
     for row, (first, last) in zip(one.rows, one.ranges, strict=True):
         values = np.full((len(row), 2), -10.0, dtype=np.float32)
@@ -93,7 +93,7 @@ def test_a_context_of_3000_tokens_is_answered_from_the_right_window(task: AnyTas
     words = ["cat"] * 3000
     words[2017:2019] = ["new", "paris"]
     context = " ".join(words)
-    (one,) = task.prepare_many([{"question": "who sat", "context": context}], Parameters())
+    one = prepare_one(task, {"question": "who sat", "context": context})
     assert all(len(row) <= 48 for row in one.rows)
     tokens = [index for index, (start, _) in enumerate(one.offsets) if start == context.index("new")]
     last = next(index for index, (start, _) in enumerate(one.offsets) if start == context.index("paris"))
@@ -135,7 +135,7 @@ def test_an_answer_never_ends_before_it_starts(task: AnyTask) -> None:
 def test_one_span_seen_from_two_windows_counts_once_with_its_better_score(make_task: MakeTask) -> None:
     task = make_task(task="question-answering", max_len=24, stride=12)
     value = {"question": "who", "context": "cat " * 30}
-    (one,) = task.prepare_many([value], Parameters())
+    one = prepare_one(task, value)
     shared = [index for index, (start, end) in enumerate(one.ranges) if start <= 13 < end]
     assert len(shared) == 2
     output = answered(task, value, {13: 5.0}, {13: 5.0}, n_best=20)
@@ -163,7 +163,7 @@ def test_null_takes_part_in_the_softmax(null_task: AnyTask) -> None:
 
 def test_the_null_score_is_the_smallest_of_all_windows(make_task: MakeTask) -> None:
     task = make_task(task="question-answering", max_len=24, decoding={"no_answer": True})
-    (one,) = task.prepare_many([{"question": "who", "context": "cat " * 30}], Parameters())
+    one = prepare_one(task, {"question": "who", "context": "cat " * 30})
     logits = [np.zeros((len(row), 2), dtype=np.float32) for row in one.rows]
     for index, values in enumerate(logits):
         values[0] = 10.0 if index else -3.0
@@ -227,7 +227,7 @@ def test_overlong_rules(make_task: MakeTask) -> None:
     task = make_task(task="question-answering", max_len=24)
     value = {"question": "who", "context": "cat " * 30}
     assert len(prepare_one(task, value).rows) > 1
-    with pytest.raises(InputTooLong, match="has 34 tokens.*takes 24"):
+    with pytest.raises(InputTooLong, match=r"has 34 tokens.*takes 24"):
         prepare_one(task, value, overlong="error")
     cut = prepare_one(task, value, overlong="truncate")
     assert (len(cut.rows), cut.truncated, cut.ranges) == (1, True, ((0, 20),))

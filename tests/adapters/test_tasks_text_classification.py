@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from tiny import MAX_POSITIONS, MakeTask, prepare_one, vocabulary
 
 from prefixrack.errors import EmptyInput, InputFault, InputTooLong, InvalidInput, InvalidRequest, InvalidUnicode
 from prefixrack.types import Parameters
 from prefixrack_adapters.tasks import TASKS, AnyTask, as_inputs
+from tiny import MAX_POSITIONS, MakeTask, prepare_one, vocabulary
 
 CLS, SEP, CAT, DOG = (vocabulary()[piece] for piece in ("[CLS]", "[SEP]", "cat", "dog"))
 
@@ -24,7 +24,7 @@ def task(make_task: MakeTask) -> AnyTask:
 
 def finish(task: AnyTask, by_row: list[list[float]], value: object = "cat", **parameters: Any) -> dict[str, Any]:
     asked = Parameters(**parameters)
-    (one,) = task.prepare_many([value], asked)
+    one = prepare_one(task, value, **parameters)
     rows = [np.array(row, dtype=np.float32) for row in by_row]
     return task.finish(one, rows, asked).model_dump()
 
@@ -58,7 +58,8 @@ def test_faulty_inputs(task: AnyTask, value: object, fault: type[InputFault], me
 def test_a_faulty_input_leaves_the_others_alone(task: AnyTask) -> None:
     prepared = task.prepare_many(["cat", "", "cat " * 40, "dog"], Parameters())
     assert [type(one).__name__ for one in prepared] == ["Prepared", "EmptyInput", "InputTooLong", "Prepared"]
-    assert prepared[3].rows[0].token_ids == (CLS, DOG, SEP)
+    last: Any = prepared[3]
+    assert last.rows[0].token_ids == (CLS, DOG, SEP)
 
 
 def test_only_faulty_inputs_need_no_tokenizer_call(task: AnyTask) -> None:
@@ -93,7 +94,7 @@ def test_capacity_is_what_positions_are_left(make_task: MakeTask, positions: str
 
 
 def test_overlong_is_refused_by_default_with_the_way_out(task: AnyTask) -> None:
-    with pytest.raises(InputTooLong, match='has 13 tokens.*takes 12.*"truncate" or "overlong": "window"') as caught:
+    with pytest.raises(InputTooLong, match=r'has 13 tokens.*takes 12.*"truncate" or "overlong": "window"') as caught:
         prepare_one(task, "cat " * 11)
     assert caught.value.code == "input_too_long"
     with pytest.raises(InputTooLong, match="has 14 tokens"):

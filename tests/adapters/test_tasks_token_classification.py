@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import MAX_POSITIONS, MakeTask, cut, prepare_one, vocabulary
 
 from prefixrack.errors import EmptyInput, InputFault, InputTooLong, InvalidInput, InvalidRequest, InvalidUnicode
 from prefixrack.types import Parameters
 from prefixrack_adapters.tasks import AnyTask
 from prefixrack_adapters.tasks.token_classification import TaggedSpan, join_tags
+from tiny import MAX_POSITIONS, MakeTask, cut, prepare_one, vocabulary
 
 CLS, SEP, CAT = (vocabulary()[piece] for piece in ("[CLS]", "[SEP]", "cat"))
 LABELS = ("O", "B-per", "I-per", "B-loc", "I-loc")
@@ -29,7 +29,7 @@ def task(make_task: MakeTask) -> AnyTask:
 def tagged(task: AnyTask, value: object, tags: list[str], height: float = 5.0, **parameters: Any) -> dict[str, Any]:
     """The output where every word's first token carries the logits of the wanted tag."""
     asked = Parameters(**parameters)
-    (one,) = task.prepare_many([value], asked)
+    one = prepare_one(task, value, **parameters)
     logits = [np.zeros((len(row), len(LABELS)), dtype=np.float32) for row in one.rows]
     assert len(tags) == len(one.places), [one.source.words, tags]
     for place, tag in zip(one.places, tags, strict=True):
@@ -78,7 +78,7 @@ def test_spans_of_given_words(task: AnyTask) -> None:
 
 
 def test_a_span_scores_the_mean_of_its_words(task: AnyTask) -> None:
-    (one,) = task.prepare_many(["ada cat"], Parameters())
+    one = prepare_one(task, "ada cat")
     logits = np.zeros((len(one.rows[0]), len(LABELS)), dtype=np.float32)
     logits[1, 1], logits[2, 2] = 2.0, 4.0
     (span,) = task.finish(one, [logits], Parameters()).model_dump()["spans"]
@@ -148,7 +148,7 @@ def test_overlong_rules(make_task: MakeTask) -> None:
     task = make_task(task="token-classification", labels=LABELS, max_len=12)
     value = {"tokens": ["cat"] * 11}
     assert len(prepare_one(task, value).rows) > 1
-    with pytest.raises(InputTooLong, match="has 13 tokens.*takes 12"):
+    with pytest.raises(InputTooLong, match=r"has 13 tokens.*takes 12"):
         prepare_one(task, value, overlong="error")
     cut = prepare_one(task, value, overlong="truncate")
     assert cut.truncated

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tiny import vocabulary, write_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.tokenizer import TOKENIZER_FILE, BackboneTokenizer
+from tiny import vocabulary, write_tokenizer
 
 CLS, SEP = vocabulary()["[CLS]"], vocabulary()["[SEP]"]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ def test_words_of(text: str, words: list[str]) -> None:
 def test_every_word_stands_where_its_range_says_and_nothing_visible_is_lost(text: str) -> None:
     found = split_words(text)
     assert [text[start:end] for start, end in found.ranges] == found.words
-    assert all(left[1] <= right[0] for left, right in zip(found.ranges, found.ranges[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in pairwise(found.ranges))
     rest = list(text)
     for start, end in found.ranges:
         rest[start:end] = " " * (end - start)

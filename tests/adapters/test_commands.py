@@ -1,0 +1,167 @@
+"""The commands `train` and `evaluate` as a shell calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from prefixrack_adapters import commands
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.bundle import bundle_digest
+from synthetic import single, write_data
+from tiny import write_random_bundle
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command("train")(commands.train)
+    app.command("evaluate")(commands.evaluate)
+    return app
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[str, str]:
+    train_file, dev_file = write_data(tmp_path / "data", single, num_train=32, num_dev=10)
+    return str(train_file), str(dev_file)
+
+
+@pytest.fixture
+def train_options(data: tuple[str, str], backbone_folder: Path, tmp_path: Path) -> list[str]:
+    given = {
+        "task": "text-classification",
+        "train": data[0],
+        "dev": data[1],
+        "backbone": str(backbone_folder),
+        "output": str(tmp_path / "my-adapter"),
+        "epochs": "1",
+        "prefix-len": "2",
+        "device": "cpu",
+    }
+    return ["train", *(part for name, value in given.items() for part in (f"--{name}", value))]
+
+
+def test_train_then_evaluate(app: typer.Typer, train_options: list[str], data: tuple[str, str], tmp_path: Path) -> None:
+    trained = CliRunner().invoke(app, [*train_options, "--json"])
+    assert trained.exit_code == 0, trained.output
+    report = json.loads(trained.stdout)
+    assert report["output"] == str(tmp_path / "my-adapter")
+    assert report["scores"].keys() == {"accuracy", "macro_f1"}
+    assert report["num_train"] == 32
+    assert "epoch 1: dev accuracy" in trained.stderr
+    assert json.loads((tmp_path / "my-adapter" / "adapter.json").read_text())["name"] == "my-adapter"
+
+    backbone = train_options[train_options.index("--backbone") + 1]
+    common = ["evaluate", str(tmp_path / "my-adapter"), "--data", data[1], "--backbone", backbone, "--device", "cpu"]
+    evaluated = CliRunner().invoke(app, [*common, "--json"])
+    assert evaluated.exit_code == 0, evaluated.output
+    scores = json.loads(evaluated.stdout)
+    assert scores == {
+        "scores": pytest.approx(report["scores"]),
+        "without_prefix": pytest.approx(report["without_prefix"]),
+        "num_examples": 10,
+    }
+    shown = CliRunner().invoke(app, common)
+    assert f"{report['scores']['accuracy']:.4f}" in shown.stdout
+
+
+def test_scores_are_shown_as_a_table(app: typer.Typer, train_options: list[str]) -> None:
+    result = CliRunner().invoke(app, [*train_options, "--name", "other"])
+    assert result.exit_code == 0, result.output
+    assert "other (p-tuning-v2)" in result.stdout
+    assert "macro_f1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "mentions"),
+    [
+        (["--prefix-len", "-1"], "option prefix_len: Input should be greater than or equal to 0; seen -1"),
+        (["--method", "lora"], "option method: Input should be 'p-tuning-v2' or 'fine-tuning'; seen 'lora'"),
+        (["--name", "My Adapter"], "option name: "),
+        (["--learning-rate", "0"], "option learning_rate: "),
+        (["--prefix-dtype", "int8"], "option prefix_dtype: "),
+        (["--column", "text"], "--column takes canonical=yours, e.g. text=premise; seen ['text']"),
+        (["--column", "text=premise"], "no column 'premise'"),
+        (["--backbone", "./nowhere"], "./nowhere is no folder"),
+        (["--train", "[bold]missing.jsonl"], "[bold]missing.jsonl does not exist"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
+    ],
+)
+def test_bad_options_are_refused_with_the_reason(
+    app: typer.Typer, train_options: list[str], options: list[str], mentions: str
+) -> None:
+    result = CliRunner().invoke(app, [*train_options, *options])
+    assert result.exit_code == 2
+    assert mentions in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "mentions"),
+    [
+        (["--column", "text"], "invalid_request: --column takes canonical=yours"),
+        (["--data", "none.jsonl"], "invalid_request: none.jsonl does not exist"),
+        (["--dtype", "int8"], "dtype 'int8' is not known"),
+        (["--backbone", "/nowhere"], "unsupported_backbone: /nowhere is no folder"),
+    ],
+)
+def test_evaluate_refuses_with_the_reason(
+    app: typer.Typer,
+    backbone: Backbone,
+    backbone_folder: Path,
+    data: tuple[str, str],
+    tmp_path: Path,
+    options: list[str],
+    mentions: str,
+) -> None:
+    bundle = write_random_bundle(tmp_path / "bundle", backbone.spec, labels=("cat", "dog"))
+    common = ["evaluate", str(bundle), "--data", data[1], "--backbone", str(backbone_folder), "--device", "cpu"]
+    result = CliRunner().invoke(app, [*common, *options])
+    assert result.exit_code == 2
+    assert mentions in result.stderr
+
+
+def test_evaluate_names_what_is_missing_of_a_bundle(
+    app: typer.Typer, backbone_folder: Path, data: tuple[str, str], tmp_path: Path
+) -> None:
+    common = ["--data", data[1], "--backbone", str(backbone_folder), "--device", "cpu"]
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path), *common])
+    assert result.exit_code == 2
+    assert "malformed_bundle" in result.stderr
+    assert "has no adapter.json" in result.stderr
+
+
+def test_options_that_the_shell_misspells_exit_with_2(app: typer.Typer, train_options: list[str]) -> None:
+    for extra in (["--no-such-option"], ["--task", "translation"], ["--epochs", "many"]):
+        assert CliRunner().invoke(app, [*train_options, *extra]).exit_code == 2
+
+
+def test_the_card_shows_a_command_that_works_elsewhere() -> None:
+    arguments = [
+        "train",
+        "--train",
+        "/data/snli/train.jsonl.gz",
+        "--output",
+        "/database/x",
+        "--description",
+        "two words",
+    ]
+    assert commands.portable_command(arguments, {"PREFIXRACK_DATA": "/data/"}) == (
+        "prefixrack train --train $PREFIXRACK_DATA/snli/train.jsonl.gz --output x --description 'two words'"
+    )
+    assert commands.portable_command(["train", "--train", "/data/x"], {}) == "prefixrack train --train x"
+
+
+def test_evaluating_changes_nothing_in_a_bundle(
+    app: typer.Typer, backbone: Backbone, backbone_folder: Path, data: tuple[str, str], tmp_path: Path
+) -> None:
+    bundle: Any = write_random_bundle(tmp_path / "bundle", backbone.spec, labels=("cat", "dog"))
+    before = bundle_digest(bundle)
+    common = ["--data", data[1], "--backbone", str(backbone_folder), "--device", "cpu"]
+    assert CliRunner().invoke(app, ["evaluate", str(bundle), *common]).exit_code == 0
+    assert bundle_digest(bundle) == before

@@ -1,0 +1,92 @@
+"""Scores by values worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefixrack_adapters import metrics
+from prefixrack_adapters.training.data import GoldAnswers
+
+
+def gold(*texts: str) -> GoldAnswers:
+    return GoldAnswers(texts, (0,) * len(texts))
+
+
+def test_single_label() -> None:
+    scores = metrics.single_label(["a", "a", "b", "c"], ["a", "b", "b", "b"])
+    # a: precision 1/2, recall 1; b: precision 1, recall 1/3; c never occurs in gold: 0
+    assert scores == {"accuracy": 0.5, "macro_f1": pytest.approx((2 / 3 + 1 / 2 + 0) / 3)}
+
+
+def test_several_labels() -> None:
+    predicted, wanted = [["a", "b"], [], ["c"]], [["a"], ["b"], ["c"]]
+    scores = metrics.multi_label(predicted, wanted, ["a", "b", "c"])
+    # micro: 2 hits, 3 predicted, 3 gold; a and c are perfect, b has no hit
+    assert scores == {"micro_f1": pytest.approx(2 / 3), "macro_f1": pytest.approx(2 / 3)}
+
+
+def test_regression() -> None:
+    scores = metrics.regression([1.0, 2.0, 4.0], [1.0, 3.0, 2.0])
+    # ranks 1 2 3 against 1 3 2; covariance 1 over the root of 14/3 times 2
+    assert scores == {"pearson": pytest.approx(1 / (14 / 3 * 2) ** 0.5), "spearman": pytest.approx(0.5)}
+
+
+@pytest.mark.parametrize(("predicted", "wanted"), [([1.0, 1.0], [1.0, 2.0]), ([1.0, 2.0], [3.0, 3.0]), ([], [])])
+def test_regression_of_constants_is_zero_and_no_warning(predicted: list[float], wanted: list[float]) -> None:
+    assert metrics.regression(predicted, wanted) == {"pearson": 0.0, "spearman": 0.0}
+
+
+def test_spans() -> None:
+    predicted = [["B-x", "I-x", "O", "B-y"], ["B-x"]]
+    wanted = [["B-x", "I-x", "O", "B-x"], ["O"]]
+    scores = metrics.spans(predicted, wanted)
+    assert scores == {
+        "span_f1": pytest.approx(2 / 5),
+        "span_precision": pytest.approx(1 / 3),
+        "span_recall": pytest.approx(1 / 2),
+    }
+    assert metrics.spans([["O"]], [["O"]]) == {"span_f1": 0.0, "span_precision": 0.0, "span_recall": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "wanted", "f1", "exact"),
+    [
+        ("The Cat!", gold("cat"), 1.0, 1.0),
+        ("big cat", gold("cat sat", "dog"), 0.5, 0.0),
+        ("cat", gold("dog", "a cat"), 1.0, 1.0),
+        ("dog", gold("cat"), 0.0, 0.0),
+        ("", gold(), 1.0, 1.0),
+        ("cat", gold(), 0.0, 0.0),
+        ("", gold("cat"), 0.0, 0.0),
+        ("cat cat dog", gold("cat dog dog"), 2 / 3, 0.0),
+    ],
+)
+def test_answers(predicted: str, wanted: GoldAnswers, f1: float, exact: float) -> None:
+    assert metrics.answers([predicted], [wanted]) == {"f1": pytest.approx(f1), "exact_match": exact}
+
+
+def test_answers_are_averaged() -> None:
+    assert metrics.answers(["cat", "dog"], [gold("cat"), gold("cat")]) == {"f1": 0.5, "exact_match": 0.5}
+
+
+def test_choices() -> None:
+    assert metrics.choices([0, 1, -1, 1], [0, 0, 1, 1]) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("task", "problem", "train", "wanted", "score"),
+    [
+        ("text-classification", "single_label", ["a", "b", "b"], ["b", "a", "b", "b"], {"accuracy": 0.75}),
+        ("text-classification", "multi_label", [("a",), ("a", "b")], [("a",), ("b",)], {"micro_f1": 0.5}),
+        ("text-classification", "regression", [1.0, 2.0], [1.0, 5.0], {"spearman": 0.0}),
+        ("token-classification", "single_label", [("B-x",)], [("B-x", "O")], {"span_f1": 0.0}),
+        ("question-answering", "single_label", [], [gold(), gold("cat")], {"f1": 0.5}),
+        ("multiple-choice", "single_label", [1, 1, 0], [1, 0], {"accuracy": 0.5}),
+    ],
+)
+def test_majority(task: str, problem: str, train: list[Any], wanted: list[Any], score: dict[str, float]) -> None:
+    scores = metrics.majority(task, problem, train, wanted, ["a", "b"])
+    assert scores | score == scores
+    assert metrics.main_metric(task, problem) in scores
