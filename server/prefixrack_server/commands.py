@@ -77,8 +77,12 @@ def run(config: ServerConfig, on_ready: Callable[[], None] | None = None) -> Non
     from prefixrack_server.logs import set_up_logging
 
     folder = resolve_backbone(config.backbone.path)  # before the seconds that torch takes to load
+    from transformers.utils.logging import disable_progress_bar
+
     from prefixrack_adapters.backbone import Backbone
 
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # the loading bar belongs on a terminal, not in a log
     set_up_logging(config.http.log_level, config.http.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     backbone = Backbone.load(folder, device=config.backbone.device, dtype=config.backbone.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from prefixrack import AsyncClient, Client
 from prefixrack.bundles import bundle_digest
 from prefixrack.retries import RetryPolicy

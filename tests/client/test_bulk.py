@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from prefixrack import AsyncClient, AuthenticationError, Client
 from prefixrack.types import AnyOutput, FailedOutput
 

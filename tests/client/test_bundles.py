@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from prefixrack.bundles import Spool, bundle_digest, name_in_manifest, unpack
 from prefixrack.errors import BundleTooLarge, MalformedBundle, UnsafeArchive
 

@@ -12,10 +12,11 @@ from typing import Any
 import httpx2
 import pytest
 import typer
+from typer.testing import CliRunner
+
 from prefixrack.cli import doctor, plugins
 from prefixrack.cli.app import build_app
 from prefixrack.cli.session import Session
-from typer.testing import CliRunner
 
 Run = Callable[..., Any]
 

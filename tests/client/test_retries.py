@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from prefixrack import APIConnectionError, APIStatusError, APITimeoutError, Client, RateLimitError
 from prefixrack.responses import retry_after_s
 from prefixrack.retries import RetryBudget, RetryPolicy

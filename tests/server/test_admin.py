@@ -56,9 +56,7 @@ async def test_upload_makes_a_version(server: Any, bundles: Any) -> None:
 async def test_the_same_digest_again_is_the_existing_version(ready: Any, bundles: Any) -> None:
     again = await ready.upload(bundles("intent"))
     assert (again.status_code, again.json()["version"], again.json()["is_new"]) == (200, 1, False)
-    as_tar = await ready.client.post(
-        f"{ADMIN}/versions", content=bundle_bytes(bundles("intent").folder), headers=TAR
-    )
+    as_tar = await ready.client.post(f"{ADMIN}/versions", content=bundle_bytes(bundles("intent").folder), headers=TAR)
     assert (as_tar.status_code, as_tar.json()["version"]) == (200, 1)
     assert await ready.names() == [("intent", 1, 1)]
 

@@ -85,7 +85,7 @@ def test_secrets_are_masked_in_the_log(no_settings: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "backbone.path"),
+        (["--backbone", ""], "backbone.path"),
         (["--auth", "none", "--host", "0.0.0.0", "--backbone", "x"], "loopback"),
         (["--backbone", "x", "--adapters", "/does/not/exist"], "/does/not/exist"),
         (["--backbone", "/does/not/exist"], "/does/not/exist"),

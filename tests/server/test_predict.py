@@ -88,9 +88,7 @@ BROKEN_JSON = [b"{", b"", b'{"inputs": "a"', b'{"inputs": NaN}', b"[" * 100_000,
 
 @pytest.mark.parametrize("body", BROKEN_JSON)
 async def test_malformed_json(ready: Any, body: bytes) -> None:
-    response = await ready.client.post(
-        "/v1/intent/predict", content=body, headers={"Content-Type": "application/json"}
-    )
+    response = await ready.client.post("/v1/intent/predict", content=body, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (400, "malformed_json")
 
 
