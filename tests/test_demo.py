@@ -55,7 +55,7 @@ Read = Callable[[dict[str, Any]], Any]
 # Of each printed line: the adapter, what to read of its output, and what that must be.
 EXPECTED: tuple[tuple[str, Read, Any], ...] = (
     ("intent", intent_label, "balance"),
-    ("ner", span_texts, {"Eiffel Tower", "Paris"}),
+    ("ner", span_texts, {"Manchester United", "Wembley Stadium", "London"}),
     ("qa", answer_text, "1889"),
 )
 

@@ -16,7 +16,7 @@ from prefixrack_server.config import ConfigError, load_config
 # Adapter, and an input whose right answer is plain to see.
 EXAMPLES: tuple[tuple[str, Any], ...] = (
     ("intent", "how much money do i have in my checking account"),
-    ("ner", "The Eiffel Tower in Paris was opened in 1889."),
+    ("ner", "He played for Manchester United at Wembley Stadium in London."),
     (
         "qa",
         {
