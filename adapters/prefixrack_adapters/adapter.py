@@ -66,6 +66,11 @@ class Adapter:
         """Memory on the device."""
         return self.head.size_bytes + (self.prefix.nbytes if self.prefix is not None else 0)
 
+    def to(self, device: str, dtype: torch.dtype) -> Adapter:
+        """The same adapter for a backbone on `device` in `dtype`; its head stays in float32."""
+        prefix = None if self.prefix is None else self.prefix.to(device=device, dtype=dtype)
+        return Adapter(self.manifest, self.digest, prefix, self.head.to(device))
+
     def without_prefix(self) -> Adapter:
         """The same head on the bare backbone: shows how much the prefix does."""
         prefix = self.manifest.prefix.model_copy(update={"prefix_len": 0})

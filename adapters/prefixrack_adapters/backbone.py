@@ -139,12 +139,16 @@ class Backbone:
     def predict(
         self, adapter: Adapter, inputs: Any, parameters: Parameters | None = None, max_pack_tokens: int = 4096
     ) -> list[Output | FailedOutput]:
-        """Answer inputs without a server: one output per input, in order; one faulty input fails alone."""
+        """Answer inputs without a server: one output per input, in order; one faulty input fails alone.
+
+        The adapter may have been loaded for another device or dtype: it is brought to the backbone's.
+        """
         from prefixrack_adapters.prediction import predict  # the library's task side needs pydantic
 
         if parameters is not None and adapter is None:
             raise InvalidRequest("parameters were given without an adapter")
-        return predict(self, adapter, inputs, parameters, max_pack_tokens)
+        here = adapter.to(self.device, self.dtype)
+        return predict(self, here, inputs, parameters, max_pack_tokens)
 
 
 def load_model(folder: Path, spec: BackboneSpec, dtype: torch.dtype) -> nn.Module:

@@ -20,6 +20,9 @@ class Dense:
     bias: Tensor | None
     activation: str | None
 
+    def to(self, device: str) -> Dense:
+        return Dense(self.weight.to(device), None if self.bias is None else self.bias.to(device), self.activation)
+
     def __call__(self, states: Tensor) -> Tensor:
         outputs = F.linear(states, self.weight, self.bias)
         match self.activation:
@@ -47,6 +50,9 @@ class Head:
         for layer in self.layers:
             states = layer(states)
         return states.float()
+
+    def to(self, device: str) -> Head:
+        return Head(self.gather, [layer.to(device) for layer in self.layers])
 
     @property
     def size_bytes(self) -> int:

@@ -57,8 +57,11 @@ def longest_first(first_len: int, second_len: int, room: int) -> tuple[int, int]
 
 
 def windows(num_tokens: int, room: int, overlap: int) -> list[tuple[int, int]]:
-    """Ranges of at most `room` tokens that cover 0..num_tokens, neighbours sharing `overlap` tokens."""
-    step = max(1, room - min(overlap, room - 1))
+    """Ranges of at most `room` tokens that cover 0..num_tokens, neighbours sharing `overlap` tokens.
+
+    The overlap is held to half of the room: one that fills it would give nearly as many windows as tokens.
+    """
+    step = room - min(overlap, room // 2)
     ranges = [(0, min(room, num_tokens))]
     while ranges[-1][1] < num_tokens:
         start = ranges[-1][0] + step

@@ -7,6 +7,7 @@ checked.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +22,9 @@ MAX_LABELS = 10_000
 
 TensorDtype = Literal["float32", "float16", "bfloat16"]
 Activation = Literal["tanh", "gelu", "relu"]
+Tagging = Literal["bio", "bioes"]
+
+OUTSIDE = "O"
 
 
 class Part(BaseModel):
@@ -84,7 +88,7 @@ class DecodingSpec(Part):
 
     problem: Literal["single_label", "multi_label", "regression"] = "single_label"
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    tagging: Literal["bio", "bioes"] = "bio"
+    tagging: Tagging = "bio"
     n_best: Annotated[int, Field(ge=1, le=100)] = 20
     max_answer_len: Annotated[int, Field(ge=1)] = 30
     no_answer: bool = False
@@ -128,6 +132,16 @@ class Manifest(Part):
     licence: str | None = None
 
     @model_validator(mode="after")
+    def _check_problem(self) -> Self:
+        problem = self.decoding.problem
+        if problem != "single_label" and self.task != "text-classification":
+            raise ValueError(
+                f"decoding.problem is {problem!r}, but task {self.task!r} has 'single_label' only: "
+                "the others are of text-classification"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_labels(self) -> Self:
         expected = self._expected_outputs()
         if self.head.num_outputs != expected:
@@ -144,6 +158,12 @@ class Manifest(Part):
         wanted = "every_token" if self.task in ("token-classification", "question-answering") else "first_token"
         if self.head.gather != wanted:
             raise ValueError(f"head.gather is {self.head.gather!r}, but task {self.task!r} needs {wanted!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tags(self) -> Self:
+        if self.task == "token-classification":
+            check_tags(self.labels, self.decoding.tagging)
         return self
 
     def _expected_outputs(self) -> int:
@@ -169,6 +189,19 @@ class Manifest(Part):
         """The exact bytes of `adapter.json`: deterministic, so that equal adapters have equal digests."""
         content = self.model_dump(mode="json")
         return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def check_tags(labels: Sequence[str], tagging: Tagging) -> None:
+    """Spans cannot be read from other labels. Raises LabelMismatch, naming the first that is no tag."""
+    marks = ("B", "I", "E", "S") if tagging == "bioes" else ("B", "I")
+    for label in labels:
+        mark, _, kind = label.partition("-")
+        if label != OUTSIDE and not (mark in marks and kind):
+            allowed = ", ".join(f"{one}-x" for one in marks)
+            raise LabelMismatch(
+                f"label {label!r} is no tag of the scheme {tagging!r}: {OUTSIDE!r} and {allowed} are allowed; "
+                "rename the label, or set `decoding.tagging` to the scheme that the labels follow"
+            )
 
 
 def parse_manifest(content: bytes) -> Manifest:

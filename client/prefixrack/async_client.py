@@ -21,7 +21,7 @@ from prefixrack.health import Health
 from prefixrack.requests import ApiRequest, name_of
 from prefixrack.retries import RetryPolicy, Tries
 from prefixrack.settings import Settings, find_api_key, find_base_url
-from prefixrack.typed import Classified, TypedTask
+from prefixrack.typed import Classified, Many, TypedTask
 from prefixrack.types import (
     AdapterDetail,
     AdapterSummary,
@@ -105,7 +105,7 @@ class AsyncClient:
         return await self._run(calls.fan_out(adapters, inputs, parameters))
 
     @overload
-    async def classify(self, adapter: str, inputs: list[Any], **parameters: Any) -> list[Classified | FailedOutput]: ...
+    async def classify(self, adapter: str, inputs: Many, **parameters: Any) -> list[Classified | FailedOutput]: ...
     @overload
     async def classify(self, adapter: str, inputs: Any, **parameters: Any) -> Classified: ...
     async def classify(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
@@ -114,7 +114,7 @@ class AsyncClient:
 
     @overload
     async def ner(
-        self, adapter: str, inputs: list[Any], **parameters: Any
+        self, adapter: str, inputs: Many, **parameters: Any
     ) -> list[TokenClassificationOutput | FailedOutput]: ...
     @overload
     async def ner(self, adapter: str, inputs: Any, **parameters: Any) -> TokenClassificationOutput: ...
@@ -124,7 +124,7 @@ class AsyncClient:
 
     @overload
     async def answer(
-        self, adapter: str, inputs: list[Any], **parameters: Any
+        self, adapter: str, inputs: Many, **parameters: Any
     ) -> list[QuestionAnsweringOutput | FailedOutput]: ...
     @overload
     async def answer(self, adapter: str, inputs: Any, **parameters: Any) -> QuestionAnsweringOutput: ...
@@ -133,7 +133,7 @@ class AsyncClient:
         return await self._typed(typed.QUESTION_ANSWERING, adapter, inputs, parameters)
 
     @overload
-    async def choose(self, adapter: str, inputs: list[Any], **parameters: Any) -> list[ChoiceOutput | FailedOutput]: ...
+    async def choose(self, adapter: str, inputs: Many, **parameters: Any) -> list[ChoiceOutput | FailedOutput]: ...
     @overload
     async def choose(self, adapter: str, inputs: Any, **parameters: Any) -> ChoiceOutput: ...
     async def choose(self, adapter: str, inputs: Any, **parameters: Any) -> Any:

@@ -14,6 +14,7 @@ from prefixrack.bundles import Progress, Upload
 from prefixrack.errors import APIConnectionError, PreconditionFailedError
 from prefixrack.requests import ApiRequest, ask, read, segment, write
 from prefixrack.responses import decode
+from prefixrack.typed import MANY
 from prefixrack.types import (
     AdapterDetail,
     AdapterPage,
@@ -51,7 +52,7 @@ class Page(Protocol[Item]):
 
 def predict(adapter: str, inputs: Any, parameters: Mapping[str, Any]) -> Call[PredictResponse]:
     body = _predict_body(inputs, parameters)
-    num_inputs = len(inputs) if isinstance(inputs, list) else 1
+    num_inputs = len(inputs) if isinstance(inputs, MANY) else 1
     return Call(ask(f"/v1/{segment(adapter)}/predict", body), partial(_decode_predict, num_inputs))
 
 
@@ -172,6 +173,7 @@ def _alias(name: str, alias: str) -> str:
 
 
 def _predict_body(inputs: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A tuple of inputs is written as a list, as JSON has it: it counts as many inputs, too."""
     given = {name: value for name, value in parameters.items() if value is not None}
     return {"inputs": inputs} | ({"parameters": given} if given else {})
 

@@ -22,7 +22,7 @@ from prefixrack.health import Health
 from prefixrack.requests import ApiRequest, name_of
 from prefixrack.retries import RetryPolicy, Tries
 from prefixrack.settings import Settings, find_api_key, find_base_url
-from prefixrack.typed import Classified, TypedTask
+from prefixrack.typed import Classified, Many, TypedTask
 from prefixrack.types import (
     AdapterDetail,
     AdapterSummary,
@@ -106,7 +106,7 @@ class Client:
         return self._run(calls.fan_out(adapters, inputs, parameters))
 
     @overload
-    def classify(self, adapter: str, inputs: list[Any], **parameters: Any) -> list[Classified | FailedOutput]: ...
+    def classify(self, adapter: str, inputs: Many, **parameters: Any) -> list[Classified | FailedOutput]: ...
     @overload
     def classify(self, adapter: str, inputs: Any, **parameters: Any) -> Classified: ...
     def classify(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
@@ -114,9 +114,7 @@ class Client:
         return self._typed(typed.CLASSIFICATION, adapter, inputs, parameters)
 
     @overload
-    def ner(
-        self, adapter: str, inputs: list[Any], **parameters: Any
-    ) -> list[TokenClassificationOutput | FailedOutput]: ...
+    def ner(self, adapter: str, inputs: Many, **parameters: Any) -> list[TokenClassificationOutput | FailedOutput]: ...
     @overload
     def ner(self, adapter: str, inputs: Any, **parameters: Any) -> TokenClassificationOutput: ...
     def ner(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
@@ -124,9 +122,7 @@ class Client:
         return self._typed(typed.TOKEN_CLASSIFICATION, adapter, inputs, parameters)
 
     @overload
-    def answer(
-        self, adapter: str, inputs: list[Any], **parameters: Any
-    ) -> list[QuestionAnsweringOutput | FailedOutput]: ...
+    def answer(self, adapter: str, inputs: Many, **parameters: Any) -> list[QuestionAnsweringOutput | FailedOutput]: ...
     @overload
     def answer(self, adapter: str, inputs: Any, **parameters: Any) -> QuestionAnsweringOutput: ...
     def answer(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
@@ -134,7 +130,7 @@ class Client:
         return self._typed(typed.QUESTION_ANSWERING, adapter, inputs, parameters)
 
     @overload
-    def choose(self, adapter: str, inputs: list[Any], **parameters: Any) -> list[ChoiceOutput | FailedOutput]: ...
+    def choose(self, adapter: str, inputs: Many, **parameters: Any) -> list[ChoiceOutput | FailedOutput]: ...
     @overload
     def choose(self, adapter: str, inputs: Any, **parameters: Any) -> ChoiceOutput: ...
     def choose(self, adapter: str, inputs: Any, **parameters: Any) -> Any:

@@ -23,6 +23,9 @@ O = TypeVar("O")  # noqa: E741  the output type of a task
 
 Classified = ClassificationOutput | MultiLabelOutput | RegressionOutput
 
+Many = list[Any] | tuple[Any, ...]
+MANY = (list, tuple)  # inputs of these types are many; anything else is one
+
 METHOD_OF_TASK: dict[TaskName, str] = {
     "text-classification": "classify",
     "token-classification": "ner",
@@ -33,14 +36,14 @@ METHOD_OF_TASK: dict[TaskName, str] = {
 
 @dataclass(frozen=True, slots=True)
 class TypedTask(Generic[O]):
-    """What one typed method expects, and how it hands its outputs out: one for one input, a list for a list."""
+    """What one typed method expects, and how it hands its outputs out: one for one input, a list for many."""
 
     task: TaskName
 
     def unwrap(self, response: PredictResponse, inputs: Any) -> Any:
         if response.task != self.task:
             raise self._unexpected(response)
-        if isinstance(inputs, list):
+        if isinstance(inputs, MANY):
             return list(response.outputs)
         (output,) = response.outputs
         if isinstance(output, FailedOutput):
@@ -49,10 +52,10 @@ class TypedTask(Generic[O]):
 
     def unwrap_refusal(self, error: APIStatusError, inputs: Any) -> list[FailedOutput]:
         """Every input failed: a list of failures for a list; for one input, an error with that input's code."""
-        failures = failed_outputs(error, len(inputs) if isinstance(inputs, list) else 1)
+        failures = failed_outputs(error, len(inputs) if isinstance(inputs, MANY) else 1)
         if failures is None:
             raise error
-        if not isinstance(inputs, list):
+        if not isinstance(inputs, MANY):
             raise _single_failure(failures[0], error) from error
         return failures
 

@@ -16,6 +16,7 @@ from prefixrack_server.auth import DEFAULT_TENANT, Gate
 from prefixrack_server.config import ServerConfig
 from prefixrack_server.dispatch import Dispatcher
 from prefixrack_server.documentation import install_openapi
+from prefixrack_server.holds import Holds
 from prefixrack_server.housekeeping import keep_house
 from prefixrack_server.keeper import Keeper
 from prefixrack_server.messages import Engine
@@ -58,14 +59,14 @@ def build_services(
 ) -> Services:
     limits = config.limits
     dispatcher = Dispatcher(engine, limits.max_queued_rows, limits.max_queued_tokens)
-    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, limits.max_tokens)
+    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens)
     spool = Spool(config.registry.spool_dir, limits.max_bundle_bytes)
     return Services(
         config=config,
         spec=spec,
         registry=registry,
         engine=engine,
-        gate=Gate(registry, config.http.auth),
+        gate=Gate(registry, config.http.auth, config.http.cors_origins),
         dispatcher=dispatcher,
         predictor=predictor,
         keeper=Keeper(registry, engine),
@@ -80,7 +81,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
         services.dispatcher.start()
         try:
             await _prepare(services)
-            async with running(keep_house(services.registry, services.keeper)):
+            async with running(keep_house(services.registry, services.keeper, services.predictor.holds)):
                 services.phase.is_started = True
                 yield
         finally:

@@ -49,13 +49,19 @@ SEND_TAR: Final = f"send an uncompressed tar of {', '.join(BUNDLE_FILES)}"
 
 
 async def read_tar(stream: AsyncIterator[bytes], draft: Draft) -> SpooledBundle:
-    """Read an uncompressed tar into the draft. Raises UnsafeArchive, MalformedBundle, BundleTooLarge or DiskFull."""
+    """Read an uncompressed tar into the draft. Plain files beside the bundle's own, such as a report, are skipped.
+
+    Raises UnsafeArchive, MalformedBundle, BundleTooLarge or DiskFull.
+    """
     source = ByteSource(stream, draft.max_total_bytes + ENVELOPE_BYTES)
     members = MemberReader(source)
     while (member := await members.next()) is not None:
-        await draft.begin(member.file_name, member.num_bytes)
-        await _copy(source, member.num_bytes, draft)
-        await draft.end()
+        if member.file_name in BUNDLE_FILES:
+            await draft.begin(member.file_name, member.num_bytes)
+            await _copy(source, member.num_bytes, draft)
+            await draft.end()
+        else:
+            await _skip(source, member, draft.max_total_bytes)
     await _check_end(source)
     return await draft.finish()
 
@@ -67,6 +73,17 @@ async def _copy(source: ByteSource, num_bytes: int, draft: Draft) -> None:
         left -= len(data)
         await draft.write(data)
     await source.read_exactly(-num_bytes % BLOCK)
+
+
+async def _skip(source: ByteSource, member: Member, max_bytes: int) -> None:
+    if member.num_bytes > max_bytes:
+        raise BundleTooLarge(
+            f"the tar holds {member.file_name!r} of {member.num_bytes:,} bytes, {max_bytes:,} are allowed in all: "
+            "leave it out, it is no part of the bundle"
+        )
+    left = member.num_bytes + -member.num_bytes % BLOCK
+    while left:
+        left -= len(await source.read(min(left, CHUNK_BYTES)))
 
 
 async def _check_end(source: ByteSource) -> None:
@@ -95,7 +112,7 @@ class MemberReader:
         self._is_first = True
 
     async def next(self) -> Member | None:
-        """The next file of the bundle, or None at the end-of-archive block."""
+        """The next plain file, or None at the end-of-archive block."""
         while (info := await self._next_info()) is not None:
             if info.isdir():
                 self._check_folder(info)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
 from prefixrack.errors import Forbidden, MissingKey
-from prefixrack_server.config import AuthMode
+from prefixrack_server.config import AuthMode, is_loopback
 from prefixrack_server.registry.keys import Principal
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.services import services_of
@@ -21,19 +22,47 @@ SEND_KEY: Final = "send it as `Authorization: Bearer <key>` or `X-API-Key: <key>
 
 
 class Gate:
-    """Lives as long as the process. With auth "none" everybody is the default tenant's admin."""
+    """Lives as long as the process. With auth "none" everybody on this machine is the default tenant's admin."""
 
-    def __init__(self, registry: Registry, mode: AuthMode) -> None:
+    def __init__(self, registry: Registry, mode: AuthMode, cors_origins: Collection[str] = ()) -> None:
         self._registry = registry
         self._mode = mode
+        self._cors_origins = cors_origins
 
     async def admit(self, headers: Headers, scope: str) -> Principal:
         """The principal of the request's key. Raises MissingKey, InvalidKey, or Forbidden without `scope`."""
         if self._mode == "none":
+            check_local(headers, self._cors_origins)
             return EVERYONE
         principal = await self._registry.authenticate(credential(headers))
         check_scope(principal, scope)
         return principal
+
+
+def check_local(headers: Headers, cors_origins: Collection[str]) -> None:
+    """Without keys, a page of any web site could use the server through the browser of somebody on this machine.
+
+    Raises Forbidden for another site's page, by its Origin or, where its name was pointed at this machine, by Host.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not is_loopback(host_name(host)):
+        raise Forbidden(
+            f"Host is {host[:80]!a}, without keys (auth 'none') a loopback name is allowed (127.0.0.1, ::1, localhost): "
+            "use that, or serve with auth 'keys'"
+        )
+    if origin is None or origin in cors_origins or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        return
+    raise Forbidden(
+        f"Origin is {origin[:80]!a}, without keys (auth 'none') pages of this server only are allowed: serve with auth "
+        "'keys', or name the origin in http.cors_origins"
+    )
+
+
+def host_name(host: str) -> str:
+    """The name or address in a Host header, without the port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
 
 
 def credential(headers: Headers) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from prefixrack_server.dispatch import Ticket
 from prefixrack_server.envelope import DEFAULTS, error_json, parse_json, parse_parameters, to_json
 from prefixrack_server.predict import BULK_PRIORITY, Batch, Call, Outcome, Predictor, outcome_json
 from prefixrack_server.registry.registry import Version
+from prefixrack_server.tokenise import is_big
 
 MEDIA_TYPES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
 BATCH_LINES = 64
@@ -51,6 +53,7 @@ class ParsedLine:
     inputs: Any = None
     parameters: Parameters = DEFAULTS
     fault: errors.Fault | None = None
+    num_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -95,9 +98,16 @@ def parse_line(line: Line, max_bytes: int) -> ParsedLine:
     try:
         document = _checked_document(parse_json(line.text))
         line_id = _checked_id(document.get("id"))
-        return ParsedLine(line.index, line_id, document["inputs"], parse_parameters(document.get("parameters")))
+        parameters = parse_parameters(document.get("parameters"))
+        return ParsedLine(line.index, line_id, document["inputs"], parameters, num_bytes=len(line.text))
     except errors.Fault as fault:
         return ParsedLine(line.index, line_id, fault=fault)
+
+
+def parameters_key(line: ParsedLine) -> tuple[Parameters, frozenset[str]]:
+    """Equal for lines that are one tokenizer call. Models are equal whatever of them was set, but a task refuses a
+    parameter that is set though it has none of it."""
+    return line.parameters, frozenset(line.parameters.model_fields_set)
 
 
 def _checked_document(document: Any) -> dict[str, Any]:
@@ -185,10 +195,11 @@ class BulkAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outbox = Outbox(self._folder, self._limits.bulk_spool_bytes)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._take_in())
-                tasks.create_task(self._answer(outbox))
-                tasks.create_task(self._send(outbox, send))
+            with self._predictor.holds.hold([self._version.bundle]):
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._take_in())
+                    tasks.create_task(self._answer(outbox))
+                    tasks.create_task(self._send(outbox, send))
         except* ClientDisconnect:
             pass  # nobody is there to be told
         finally:
@@ -204,7 +215,7 @@ class BulkAnswer(Response):
 
     async def _take_lines(self, lines: Sequence[Line]) -> None:
         parsed = [parse_line(line, self._limits.max_line_bytes) for line in lines]
-        for parameters, group in groupby(parsed, lambda line: line.parameters):
+        for (parameters, _), group in groupby(parsed, parameters_key):
             for pending in await self._prepare(list(group), parameters):
                 await self._window.acquire()
                 await self._submit(pending)
@@ -249,7 +260,8 @@ class BulkAnswer(Response):
             return pending.fault or errors.InternalFault("the line was lost: send it again")
         try:
             answers = await self._predictor.dispatcher.wait(pending.ticket, self._is_gone)
-            outcome = pending.batch.finish(iter(answers))[0]
+            finish = partial(pending.batch.finish, iter(answers))
+            (outcome,) = await self._predictor.tokeniser.work(is_big(1, pending.line.num_bytes), finish)
         except errors.ServiceFault as fault:
             return fault
         return outcome

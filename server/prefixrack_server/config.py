@@ -20,6 +20,7 @@ from prefixrack_server.engine_config import EngineConfig
 ENV_PREFIX = "PREFIXRACK_"
 DELIMITER = "__"
 MIB = 1 << 20
+MIN_GRACE_S = 60.0
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -125,6 +126,11 @@ class ServerConfig(BaseSettings):
     registry: RegistryConfig = RegistryConfig()
     limits: LimitsConfig = LimitsConfig()
 
+    @property
+    def grace_s(self) -> float:
+        """How long a deleted version's files stay: every request that may still be running is over then."""
+        return max(MIN_GRACE_S, self.http.max_timeout_s)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -191,6 +197,6 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {key} (value {problem['input']!r}): see the list of settings in server/README.md"
+        return f"unknown setting {key} (value {problem['input']!r}): see the table of settings in deploy/README.md"
     is_shown = "database_url" not in key and not isinstance(problem["input"], dict | BaseModel)
     return f"setting {key}: {problem['msg']}" + (f", seen {problem['input']!r}" if is_shown else "")

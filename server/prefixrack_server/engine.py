@@ -118,6 +118,10 @@ class EngineThread:
             else:
                 self._residency.unkeep(bundle.digest)
 
+    def forget(self, digest: str) -> None:
+        with self._wake:
+            self._residency.forget(digest)
+
     def residency(self, digest: str) -> ResidencyState:
         with self._wake:
             return self._residency.state(digest)

@@ -7,6 +7,7 @@ input), a check by hand instead of a model, one write at the end.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -37,7 +38,15 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(text: str) -> float:
+    """A number beyond a float's range would become infinity, which no answer can repeat."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is out of range: numbers up to 1.7e308 are allowed")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -84,15 +93,32 @@ def parse_predict(body: bytes, max_inputs: int) -> Envelope:
     return _envelope(document, len(body), max_inputs)
 
 
-def parse_fan_out(body: bytes, max_inputs: int) -> FanOutEnvelope:
-    """Body of `POST /v1/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs."""
+def parse_fan_out(body: bytes, max_inputs: int, max_bytes: int) -> FanOutEnvelope:
+    """Body of `POST /v1/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs, PayloadTooLarge."""
     document = _object(parse_json(body), {"adapters", "inputs", "parameters"})
     adapters = document.get("adapters")
     if not isinstance(adapters, list) or not all(isinstance(ref, str) for ref in adapters):
         raise InvalidRequest('`adapters` must be a list of names, e.g. {"adapters": ["intent", "ner@3"], "inputs": …}')
     if not 1 <= len(adapters) <= MAX_ADAPTERS:
         raise InvalidRequest(f"`adapters` has {len(adapters)} entries, allowed are 1 to {MAX_ADAPTERS}")
-    return FanOutEnvelope(list(dict.fromkeys(adapters)), _envelope(document, len(body), max_inputs))
+    fan_out = FanOutEnvelope(list(dict.fromkeys(adapters)), _envelope(document, len(body), max_inputs))
+    _check_fan_out(fan_out, max_inputs, max_bytes)
+    return fan_out
+
+
+def _check_fan_out(fan_out: FanOutEnvelope, max_inputs: int, max_bytes: int) -> None:
+    """Every adapter tokenises every input: the limits hold for what the adapters see together."""
+    num_adapters, num_inputs = len(fan_out.adapters), len(fan_out.envelope.inputs)
+    if num_adapters * num_inputs > max_inputs:
+        raise TooManyInputs(
+            f"the request has {num_inputs} inputs for each of {num_adapters} adapters, allowed are {max_inputs} for "
+            "all adapters together: send fewer inputs or name fewer adapters"
+        )
+    if num_adapters > 1 and num_adapters * fan_out.envelope.num_bytes > max_bytes:
+        raise PayloadTooLarge(
+            f"the body has {fan_out.envelope.num_bytes} bytes for each of {num_adapters} adapters, allowed are "
+            f"{max_bytes} for all adapters together: send shorter inputs or name fewer adapters"
+        )
 
 
 def _envelope(document: Mapping[str, Any], num_bytes: int, max_inputs: int) -> Envelope:

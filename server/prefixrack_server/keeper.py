@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from prefixrack_server.messages import BundleRef, Engine
 from prefixrack_server.registry.registry import Registry
@@ -16,6 +17,12 @@ class Keeper:
         self._engine = engine
         self._told: dict[str, BundleRef] = {}
         self._lock = asyncio.Lock()
+
+    async def let_go(self, digests: Collection[str]) -> None:
+        """After a deletion: free the memory of those that no version has any more."""
+        await self.sync()
+        for digest in await self._registry.unused(digests):
+            self._engine.forget(digest)
 
     async def sync(self) -> None:
         """Tell the engine what has changed in the registry since the last time."""

@@ -95,6 +95,9 @@ class Engine(Protocol):
     def keep_resident(self, bundle: BundleRef, keep: bool) -> None:
         """Load this version and hold it on the device, or let it be evicted again."""
 
+    def forget(self, digest: str) -> None:
+        """No version has this digest any more: free its memory when its last row is done. Kept ones stay."""
+
     def residency(self, digest: str) -> ResidencyState: ...
 
     def stats(self) -> EngineStats: ...

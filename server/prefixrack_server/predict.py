@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
 
 from prefixrack import errors
 from prefixrack.types import AdapterRef, Output, Parameters
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import AnyTask, Prepared
 from prefixrack_server.dispatch import BoundRow, Dispatcher, IsGone
-from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, output_json
+from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, output_json, to_json
+from prefixrack_server.holds import Holds
 from prefixrack_server.messages import BundleRef, RowDone, RowFailure
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.tokenise import Tokeniser, is_big
@@ -31,6 +36,8 @@ PROBE_PRIORITY = 1000
 PROBE_TIMEOUT_S = 60.0
 
 Outcome = Output | errors.Fault
+
+log = structlog.stdlib.get_logger("prefixrack.predict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,19 @@ class Batch:
         failure = next((answer.failure for answer in done if answer.failure is not None), None)
         if failure is not None:
             return fault_of(failure)
-        return self.task.finish(item, [answer.logits for answer in done if answer.logits is not None], self.parameters)
+        try:
+            return self.task.finish(item, logits_of(done), self.parameters)
+        except errors.Fault as fault:
+            return fault
+        except Exception as error:  # whatever it was, the other inputs and adapters must still get theirs
+            log.exception("an output could not be made", adapter=self.version.ref, digest=self.version.digest)
+            return errors.InternalFault(
+                f"the output could not be made ({type(error).__name__}): the server's log says more"
+            )
+
+
+def logits_of(answers: Iterable[RowDone]) -> list[NDArray[np.float32]]:
+    return [answer.logits for answer in answers if answer.logits is not None]
 
 
 def fault_of(failure: RowFailure) -> errors.Fault:
@@ -100,9 +119,10 @@ def fault_of(failure: RowFailure) -> errors.Fault:
 class Predictor:
     """Lives as long as the process."""
 
-    def __init__(self, tokeniser: Tokeniser, dispatcher: Dispatcher, max_tokens: int) -> None:
+    def __init__(self, tokeniser: Tokeniser, dispatcher: Dispatcher, holds: Holds, max_tokens: int) -> None:
         self.tokeniser = tokeniser
         self.dispatcher = dispatcher
+        self.holds = holds
         self._max_tokens = max_tokens
 
     def task(self, version: Version) -> AnyTask:
@@ -129,28 +149,27 @@ class Predictor:
     ) -> dict[str, Any]:
         """`versions` maps a reference as sent to its version, or to why there is none. All rows go in together."""
         big = is_big(len(envelope.inputs) * len(versions), envelope.num_bytes)
-        batches, results = await self._prepare_all(versions, envelope, big)
-        self.check_tokens(sum(batch.num_tokens for batch in batches.values()))
+        batches, faults = await self._prepare_all(versions, envelope, big)
         rows = [row for batch in batches.values() for row in batch.rows()]
         answers = iter(await self.compute(rows, call))
+        outcomes: dict[str, list[Outcome]] = {}
         for key, batch in batches.items():
-            outcomes = await self.tokeniser.work(big, lambda batch=batch: batch.finish(answers))  # type: ignore[misc]
-            results[key] = result_json(batch, outcomes)
-        if not batches:
-            raise errors.AllInputsFailed(
-                f"none of the {len(results)} adapters could be used: see `errors`",
-                [{"adapter": key, **result["error"]} for key, result in results.items()],
-            )
+            outcomes[key] = await self.tokeniser.work(big, lambda batch=batch: batch.finish(answers))  # type: ignore[misc]
+        check_results(faults, outcomes)
+        results = {key: error_json(fault) for key, fault in faults.items()}
+        results |= {key: result_json(batch, outcomes[key]) for key, batch in batches.items()}
         return {"id": call.request_id, "results": results, "usage": usage_json(list(batches.values()))}
 
     async def _prepare_all(
         self, versions: Mapping[str, Version | errors.Fault], envelope: Envelope, big: bool
-    ) -> tuple[dict[str, Batch], dict[str, Any]]:
+    ) -> tuple[dict[str, Batch], dict[str, errors.Fault]]:
+        """The tokens are counted after every adapter: what is over the limit is refused before the next one is made."""
         batches: dict[str, Batch] = {}
-        results: dict[str, Any] = {}
+        faults: dict[str, errors.Fault] = {}
+        num_tokens = 0
         for ref, version in versions.items():
             if isinstance(version, errors.Fault):
-                results[ref] = error_json(version)
+                faults[ref] = version
                 continue
             key = f"{version.name}@{version.number}"
             if key in batches:
@@ -158,8 +177,11 @@ class Predictor:
             try:
                 batches[key] = await self.prepare(version, envelope.inputs, envelope.parameters, big)
             except errors.RequestFault as fault:
-                results[key] = error_json(fault)
-        return batches, results
+                faults[key] = fault
+                continue
+            num_tokens += batches[key].num_tokens
+            self.check_tokens(num_tokens)
+        return batches, faults
 
     async def prepare(self, version: Version, inputs: Sequence[Any], parameters: Parameters, big: bool) -> Batch:
         task = self.task(version)
@@ -167,20 +189,30 @@ class Predictor:
         return Batch(version, task, parameters, prepared)
 
     async def compute(self, rows: Sequence[BoundRow], call: Call) -> list[RowDone]:
-        ticket = self.dispatcher.submit(rows, call.deadline, REQUEST_PRIORITY)
-        return await self.dispatcher.wait(ticket, call.is_gone)
+        with self.holds.hold(bound.bundle for bound in rows if bound.bundle is not None):
+            ticket = self.dispatcher.submit(rows, call.deadline, REQUEST_PRIORITY)
+            return await self.dispatcher.wait(ticket, call.is_gone)
 
     async def probe(self, manifest: Manifest, bundle: BundleRef) -> None:
-        """Run the adapter once on its example. Raises ProbeFailed where that gives no finite logits."""
+        """Run the adapter once on its example. Raises ProbeFailed where that gives no finite logits or no output."""
         task = self.tokeniser.task(bundle.digest, manifest)
         item = task.prepare_many([task.example()], Parameters())[0]
         if isinstance(item, errors.InputFault):
             raise errors.ProbeFailed(f"the manifest's `example` is not usable ({item.detail}): give one that is")
         rows = [BoundRow(row, bundle) for row in item.rows]
         ticket = self.dispatcher.submit(rows, time.monotonic() + PROBE_TIMEOUT_S, PROBE_PRIORITY)
-        for answer in await self.dispatcher.wait(ticket):
-            if answer.failure is not None:
-                raise probe_fault(answer.failure)
+        try:
+            with self.holds.hold([bundle]):
+                answers = await self.dispatcher.wait(ticket)
+            for answer in answers:
+                if answer.failure is not None:
+                    raise probe_fault(answer.failure)
+        except errors.DeadlineExceeded:
+            raise errors.DeadlineExceeded(
+                f"the adapter's example was not computed within {PROBE_TIMEOUT_S:.0f} s, the server is too busy: "
+                "upload it again later"
+            ) from None
+        check_finish(task, item, answers)
 
     def check_tokens(self, num_tokens: int) -> None:
         if num_tokens > self._max_tokens:
@@ -188,6 +220,18 @@ class Predictor:
                 f"the request makes {num_tokens} tokens, allowed are {self._max_tokens}: send fewer or shorter inputs, "
                 f"or {BULK_WAY}"
             )
+
+
+def check_finish(task: AnyTask, item: Prepared, answers: Iterable[RowDone]) -> None:
+    """Raises ProbeFailed where the logits of the example make no output that can be sent."""
+    try:
+        to_json(output_json(task.finish(item, logits_of(answers), Parameters())))
+    except Exception as error:
+        log.exception("the output of an adapter's example could not be made")
+        raise errors.ProbeFailed(
+            f"the adapter's logits make no output for its example ({type(error).__name__}: {str(error)[:200]}): "
+            "check that head, labels and decoding of the manifest belong to its task"
+        ) from error
 
 
 def probe_fault(failure: RowFailure) -> errors.Fault:
@@ -206,9 +250,26 @@ def check_outcomes(outcomes: Sequence[Outcome]) -> None:
         return
     for fault in faults:
         if not isinstance(fault, errors.InputFault):
-            raise fault if isinstance(fault, errors.ServiceFault) else errors.InternalFault(fault.detail)
+            is_named = isinstance(fault, errors.ServiceFault | errors.BundleFault)
+            raise fault if is_named else errors.InternalFault(fault.detail)
     only = f"the input failed: {faults[0].detail}" if len(faults) == 1 else f"all {len(faults)} inputs failed"
     raise errors.AllInputsFailed(only, [error_json(fault)["error"] for fault in faults])
+
+
+def check_results(faults: Mapping[str, errors.Fault], outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+    """`check_outcomes` over adapters: refuse a fan-out where no adapter gave an output."""
+    every: list[tuple[str, Outcome]] = [*faults.items()]
+    every += [(key, outcome) for key, of_adapter in outcomes.items() for outcome in of_adapter]
+    failed = [(key, outcome) for key, outcome in every if isinstance(outcome, errors.Fault)]
+    if len(failed) < len(every):
+        return
+    for _, fault in failed:
+        if isinstance(fault, errors.ServiceFault):
+            raise fault
+    raise errors.AllInputsFailed(
+        f"none of the {len(faults) + len(outcomes)} adapters gave an output: see `errors`",
+        [{"adapter": key, **error_json(fault)["error"]} for key, fault in failed],
+    )
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

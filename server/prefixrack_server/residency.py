@@ -83,6 +83,7 @@ class Entry(Generic[A]):
     size_bytes: int = 0
     is_holding_room: bool = False
     num_pins: int = 0
+    is_forgotten: bool = False
     fetched: Fetched | None = None
     adapter: A | None = None
     failure: RowFailure | None = None
@@ -184,6 +185,15 @@ class Residency(Generic[A]):
         entry = self._entries.get(digest)
         if entry is not None and entry.is_holding_room:
             self._kept_bytes -= entry.size_bytes
+            self._rest(entry)
+
+    def forget(self, digest: str) -> None:
+        """Evict this version as soon as nobody holds it, whatever room there is. Kept ones stay."""
+        entry = self._entries.get(digest)
+        if entry is None:
+            return
+        entry.is_forgotten = True
+        if digest in self._idle:
             self._rest(entry)
 
     def state(self, digest: str) -> ResidencyState:
@@ -339,11 +349,11 @@ class Residency(Generic[A]):
 
     def _make_room(self, size_bytes: int) -> bool:
         while self._held_bytes + size_bytes > self._budget_bytes and self._idle:
-            self._evict()
+            self._evict(next(iter(self._idle)))
         return self._held_bytes + size_bytes <= self._budget_bytes
 
-    def _evict(self) -> None:
-        digest, entry = self._idle.popitem(last=False)
+    def _evict(self, digest: str) -> None:
+        entry = self._idle.pop(digest)
         self._release_room(entry)
         entry.adapter = None
         self._num_resident -= 1
@@ -377,6 +387,8 @@ class Residency(Generic[A]):
         """A resident adapter that nobody holds may be evicted, and is the last in turn for that."""
         if entry.state == "resident" and entry.num_pins == 0 and entry.digest not in self._kept:
             self._idle[entry.digest] = entry
+            if entry.is_forgotten and entry.digest not in self._line:
+                self._evict(entry.digest)
         self._serve_line()
 
 

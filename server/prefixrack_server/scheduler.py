@@ -17,6 +17,8 @@ from prefixrack_server.messages import RowWork
 MAX_PASSED_OVER = 64
 # A heap is rebuilt without its dead entries once they outnumber the live ones by more than this.
 COMPACT_SLACK = 64
+# A row that has waited longer than this comes first, whatever its priority: one such row a pack.
+AGED_AFTER_S = 1.0
 
 K = TypeVar("K", int, float)
 
@@ -50,6 +52,9 @@ class Selection(NamedTuple):
 class Scheduler:
     """Ready rows by priority and arrival, waiting rows in one line per digest.
 
+    Priority alone would starve bulk lines and probes under load that never ends: so the oldest ready row opens the
+    pack once it is `AGED_AFTER_S` old, and every row has its turn.
+
     Work-conserving: `take` never waits for more rows. Each row leaves exactly once, through `take` (packed or
     expired), `cancel`, `refuse` or `drain`. A row costs O(log n) whatever the number of adapters: cancelled and
     expired rows stay in the heaps as dead entries, which are dropped when met or when they outnumber the live ones.
@@ -61,6 +66,7 @@ class Scheduler:
         self._orders = itertools.count()
         self._rows: dict[int, QueuedRow] = {}
         self._ready: list[tuple[int, int, QueuedRow]] = []
+        self._ages: list[tuple[float, int, QueuedRow]] = []  # the ready rows again, by arrival
         self._lines: dict[str, dict[int, QueuedRow]] = {}
         self._deadlines: list[tuple[float, int, QueuedRow]] = []
         self._num_ready = 0
@@ -125,12 +131,21 @@ class Scheduler:
         fit beside the others are passed over and keep their place: the first of them opens the next pack.
         """
         expired = self._expire(now)
-        return Selection(self._pick(), expired)
+        return Selection(self._pick(self._take_aged(now)), expired)
 
-    def _pick(self) -> list[QueuedRow]:
-        picked: list[QueuedRow] = []
+    def _take_aged(self, now: float) -> list[QueuedRow]:
+        """The oldest ready row, if it has waited too long."""
+        while self._ages and not self._ages[0][2].is_live:
+            heapq.heappop(self._ages)
+        if not self._ages or now - self._ages[0][0] < AGED_AFTER_S:
+            return []
+        return self._remove_all([heapq.heappop(self._ages)[2]])
+
+    def _pick(self, aged: list[QueuedRow]) -> list[QueuedRow]:
+        """The rest of the pack, by priority."""
+        picked = list(aged)
         passed_over: list[tuple[int, int, QueuedRow]] = []
-        room = self._max_pack_tokens
+        room = self._max_pack_tokens - sum(queued.num_tokens for queued in aged)
         while self._ready and room > 0 and len(picked) < self._max_pack_rows and len(passed_over) < MAX_PASSED_OVER:
             entry = heapq.heappop(self._ready)
             queued = entry[2]
@@ -143,7 +158,7 @@ class Scheduler:
             room -= queued.num_tokens
         for entry in passed_over:
             heapq.heappush(self._ready, entry)
-        return self._remove_all(picked)
+        return aged + self._remove_all(picked[len(aged) :])
 
     def _expire(self, now: float) -> list[QueuedRow]:
         expired: list[QueuedRow] = []
@@ -167,6 +182,7 @@ class Scheduler:
         queued.is_ready = True
         self._num_ready += 1
         heapq.heappush(self._ready, (queued.work.priority, queued.order, queued))
+        heapq.heappush(self._ages, (queued.queued_at, queued.order, queued))
 
     def _remove_all(self, rows: list[QueuedRow]) -> list[QueuedRow]:
         for queued in rows:
@@ -182,6 +198,7 @@ class Scheduler:
         else:
             self._leave_line(queued)
         self._ready = _compacted(self._ready, self._num_ready)
+        self._ages = _compacted(self._ages, self._num_ready)
         self._deadlines = _compacted(self._deadlines, len(self._rows))
 
     def _leave_line(self, queued: QueuedRow) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from prefixrack.errors import Fault
 from prefixrack_adapters.bundle import MANIFEST_FILE, check_bundle
+from prefixrack_adapters.manifest import parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.predict import Predictor
 from prefixrack_server.registry.names import check_name
@@ -84,13 +85,19 @@ class Uploads:
         """Register every bundle in `folder`, each under its manifest's name; one that is refused is logged and left."""
         for bundle in await anyio.to_thread.run_sync(find_bundles, folder):
             try:
-                version, is_new = await self.accept(
-                    Registration(tenant, None, STARTUP_KEY_ID), partial(fill_from, bundle)
-                )
+                await self._register_first(tenant, bundle)
             except Fault as fault:
                 log.error("bundle refused", bundle=str(bundle), code=fault.code, detail=fault.detail)
-            else:
-                log.info("bundle registered", adapter=version.ref, digest=version.digest, is_new=is_new)
+
+    async def _register_first(self, tenant: str, bundle: Path) -> None:
+        """Only a name that was never used: what was deleted stays deleted, and `latest` is not taken from uploads."""
+        manifest = parse_manifest(await anyio.Path(bundle / MANIFEST_FILE).read_bytes())
+        if await self._registry.is_known_name(tenant, manifest.name):
+            log.info("bundle left alone: its name is or was in use", bundle=str(bundle), adapter=manifest.name)
+            return
+        registration = Registration(tenant, None, STARTUP_KEY_ID)
+        version, _ = await self.accept(registration, partial(fill_from, bundle))
+        log.info("bundle registered", adapter=version.ref, digest=version.digest)
 
 
 def find_bundles(folder: Path) -> list[Path]:

@@ -85,6 +85,23 @@ def test_answers(tmp_path: Path) -> None:
     assert one(tmp_path, "question-answering", {"question": "q", "context": "c"}).target == GoldAnswers((), ())
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["a"]},
+        {"answer_start": [0]},
+        {"text": "a", "answer_start": 0},
+        {"text": ["a"], "answer_start": []},
+        [{"text": "a", "answer_start": 0}],
+        "a",
+    ],
+)
+def test_answers_of_another_form_are_refused(tmp_path: Path, answers: Any) -> None:
+    path = jsonl(tmp_path, {"question": "q", "context": "c", "answers": answers})
+    message = refused(path, "question-answering")
+    assert f"{path}, record 1: answers is {answers!r}: an object with lists text and answer_start" in message
+
+
 @pytest.mark.parametrize(("question", "text"), [("cause", "It rained. because"), ("effect", "It rained. so")])
 def test_copa_as_superglue_has_it(tmp_path: Path, question: str, text: str) -> None:
     record = {"premise": "It rained.", "choice1": "a", "choice2": "b", "question": question, "label": 1}
@@ -103,6 +120,7 @@ def test_any_number_of_choices(tmp_path: Path) -> None:
         ("text-classification", {"text": "a"}, "no column 'value' among ['text']"),
         ("text-classification", {"text": "a", "value": "much"}, "could not convert string to float: 'much'"),
         ("token-classification", {"tokens": ["a"], "tags": []}, "1 tokens but 0 tags"),
+        ("token-classification", {"tokens": ["a"], "tags": [3]}, "tags are [3]: names are needed"),
         ("multiple-choice", {"text": "a", "choice1": "b", "label": 0}, "no column 'choice2'"),
         ("multiple-choice", {"text": "a", "choices": ["b", "c"], "label": 2}, "label 2 names none of 2 choices"),
     ],
@@ -114,6 +132,8 @@ def test_a_faulty_record_is_named(tmp_path: Path, task: str, record: dict[str, A
         "tokens": ["a"],
         "tags": ["O"],
         "choices": ["a", "b"],
+        "question": "q",
+        "context": "c",
     }
     path = jsonl(tmp_path, good, good, record)
     message = refused(path, task)

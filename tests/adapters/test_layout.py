@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -40,9 +41,20 @@ def test_windows_cover_all_tokens_within_the_room(num_tokens: int, room: int, ov
     assert all(end - start <= room for start, end in ranges)
     assert (ranges[0][0], ranges[-1][1]) == (0, num_tokens)
     for (start, end), (next_start, next_end) in pairwise(ranges):
-        assert end - next_start == min(overlap, room - 1)
+        assert end - next_start == min(overlap, room // 2)
         assert start < next_start
         assert end < next_end
+
+
+@given(st.integers(0, 5000), st.integers(1, 400), st.integers(0, 500))
+def test_windows_stay_few_whatever_the_overlap(num_tokens: int, room: int, overlap: int) -> None:
+    assert len(windows(num_tokens, room, overlap)) <= 2 * math.ceil(num_tokens / room) + 1
+
+
+@pytest.mark.parametrize("question_len", [1, 40, 100])
+def test_questions_of_ordinary_length_keep_the_whole_overlap(question_len: int) -> None:
+    (_, end), (start, _), *_ = windows(3000, 384 - SINGLE.num_pair - question_len, 128)
+    assert end - start == 128
 
 
 @given(st.integers(1, 500), st.integers(1, 80), st.integers(0, 200), st.data())

@@ -156,6 +156,32 @@ def test_the_gathered_states_must_suit_the_task(document: dict[str, Any]) -> Non
     assert "needs 'first_token'" in refused(document)
 
 
+@pytest.mark.parametrize("task", ["multiple-choice", "question-answering", "token-classification"])
+@pytest.mark.parametrize("problem", ["multi_label", "regression"])
+def test_only_text_classification_has_other_problems(document: dict[str, Any], task: str, problem: str) -> None:
+    document["task"], document["decoding"] = task, {"problem": problem}
+    assert f"decoding.problem is {problem!r}, but task {task!r} has 'single_label' only" in refused(document)
+
+
+@pytest.mark.parametrize(
+    ("tagging", "label"),
+    [
+        *[("bio", label) for label in ("person", "E-per", "S-per", "B-", "-per", "")],
+        *[("bioes", label) for label in ("L-per", "IE-per", "O-per", "b-per", "B_per")],
+    ],
+)
+def test_a_label_that_is_no_tag_is_named(spec: BackboneSpec, tagging: str, label: str) -> None:
+    decoding = {"tagging": tagging}
+    with pytest.raises(LabelMismatch, match=rf"label '{label}' is no tag of the scheme '{tagging}'.*B-x"):
+        make_manifest(spec, task="token-classification", labels=("O", "B-per", label), decoding=decoding)
+
+
+def test_tags_of_both_schemes(spec: BackboneSpec) -> None:
+    make_manifest(spec, task="token-classification", labels=("B-per", "I-per", "B-a-b"))
+    labels = ("O", "B-per", "I-per", "E-per", "S-per")
+    make_manifest(spec, task="token-classification", labels=labels, decoding={"tagging": "bioes"})
+
+
 def test_tensor_shapes(spec: BackboneSpec) -> None:
     assert make_manifest(spec, has_pooler=True, labels=("a", "b", "c")).tensor_shapes(32) == {
         "prefix": (2, 2, 4, 4, 8),

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from prefixrack.errors import EmptyInput, InputFault, InputTooLong, InvalidInput, InvalidRequest, InvalidUnicode
 from prefixrack.types import Parameters
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import AnyTask, build_task
+from prefixrack_adapters.tasks.base import Logits
+from prefixrack_adapters.tasks.question_answering import PreparedContext, best_candidates
 from prefixrack_adapters.tokenizer import TOKENIZER_FILE, BackboneTokenizer
 from tiny import MAX_POSITIONS, MakeTask, cut, make_manifest, prepare_one, vocabulary
 
@@ -250,8 +254,53 @@ def test_logits_are_per_row(task: AnyTask) -> None:
     assert np.array(output["logits"]).shape == (1, 8, 2)
 
 
+def by_double_loop(
+    one: PreparedContext, logits: list[Logits], n_best: int, max_answer_len: int
+) -> list[tuple[int, int, float]]:
+    """The n best spans, every pair of a good start and a good end looked at in turn."""
+    best: dict[tuple[int, int], float] = {}
+    for (left, right), row in zip(one.ranges, logits, strict=True):
+        context = row[one.first : one.first + right - left].astype(np.float64)
+        starts = np.argsort(-context[:, 0], kind="stable")[:n_best]
+        ends = np.argsort(-context[:, 1], kind="stable")[:n_best]
+        for start in starts.tolist():
+            for end in ends.tolist():
+                if start <= end < start + max_answer_len:
+                    key, score = (left + start, left + end), float(context[start, 0] + context[end, 1])
+                    best[key] = max(score, best.get(key, score))
+    ranked = sorted((-score, *key) for key, score in best.items())
+    return [(start, end, -negative) for negative, start, end in ranked[:n_best]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_words=st.integers(1, 90),
+    n_best=st.integers(1, 30),
+    max_answer_len=st.integers(1, 12),
+    num_heights=st.sampled_from([1, 2, 5, 1000]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_candidates_equal_the_double_loop(
+    task: AnyTask, num_words: int, n_best: int, max_answer_len: int, num_heights: int, seed: int
+) -> None:
+    """Few heights make many ties, within a window and between windows."""
+    one = prepare_one(task, {"question": "who", "context": "cat " * num_words})
+    generator = np.random.default_rng(seed)
+    logits = [(generator.integers(0, num_heights, (len(row), 2)) / 7).astype(np.float32) for row in one.rows]
+    found = best_candidates(one, logits, n_best, max_answer_len)
+    wanted = by_double_loop(one, logits, n_best, max_answer_len)
+    assert [(candidate.start, candidate.end, candidate.score) for candidate in found] == wanted
+
+
+def test_a_null_threshold_needs_an_adapter_that_knows_null(task: AnyTask, null_task: AnyTask) -> None:
+    asked = Parameters(null_threshold=1.0)
+    assert null_task.prepare_many([SHORT], asked)
+    with pytest.raises(InvalidRequest, match=r"'null_threshold' means nothing to this adapter.*n_best, offset_unit"):
+        task.prepare_many([SHORT], asked)
+
+
 @pytest.mark.parametrize("name", ["top_k", "threshold"])
 def test_a_parameter_of_another_task_is_refused_with_the_allowed_ones(task: AnyTask, name: str) -> None:
-    allowed = "logits, max_answer_len, n_best, null_threshold, offset_unit, overlong"
+    allowed = "logits, max_answer_len, n_best, offset_unit, overlong"
     with pytest.raises(InvalidRequest, match=f"'{name}'.*allowed: {allowed}"):
         task.prepare_many([], Parameters.model_validate({name: 1}))

@@ -199,8 +199,24 @@ def test_regression_is_the_logit(make_task: MakeTask) -> None:
 @pytest.mark.parametrize("name", ["offset_unit", "n_best", "max_answer_len", "null_threshold"])
 def test_a_parameter_of_another_task_is_refused_with_the_allowed_ones(task: AnyTask, name: str) -> None:
     value: Any = "byte" if name == "offset_unit" else 1
-    with pytest.raises(InvalidRequest, match=f"'{name}'.*allowed: logits, overlong, threshold, top_k"):
+    with pytest.raises(InvalidRequest, match=f"'{name}'.*allowed: logits, overlong, top_k$"):
         task.prepare_many(["cat"], Parameters(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("problem", "name", "allowed"),
+    [
+        ("single_label", "threshold", "logits, overlong, top_k"),
+        ("regression", "threshold", "logits, overlong"),
+        ("regression", "top_k", "logits, overlong"),
+    ],
+)
+def test_a_parameter_that_would_change_nothing_is_refused(
+    make_task: MakeTask, problem: str, name: str, allowed: str
+) -> None:
+    task = make_task(decoding={"problem": problem})
+    with pytest.raises(InvalidRequest, match=f"'{name}' means nothing to this adapter.*allowed: {allowed}$"):
+        task.prepare_many(["cat"], Parameters.model_validate({name: 1}))
 
 
 @pytest.mark.parametrize("bad", [{"top_k": 0}, {"threshold": 1.5}, {"overlong": "cut"}, {"topk": 1}])

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prefixrack.errors import InvalidRequest
+from prefixrack.errors import InvalidRequest, LabelMismatch
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE, TENSORS_FILE, bundle_digest, check_bundle, read_tensors
@@ -208,6 +208,14 @@ def test_a_dev_label_without_training_data_is_refused(make_settings: MakeSetting
         file.write('{"text": "rain", "label": "weather"}\n')
     with pytest.raises(InvalidRequest, match=r"labels that .* lacks: \['weather'\]"):
         run_training(settings)
+
+
+def test_labels_that_are_no_tags_are_refused_before_the_run(make_settings: MakeSettings) -> None:
+    def names(random: Random) -> dict[str, Any]:
+        return {"tokens": ["ada", "sat"], "tags": ["person", "O"]}
+
+    with pytest.raises(LabelMismatch, match="label 'person' is no tag of the scheme 'bio'"):
+        read_data(make_settings("token-classification", names))
 
 
 def test_a_bundle_names_no_path_of_the_machine(make_settings: MakeSettings, tmp_path: Path) -> None:

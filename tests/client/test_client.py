@@ -104,6 +104,17 @@ def test_typed_methods_return_one_for_one_and_a_list_for_a_list(script: Any, wir
     assert (first.label, second.error.code) == ("pos", "empty_input")
 
 
+async def test_a_tuple_of_inputs_is_many_inputs(script: Any, wire: Any) -> None:
+    client = script.client()
+    script.queue(*[wire.prediction(wire.label("pos"), wire.label("neg")) for _ in range(3)])
+    script.queue(wire.problem(422, "all_inputs_failed", errors=[wire.failed()["error"]] * 2))
+    assert len(client.predict("intent", ("a", "b")).outputs) == 2
+    assert body_of(script.requests[0]) == {"inputs": ["a", "b"]}
+    assert [one.label for one in client.classify("intent", ("a", "b"))] == ["pos", "neg"]
+    assert [one.label for one in await script.async_client().classify("intent", ("a", "b"))] == ["pos", "neg"]
+    assert [one.error.code for one in client.classify("intent", ("", ""))] == ["empty_input"] * 2
+
+
 def test_each_typed_method_has_its_task(script: Any, wire: Any) -> None:
     client = script.client()
     span = {"label": "PER", "start": 0, "end": 3, "text": "Ada", "score": 0.9}

@@ -235,7 +235,7 @@ def serving(tmp_path: Path, tokenizer: BackboneTokenizer) -> ServerFactory:
     @asynccontextmanager
     async def start(**sections: dict[str, Any]) -> AsyncIterator[Server]:
         state_dir = tmp_path / "state"
-        given: dict[str, dict[str, Any]] = {"http": {"auth": "none"}, "registry": {"state_dir": state_dir}}
+        given: dict[str, Any] = {"http": {"auth": "none"}, "registry": {"state_dir": state_dir}}
         config = ServerConfig(**{key: given.get(key, {}) | sections.get(key, {}) for key in {*given, *sections}})
         blobs = LocalBlobStore(config.registry.blobs_dir)
         registry = await Registry.open(config.registry.sqlalchemy_url, blobs)

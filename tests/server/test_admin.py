@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from prefixrack.types import AdapterDetail, AdapterPage, AliasInfo, ResidencyInfo, VersionInfo
 from prefixrack_adapters.bundle import bundle_bytes
+from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import RowFailure
 
 ADMIN = "/admin/v1/adapters/intent"
@@ -204,6 +205,29 @@ async def test_an_adapter_that_fails_its_probe(ready: Any, bundles: Any, code: s
     bundle = bundles("intent", seed=1)
     ready.engine.failures[bundle.digest] = RowFailure(code, "the logits hold NaN")
     await assert_refused(ready, await ready.upload(bundle), 422, "probe_failed")
+
+
+async def test_an_adapter_whose_output_cannot_be_made(
+    ready: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("three labels for two logits")
+
+    bundle = bundles("ner", "token-classification")
+    tokeniser = ready.app.state.services.predictor.tokeniser
+    task = tokeniser.task(bundle.digest, Manifest.model_validate(bundle.manifest))
+    monkeypatch.setattr(task, "finish", broken)
+    response = await ready.upload(bundle)
+    assert "three labels" in response.json()["detail"]
+    await assert_refused(ready, response, 422, "probe_failed")
+
+
+async def test_a_probe_that_is_not_computed_in_time(ready: Any, bundles: Any) -> None:
+    bundle = bundles("intent", seed=1)
+    ready.engine.failures[bundle.digest] = RowFailure("deadline_exceeded", "raise X-Request-Timeout-Ms")
+    response = await ready.upload(bundle)
+    assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+    assert "upload it again" in response.json()["detail"]
 
 
 async def test_a_full_disk_while_spooling(ready: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch) -> None:

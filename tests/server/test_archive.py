@@ -143,9 +143,34 @@ async def test_endless_folders_are_refused(tmp_path: Path) -> None:
         await read(tmp_path, tar(*[member("a/", type=tarfile.DIRTYPE)] * 9))
 
 
-async def test_an_unknown_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MalformedBundle, match=r"\.DS_Store"):
-        await read(tmp_path, tar_of({".DS_Store": b"", **FILES}))
+@pytest.mark.parametrize("size", [1, 700, 1_000_000])
+@pytest.mark.parametrize("folder", ["", "./", "intents/"])
+async def test_plain_files_beside_the_bundle_are_skipped(tmp_path: Path, size: int, folder: str) -> None:
+    files = {".DS_Store": b"", **FILES, "metrics.json": b"{}" * 900, "._adapter.json": b"x" * 512}
+    bundle = await read(tmp_path, tar_of(files, folder), size)
+    plain = await read(tmp_path, tar_of(FILES))
+    assert (bundle.digest, bundle.card, bundle.size_bytes) == (plain.digest, plain.card, plain.size_bytes)
+
+
+async def test_a_huge_file_beside_the_bundle_is_refused_at_once(tmp_path: Path) -> None:
+    content = header_of(member("checkpoint.bin", size=10**10)[0], tarfile.GNU_FORMAT)
+    async with Spool(tmp_path, 100_000).draft() as draft:
+        with pytest.raises(BundleTooLarge, match=r"'checkpoint.bin' of 10,000,000,000 bytes.*leave it out"):
+            await read_tar(only_headers(content), draft)
+
+
+async def test_files_beside_the_bundle_count_towards_the_limit(tmp_path: Path) -> None:
+    content = tar(*[member(f"part{index}.bin", b"x" * 1_000_000) for index in range(6)], *PLAIN)
+    with pytest.raises(BundleTooLarge, match="in all"):
+        await read(tmp_path, content, 100_000)
+    assert is_empty(tmp_path)
+
+
+@pytest.mark.parametrize("bad", ["link", "folder"])
+async def test_what_lies_beside_the_bundle_must_be_plain(tmp_path: Path, bad: str) -> None:
+    link = member("metrics.json", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+    with pytest.raises(UnsafeArchive):
+        await read(tmp_path, tar(*PLAIN, link if bad == "link" else member("runs/metrics.json", b"{}")))
 
 
 @pytest.mark.parametrize("missing", ["adapter.json", "adapter.safetensors"])

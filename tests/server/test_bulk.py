@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,6 +78,56 @@ async def test_a_broken_line_fails_alone(ready: Any) -> None:
     assert answers[7]["id"] == 3
     assert (answers[-1]["index"], answers[-1]["id"]) == (9, "last")
     assert len(answers[-1]["output"]["scores"]) == 1
+
+
+async def test_a_number_out_of_range_fails_alone(ready: Any) -> None:
+    lines = [b'{"id": 1e400, "inputs": "hello"}', b'{"id": 1e3, "inputs": "hello"}', b'{"id": -1e999, "inputs": "a"}']
+    answers = lines_of(await post(ready, b"\n".join(lines)))
+    assert [answer.get("error", {}).get("code") for answer in answers] == ["malformed_json", None, "malformed_json"]
+    assert answers[1]["id"] == 1000
+
+
+async def test_a_parameter_set_to_its_default_fails_alone(ready: Any) -> None:
+    lines = [{"inputs": "hello"}, {"inputs": "hello", "parameters": {"n_best": None}}, {"inputs": "hello"}]
+    alone = [lines_of(await post(ready, json.dumps(line).encode()))[0] for line in lines]
+    together = lines_of(await post(ready, b"\n".join(json.dumps(line).encode() for line in lines)))
+    assert ["error" in answer for answer in together] == ["error" in answer for answer in alone]
+    assert "output" in together[0]
+
+
+async def test_an_output_that_cannot_be_made_fails_alone(
+    ready: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = ready.app.state.services.predictor.tokeniser.task(bundles("intent").digest, None)
+    finish = task.finish
+
+    def broken(item: Any, *rest: Any) -> Any:
+        if item.num_tokens > 4:
+            raise KeyError("too much")
+        return finish(item, *rest)
+
+    monkeypatch.setattr(task, "finish", broken)
+    body = b'{"inputs": "hello"}\n{"inputs": "hello a b c"}\n{"inputs": "hello"}'
+    answers = lines_of(await post(ready, body))
+    assert [answer.get("error", {}).get("code") for answer in answers] == [None, "internal_error", None]
+
+
+async def test_outputs_of_big_lines_are_made_in_a_thread(
+    server: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.upload(bundles("ner", "token-classification"))
+    task = server.app.state.services.predictor.tokeniser.task(bundles("ner", "token-classification").digest, None)
+    finish, in_loop = task.finish, []
+
+    def noting(*args: Any) -> Any:
+        in_loop.append(threading.current_thread() is threading.main_thread())
+        return finish(*args)
+
+    monkeypatch.setattr(task, "finish", noting)
+    body = b"\n".join(json.dumps({"inputs": "hello " * number}).encode() for number in (1, 5000))
+    response = await server.client.post("/v1/ner/predict", content=body, headers=JSONL)
+    assert all("output" in answer for answer in lines_of(response))
+    assert in_loop == [True, False]
 
 
 async def test_a_line_over_the_limit_fails_alone(serving: Any, bundles: Any) -> None:

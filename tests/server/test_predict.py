@@ -83,7 +83,16 @@ async def test_a_request_stays_with_the_version_it_was_bound_to(ready: Any, bund
     assert (await ready.predict("intent", "hello")).status_code == 404
 
 
-BROKEN_JSON = [b"{", b"", b'{"inputs": "a"', b'{"inputs": NaN}', b"[" * 100_000, b"\xff\xfe{}", b"1" * 5000]
+BROKEN_JSON = [
+    b"{",
+    b"",
+    b'{"inputs": "a"',
+    b'{"inputs": NaN}',
+    b'{"inputs": 1e400}',
+    b"[" * 100_000,
+    b"\xff\xfe{}",
+    b"1" * 5000,
+]
 
 
 @pytest.mark.parametrize("body", BROKEN_JSON)
@@ -242,7 +251,7 @@ async def test_fan_out_shares_one_submission(ready: Any, bundles: Any) -> None:
 
 
 async def test_fan_out_faults(ready: Any) -> None:
-    for adapters in ([], "intent", [1], ["intent"] * 300):
+    for adapters in ([], "intent", [1], [f"a{index}" for index in range(300)]):
         response = await ready.client.post("/v1/predict", json={"adapters": adapters, "inputs": "hello"})
         assert response.json()["code"] == "invalid_request"
     response = await ready.client.post("/v1/predict", json={"adapters": ["x", "y"], "inputs": "hello"})
@@ -250,14 +259,77 @@ async def test_fan_out_faults(ready: Any) -> None:
     assert [error["adapter"] for error in response.json()["errors"]] == ["x", "y"]
 
 
+async def fan_out(server: Any, inputs: Any, *adapters: str) -> Any:
+    return await server.client.post("/v1/predict", json={"adapters": adapters, "inputs": inputs})
+
+
+async def test_fan_out_counts_what_the_adapters_see_together(ready: Any) -> None:
+    response = await fan_out(ready, ["hello"] * 600, "intent", "ner")
+    assert (response.status_code, response.json()["code"]) == (413, "too_many_inputs")
+    assert "1024" in response.json()["detail"]
+    response = await fan_out(ready, "hello " * 200_000, "intent", "ner")
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
+
+
+async def test_fan_out_over_the_token_limit_prepares_no_further_adapter(serving: Any, bundles: Any) -> None:
+    async with serving(limits={"max_tokens": 100}) as server:
+        refs = [f"ner@{version}" for version in range(1, 5)]
+        for seed in range(len(refs)):
+            await server.upload(bundles("ner", "token-classification", seed))
+        tokeniser, prepared = server.app.state.services.predictor.tokeniser, []
+        prepare = tokeniser.prepare
+
+        async def counting(task: Any, *rest: Any) -> Any:
+            prepared.append(task)
+            return await prepare(task, *rest)
+
+        tokeniser.prepare = counting
+        response = await fan_out(server, "hello " * 60, *refs)
+        assert (response.status_code, response.json()["code"]) == (413, "too_many_tokens")
+        assert len(prepared) == 2
+
+
+async def test_fan_out_where_every_input_fails_everywhere(ready: Any, bundles: Any) -> None:
+    await ready.upload(bundles("other", seed=5))
+    response = await fan_out(ready, ["", "\t"], "intent", "other", "nobody")
+    assert (response.status_code, response.json()["code"]) == (422, "all_inputs_failed")
+    failed = [(error["adapter"], error["code"]) for error in response.json()["errors"]]
+    assert failed == [("nobody", "adapter_not_found")] + [
+        (key, "empty_input") for key in ("intent@1", "intent@1", "other@1", "other@1")
+    ]
+
+
+async def test_an_output_that_cannot_be_made_fails_alone(
+    ready: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ready.upload(bundles("other", seed=5))
+
+    def broken(*_: Any) -> Any:
+        raise KeyError("no such head")
+
+    task = ready.app.state.services.predictor.tokeniser.task(bundles("other", seed=5).digest, None)
+    monkeypatch.setattr(task, "finish", broken)
+    results = (await fan_out(ready, "hello", "intent", "other")).json()["results"]
+    assert "error" not in results["intent@1"]["outputs"][0]
+    assert results["other@1"]["outputs"][0]["error"]["code"] == "internal_error"
+    alone = await ready.predict("other", "hello")
+    assert (alone.status_code, alone.json()["code"]) == (500, "internal_error")
+
+
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("internal_error", 500), ("malformed_bundle", 500), ("not_ready", 503), ("deadline_exceeded", 504)],
+    [
+        ("internal_error", 500),
+        ("malformed_bundle", 422),
+        ("backbone_mismatch", 422),
+        ("not_ready", 503),
+        ("deadline_exceeded", 504),
+    ],
 )
 async def test_faults_of_the_engine(ready: Any, code: str, status: int) -> None:
     ready.engine.failures[""] = RowFailure(code, "made to fail")
     response = await ready.predict("intent", ["hello", "world"])
-    assert response.status_code == status
+    assert (response.status_code, response.json()["code"]) == (status, code)
     assert ("Retry-After" in response.headers) == (status == 503)
     ready.engine.failures.clear()
     assert (await ready.predict("intent", "hello")).status_code == 200
@@ -276,6 +348,18 @@ async def test_deadline(ready: Any) -> None:
     )
     assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
     assert ready.engine.cancelled == [ready.engine.submitted[-1][0].row_id]
+
+
+async def test_a_slow_body_does_not_count_against_the_deadline(ready: Any) -> None:
+    async def slowly() -> Any:
+        yield b'{"inputs":'
+        await asyncio.sleep(0.2)
+        yield b' "hello"}'
+
+    headers = {"Content-Type": "application/json", "X-Request-Timeout-Ms": "150"}
+    response = await ready.client.post("/v1/intent/predict", content=slowly(), headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.json()["timings_ms"]["tokenize"] < 200
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5", "999999999999", "٣"])

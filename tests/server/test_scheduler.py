@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from prefixrack_adapters.rows import Row
 from prefixrack_server.messages import BundleRef, RowWork
-from prefixrack_server.scheduler import COMPACT_SLACK, QueuedRow, Scheduler
+from prefixrack_server.scheduler import AGED_AFTER_S, COMPACT_SLACK, QueuedRow, Scheduler
 
 
 def work(
@@ -34,6 +34,27 @@ def test_lower_priority_number_first_then_arrival() -> None:
     for row_id, priority in [(1, 5), (2, 0), (3, 5), (4, 0)]:
         scheduler.add_ready(work(row_id, priority=priority), now=0.0)
     assert ids(scheduler.take(0.0).rows) == [2, 4, 1, 3]
+
+
+def test_a_row_that_waited_too_long_opens_the_pack() -> None:
+    scheduler = Scheduler(4, 10)
+    scheduler.add_ready(work(0, 3, priority=1000), now=0.0)
+    scheduler.add_ready(work(1, 3, priority=10), now=0.5)
+    for row_id in range(2, 6):
+        scheduler.add_ready(work(row_id, 1), now=AGED_AFTER_S)
+    packs = [ids(scheduler.take(now).rows) for now in (0.9, AGED_AFTER_S, AGED_AFTER_S + 0.5)]
+    assert packs == [[2, 3, 4, 5], [0], [1]]
+
+
+def test_urgent_rows_without_end_starve_nobody() -> None:
+    scheduler = Scheduler(4, 2)
+    scheduler.add_ready(work(0, 2, priority=1000), now=0.0)
+    taken = []
+    for turn in range(1, 12):
+        for row_id in (2 * turn, 2 * turn + 1):
+            scheduler.add_ready(work(row_id, 2), now=turn / 10)
+        taken += ids(scheduler.take(turn / 10).rows)
+    assert 0 in taken
 
 
 def test_pack_keeps_the_token_and_row_budgets() -> None:
@@ -112,6 +133,7 @@ def test_dead_entries_do_not_pile_up() -> None:
         scheduler.add_ready(work(row_id, priority=row_id, deadline=1e9), now=0.0)
         scheduler.cancel(row_id)
     assert len(scheduler._ready) <= 2 * COMPACT_SLACK
+    assert len(scheduler._ages) <= 2 * COMPACT_SLACK
     assert len(scheduler._deadlines) <= 2 * COMPACT_SLACK
 
 
@@ -124,6 +146,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.num_submitted = 0
         self.inside: dict[int, RowWork] = {}
+        self.queued_at: dict[int, float] = {}
         self.waiting: dict[int, str] = {}
 
     @rule(
@@ -137,6 +160,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         row = work(self.num_submitted, num_tokens, digest=digest, priority=priority, deadline=deadline)
         self.num_submitted += 1
         self.inside[row.row_id] = row
+        self.queued_at[row.row_id] = self.now
         if digest is None:
             self.scheduler.add_ready(row, self.now)
         else:
@@ -182,7 +206,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def check_budget(self, pack: list[RowWork], ready: list[int]) -> None:
         if not pack:
             return
-        first = min(ready, key=lambda row_id: (self.inside[row_id].priority, row_id))
+        first, oldest = min(ready, key=lambda row_id: (self.inside[row_id].priority, row_id)), min(ready)
+        if self.now - self.queued_at[oldest] >= AGED_AFTER_S:
+            first = oldest
         assert pack[0].row_id == first
         assert len(pack) <= 3
         assert len(pack) == 1 or sum(len(row.row) for row in pack) <= 8

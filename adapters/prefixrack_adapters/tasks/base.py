@@ -57,7 +57,7 @@ class Task(ABC, Generic[X, P]):
     def prepare_many(self, inputs: Sequence[object], parameters: Parameters) -> list[P | InputFault]:
         """Rows of each input, all tokenised in one call. A faulty input gives its fault in its place.
 
-        Raises InvalidRequest for parameters that this task does not have.
+        Raises InvalidRequest for parameters that would change nothing.
         """
         self.check_parameters(parameters)
         parsed = [self._parse_or_fault(value) for value in inputs]
@@ -66,18 +66,22 @@ class Task(ABC, Generic[X, P]):
         return [value if isinstance(value, InputFault) else next(built) for value in parsed]
 
     def check_parameters(self, parameters: Parameters) -> None:
-        given = parameters.model_fields_set
-        unknown = sorted(given - self.parameters - ALWAYS_ALLOWED)
+        allowed = self.allowed_parameters() | ALWAYS_ALLOWED
+        unknown = sorted(parameters.model_fields_set - allowed)
         if unknown:
             raise InvalidRequest(
-                f"parameter {unknown[0]!r} means nothing to task {self.name!r}; allowed: "
-                f"{', '.join(sorted(self.parameters | ALWAYS_ALLOWED))}"
+                f"parameter {unknown[0]!r} means nothing to this adapter of task {self.name!r}; allowed: "
+                f"{', '.join(sorted(allowed))}"
             )
         if parameters.overlong is not None and parameters.overlong not in self.overlong_choices:
             raise InvalidRequest(
                 f"overlong {parameters.overlong!r} is not possible for task {self.name!r}; allowed: "
                 f"{', '.join(self.overlong_choices)}"
             )
+
+    def allowed_parameters(self) -> frozenset[str]:
+        """Those of the task's parameters that change an answer of this adapter."""
+        return self.parameters
 
     def _parse_or_fault(self, value: object) -> X | InputFault:
         try:

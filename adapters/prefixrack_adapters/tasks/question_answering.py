@@ -7,7 +7,7 @@ best answer by more than the threshold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,6 +53,9 @@ class QuestionAnswering(Task[QuestionContext, PreparedContext]):
     name: ClassVar[str] = "question-answering"
     parameters: ClassVar[frozenset[str]] = frozenset({"offset_unit", "n_best", "max_answer_len", "null_threshold"})
     overlong_choices: ClassVar[tuple[Overlong, ...]] = ("window", "error", "truncate")
+
+    def allowed_parameters(self) -> frozenset[str]:
+        return self.parameters if self.manifest.decoding.no_answer else self.parameters - {"null_threshold"}
 
     def parse(self, value: object) -> QuestionContext:
         fields = checked_fields(value, ["question", "context"])
@@ -141,16 +144,18 @@ def best_candidates(
 
 def _window_candidates(
     window: tuple[int, int], logits: Logits, first: int, n_best: int, max_answer_len: int
-) -> Iterator[Candidate]:
+) -> list[Candidate]:
+    """The n best spans of one window; on a tie the earlier start, then the earlier end, comes first."""
     num_tokens = window[1] - window[0]
     context = logits[first : first + num_tokens].astype(np.float64)
-    starts = np.argsort(-context[:, 0], kind="stable")[:n_best]
-    ends = np.argsort(-context[:, 1], kind="stable")[:n_best]
-    for start in starts.tolist():
-        for end in ends.tolist():
-            if start <= end < start + max_answer_len:
-                score = float(context[start, 0] + context[end, 1])
-                yield Candidate(window[0] + start, window[0] + end, score)
+    starts, ends = (np.sort(np.argsort(-column, kind="stable")[:n_best]) for column in context.T)
+    lengths = ends[None, :] - starts[:, None] + 1
+    pairs = np.argwhere((lengths >= 1) & (lengths <= max_answer_len))  # by start, then end
+    found = starts[pairs[:, 0]], ends[pairs[:, 1]]
+    scores = context[found[0], 0] + context[found[1], 1]
+    best = np.argsort(-scores, kind="stable")[:n_best]
+    columns = (window[0] + found[0][best], window[0] + found[1][best], scores[best])
+    return [Candidate(*one) for one in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def _scores(best: Sequence[Candidate], null: float | None) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +32,12 @@ from prefixrack_adapters.tasks.base import (
 )
 from prefixrack_adapters.tokenizer import Tokens
 
+PARAMETERS_OF: Mapping[str, frozenset[str]] = {
+    "single_label": frozenset({"top_k"}),
+    "multi_label": frozenset({"top_k", "threshold"}),
+    "regression": frozenset(),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
@@ -43,6 +49,9 @@ class TextClassification(Task[TextPair, Prepared]):
     name: ClassVar[str] = "text-classification"
     parameters: ClassVar[frozenset[str]] = frozenset({"top_k", "threshold"})
     overlong_choices: ClassVar[tuple[Overlong, ...]] = ("error", "truncate", "window")
+
+    def allowed_parameters(self) -> frozenset[str]:
+        return PARAMETERS_OF[self.manifest.decoding.problem]
 
     def parse(self, value: object) -> TextPair:
         if isinstance(value, str):

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from prefixrack.errors import EmptyInput, InvalidInput
 from prefixrack.types import Overlong, Parameters, Span, TokenClassificationOutput
 from prefixrack_adapters.layout import best_window, windows
+from prefixrack_adapters.manifest import OUTSIDE
 from prefixrack_adapters.offsets import OffsetMap, whole_characters
 from prefixrack_adapters.tasks.base import Logits, Prepared, Task, checked_fields, checked_text, softmax, type_name
 from prefixrack_adapters.tokenizer import Tokens
 from prefixrack_adapters.words import split_words
-
-OUTSIDE = "O"
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,15 +146,32 @@ def _class_target(row: _Columns) -> Target:
 def _token_classification(row: _Columns) -> Example:
     tokens, tags = row.get("tokens"), row.get("tags")
     tokens, tags = (value.split() if isinstance(value, str) else value for value in (tokens, tags))
+    if not all(isinstance(tag, str) for tag in tags):
+        raise ValueError(f"tags are {_shown(tags)}: names are needed (B-x, I-x, O), not numbers")
     if len(tokens) != len(tags):
         raise ValueError(f"{len(tokens)} tokens but {len(tags)} tags: one tag per token is needed")
     return Example({"tokens": list(tokens)}, tuple(tags))
 
 
 def _question_answering(row: _Columns) -> Example:
-    answers = row.find("answers") or {"text": [], "answer_start": []}
     value = {"question": row.get("question"), "context": row.get("context")}
-    return Example(value, GoldAnswers(tuple(answers["text"]), tuple(answers["answer_start"])))
+    return Example(value, _gold_answers(row.find("answers") or {"text": [], "answer_start": []}))
+
+
+def _gold_answers(answers: Any) -> GoldAnswers:
+    """SQuAD's form; both lists are empty where the context holds no answer."""
+    fields = answers if isinstance(answers, dict) else {}
+    texts, starts = fields.get("text"), fields.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise ValueError(
+            f"answers is {_shown(answers)}: an object with lists text and answer_start of equal length is needed"
+        )
+    return GoldAnswers(tuple(texts), tuple(starts))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _multiple_choice(row: _Columns) -> Example:

@@ -27,7 +27,9 @@ from prefixrack_adapters.manifest import (
     Metric,
     PrefixSpec,
     Provenance,
+    Tagging,
     TokenizationSpec,
+    check_tags,
 )
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.training.card import Report, render_card
@@ -79,6 +81,8 @@ def read_data(settings: TrainSettings) -> TrainingData:
     train = read_examples(settings.train_file, settings.task, settings.columns)
     dev = read_examples(settings.dev_file, settings.task, settings.columns)
     labels = labels_of(settings.task, train)
+    if settings.task == "token-classification":
+        check_tags(labels, _tagging(labels))
     unknown = sorted(set(labels_of(settings.task, dev)) - set(labels)) if labels else []
     if unknown:
         raise InvalidRequest(
@@ -140,7 +144,7 @@ def head_spec(settings: TrainSettings, spec: BackboneSpec, data: TrainingData) -
     return HeadSpec(gather="first_token", layers=[*pooler, DenseLayer(num_outputs=num_outputs)])
 
 
-def _tagging(labels: Sequence[str]) -> str:
+def _tagging(labels: Sequence[str]) -> Tagging:
     return "bioes" if any(label.startswith(("E-", "S-")) for label in labels) else "bio"
 
 

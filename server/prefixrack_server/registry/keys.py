@@ -99,11 +99,21 @@ async def every(conn: AsyncConnection, tenant: str) -> list[KeyInfo]:
 
 
 async def revoke(write: Write, tenant: str, key_id: str) -> None:
-    """Raises KeyNotFound; a key revoked before keeps its first time."""
+    """Raises KeyNotFound, or Conflict for the last `admin` key; a key revoked before keeps its first time."""
     row = await _get(write.conn, tenant, key_id)
     if row["revoked_at"] is None:
         table = tables.api_keys
+        await _check_not_last_admin(write, key_id)
         await write.conn.execute(update(table).where(table.c.id == key_id).values(revoked_at=write.now_text))
+
+
+async def _check_not_last_admin(write: Write, key_id: str) -> None:
+    """Without a key that holds and has the scope `admin` nobody could make one any more."""
+    table = tables.api_keys
+    is_unexpired = or_(table.c.expires_at.is_(None), table.c.expires_at > write.now_text)
+    rows = await write.conn.execute(select(table.c.id, table.c.scopes).where(table.c.revoked_at.is_(None), is_unexpired))
+    if [row.id for row in rows if "admin" in row.scopes] == [key_id]:
+        raise Conflict(f"the key {key_id} is the last with the scope 'admin': make another one before revoking it")
 
 
 async def is_any(conn: AsyncConnection) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -227,6 +227,21 @@ class Registry:
             await write.record(tenant, by, "adapter.delete", name, digests=[version.digest for version in removed])
             return await garbage.mark_dead(write, removed)
 
+    async def is_known_name(self, tenant: str, name: str) -> bool:
+        """Whether there ever was an adapter of this name, a deleted one included."""
+        async with self._database.read() as conn:
+            return await versions.is_known_name(conn, tenant, check_name(name))
+
+    async def digests(self, tenant: str, name: str) -> set[str]:
+        """Those of all versions of an adapter; none where there is no such adapter."""
+        async with self._database.read() as conn:
+            return await versions.digests_of(conn, tenant, check_name(name))
+
+    async def unused(self, digests: Collection[str]) -> set[str]:
+        """Those that no version of any adapter has (any more)."""
+        async with self._database.read() as conn:
+            return set(digests) - await versions.used_digests(conn, digests)
+
     async def get_alias(self, tenant: str, name: str, alias: str) -> AliasInfo:
         check_name(name)
         async with self._database.read() as conn:
@@ -283,8 +298,13 @@ class Registry:
         """What was uploaded, byte for byte. Raises BlobUnusable."""
         return await asyncio.to_thread(_read_files, self._blobs, version)
 
-    async def sweep_orphans(self, min_age_s: float | None = None) -> list[str]:
-        """Remove blobs that no version has needed for `min_age_s` (default: the grace time), and return their keys."""
+    async def sweep_orphans(
+        self, min_age_s: float | None = None, held: Callable[[], Collection[str]] = frozenset
+    ) -> list[str]:
+        """Remove blobs that no version has needed for `min_age_s` (default: the grace time), and return their keys.
+
+        Those that `held` names, asked at the last moment, stay until a later sweep.
+        """
         min_age = timedelta(seconds=self._grace_s if min_age_s is None else min_age_s)
         before = self._database.now() - min_age
         stored = await asyncio.to_thread(_list_blobs, self._blobs, before)
@@ -294,7 +314,9 @@ class Registry:
             return []
         async with self._write() as write:
             # Asked again under the writers' lock: an upload may have come to need one meanwhile.
-            orphans = await garbage.removable(write.conn, candidates, before)
+            removable = await garbage.removable(write.conn, candidates, before)
+            still_used = held()
+            orphans = [sha256 for sha256 in removable if sha256 not in still_used]
             await asyncio.to_thread(_delete_blobs, self._blobs, orphans)
             await garbage.forget(write, orphans)
             return orphans
@@ -324,8 +346,11 @@ class Registry:
         async with self._write() as write:
             if await keys.is_any(write.conn):
                 return None
-            made = await _create_key(write, DEFAULT_TENANT, ["admin"], None, NOBODY)
-            return made.secret
+            return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, NOBODY)).secret
+
+    async def new_admin_key(self) -> str | None:
+        """The secret of one more administrator's key, for who can start the server but has lost the others."""
+        return (await self.create_key(DEFAULT_TENANT, ["admin"])).secret
 
     async def list_keys(self, tenant: str) -> list[KeyInfo]:
         """The tenant's keys that are not revoked, without secrets."""
@@ -333,7 +358,7 @@ class Registry:
             return await keys.every(conn, tenant)
 
     async def revoke_key(self, tenant: str, key_id: str, *, by: str = NOBODY) -> None:
-        """Raises KeyNotFound."""
+        """Raises KeyNotFound, or Conflict for the last key with scope `admin` that still holds."""
         async with self._write() as write:
             await keys.revoke(write, tenant, key_id)
             await write.record(tenant, by, "key.revoke", key_id)

@@ -114,6 +114,22 @@ async def find_digest(conn: AsyncConnection, tenant: str, name: str, digest: str
     return None if row is None else as_version(row)
 
 
+async def is_known_name(conn: AsyncConnection, tenant: str, name: str) -> bool:
+    table = tables.adapters
+    return await conn.scalar(select(table.c.name).where(of_adapter(table, tenant, name))) is not None
+
+
+async def digests_of(conn: AsyncConnection, tenant: str, name: str) -> set[str]:
+    table = tables.versions
+    return set((await conn.execute(select(table.c.digest).where(of_adapter(table, tenant, name)))).scalars())
+
+
+async def used_digests(conn: AsyncConnection, digests: Iterable[str]) -> set[str]:
+    """Those that some version has, whatever its adapter and tenant."""
+    table = tables.versions
+    return set((await conn.execute(select(table.c.digest).where(table.c.digest.in_(digests)))).scalars())
+
+
 async def find_kept(conn: AsyncConnection) -> list[Version]:
     """The versions of all tenants that stay resident by an administrator's wish."""
     table = tables.versions

@@ -104,8 +104,9 @@ async def download(request: Request, name: str, number: Number, caller: Reader) 
 async def delete_version(request: Request, name: str, number: Number, caller: Writer) -> Response:
     """Requests in flight finish on it; the number is not given out again."""
     services = services_of(request)
+    digests = await services.registry.digests(caller.tenant, name)
     await services.registry.delete_version(caller.tenant, name, number, by=caller.key_id)
-    await services.keeper.sync()
+    await services.keeper.let_go(digests)
     return Response(status_code=204)
 
 
@@ -113,8 +114,9 @@ async def delete_version(request: Request, name: str, number: Number, caller: Wr
 async def delete_adapter(request: Request, name: str, caller: Writer) -> Response:
     """Delete an adapter with all its versions and aliases."""
     services = services_of(request)
+    digests = await services.registry.digests(caller.tenant, name)
     await services.registry.delete_adapter(caller.tenant, name, by=caller.key_id)
-    await services.keeper.sync()
+    await services.keeper.let_go(digests)
     return Response(status_code=204)
 
 

@@ -32,9 +32,11 @@ async def fan_out(request: Request) -> Response:
     principal = await services.gate.admit(request.headers, "predict")
     check_media_type(request, (JSON,))
     limits = services.config.limits
-    refs, envelope = parse_fan_out(await read_body(request, limits.max_body_bytes), limits.max_inputs)
+    timeout_s = requested_timeout_s(request, services.config.http)
+    body = await read_body(request, limits.max_body_bytes)
+    call = new_call(request, timeout_s)
+    refs, envelope = parse_fan_out(body, limits.max_inputs, limits.max_body_bytes)
     versions = {ref: await _resolve_or_fault(services, principal, ref) for ref in refs}
-    call = new_call(request, services.config.http)
     return Response(to_json(await services.predictor.fan_out(versions, envelope, call)), media_type=JSON)
 
 
@@ -49,11 +51,13 @@ async def predict(request: Request) -> Response:
     version = await resolve(services, principal, request.path_params["ref"])
     media_type = check_media_type(request, (JSON, *bulk.MEDIA_TYPES))
     limits = services.config.limits
-    call = new_call(request, services.config.http, is_bulk=media_type != JSON)
+    timeout_s = requested_timeout_s(request, services.config.http, is_bulk=media_type != JSON)
     if media_type != JSON:
         folder = services.config.registry.spool_dir
-        return bulk.BulkAnswer(request, version, services.predictor, call, limits, folder)
-    envelope = parse_predict(await read_body(request, limits.max_body_bytes), limits.max_inputs)
+        return bulk.BulkAnswer(request, version, services.predictor, new_call(request, timeout_s), limits, folder)
+    body = await read_body(request, limits.max_body_bytes)
+    call = new_call(request, timeout_s)
+    envelope = parse_predict(body, limits.max_inputs)
     return Response(to_json(await services.predictor.predict(version, envelope, call)), media_type=JSON)
 
 
@@ -80,21 +84,21 @@ def check_media_type(request: Request, allowed: tuple[str, ...]) -> str:
     return seen
 
 
-def new_call(request: Request, config: HttpConfig, is_bulk: bool = False) -> Call:
-    """A bulk body has no deadline of its own: its caller sees it going on."""
-    timeout_s = requested_timeout_s(request, config.max_timeout_s)
-    if timeout_s is None and not is_bulk:
-        timeout_s = config.request_timeout_s
+def new_call(request: Request, timeout_s: float | None) -> Call:
+    """Time counts from here: made after the body is there, whose length in seconds is the caller's affair."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     return Call(request_id_of(request.scope), deadline, request.is_disconnected, time.perf_counter())
 
 
-def requested_timeout_s(request: Request, max_timeout_s: float) -> float | None:
-    """Raises InvalidRequest for a header that is not a number of milliseconds in range."""
+def requested_timeout_s(request: Request, config: HttpConfig, is_bulk: bool = False) -> float | None:
+    """Seconds allowed, None for a bulk body: its caller sees it going on.
+
+    Raises InvalidRequest for a header that is not a number of milliseconds in range.
+    """
     seen = request.headers.get(TIMEOUT_HEADER)
     if seen is None:
-        return None
-    max_ms = int(max_timeout_s * 1000)
+        return None if is_bulk else config.request_timeout_s
+    max_ms = int(config.max_timeout_s * 1000)
     if not (seen.isascii() and seen.isdigit() and len(seen) <= 12 and 1 <= int(seen) <= max_ms):
         raise errors.InvalidRequest(
             f"X-Request-Timeout-Ms is {seen[:40]!a}: a whole number from 1 to {max_ms} is allowed"
