@@ -21,7 +21,7 @@ from prefixrack_server.registry.blobs import BundleSource, LocalBlobStore
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.services import Services
 
-BASE_URL = "http://rack"
+BASE_URL = "http://localhost"
 
 SourceFactory = Callable[[LocalBlobStore], AdapterSource]
 

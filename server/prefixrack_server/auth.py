@@ -47,10 +47,14 @@ def check_local(headers: Headers, cors_origins: Collection[str]) -> None:
     host, origin = headers.get("host", ""), headers.get("origin")
     if not is_loopback(host_name(host)):
         raise Forbidden(
-            f"Host is {host[:80]!a}, without keys (auth 'none') a loopback name is allowed (127.0.0.1, ::1, localhost): "
-            "use that, or serve with auth 'keys'"
+            f"Host is {host[:80]!a}, without keys (auth 'none') loopback names are allowed (127.0.0.1, ::1, "
+            "localhost): use one, or serve with auth 'keys'"
         )
-    if origin is None or origin in cors_origins or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}"):
+    if (
+        origin is None
+        or origin in cors_origins
+        or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+    ):
         return
     raise Forbidden(
         f"Origin is {origin[:80]!a}, without keys (auth 'none') pages of this server only are allowed: serve with auth "

@@ -4,6 +4,7 @@ the command."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -42,6 +43,9 @@ def serve(
     ] = None,
     adapters: Annotated[Path | None, typer.Option(help="Folder whose bundles are registered at start.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [default: info]")] = None,
+    new_admin_key: Annotated[
+        bool, typer.Option("--new-admin-key", help="Print one more admin API key at start, if the others are lost.")
+    ] = False,
 ) -> None:
     """Serve adapters on one frozen backbone over HTTP.
 
@@ -56,7 +60,7 @@ def serve(
             }
         )
         check_paths(config)
-        run(config)
+        run(config, new_admin_key=new_admin_key)
     except (ConfigError, UnsupportedBackbone) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -71,8 +75,33 @@ def check_paths(config: ServerConfig) -> None:
         raise ConfigError(f"setting registry.adapters_dir: {str(adapters_dir)!r} is not a folder")
 
 
-def run(config: ServerConfig, on_ready: Callable[[], None] | None = None) -> None:
+def check_port(host: str, port: int) -> None:
+    """Raises ConfigError where nothing can listen there; now, before the seconds that the backbone takes to load."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+    except OSError as error:
+        raise port_error(host, port, error.strerror or str(error)) from None
+
+
+def port_error(host: str, port: int, reason: str) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on {host!r}, port {port} ({reason}): stop what uses it, or give another --port or --host"
+    )
+
+
+def run(config: ServerConfig, on_ready: Callable[[], None] | None = None, *, new_admin_key: bool = False) -> None:
     """Load the backbone and serve until a signal ends it; `on_ready` is called once requests are answered."""
+    from prefixrack_server.state_folder import claimed
+
+    check_port(config.http.host, config.http.port)
+    with claimed(config.registry.state_dir):
+        _run(config, on_ready, new_admin_key)
+
+
+def _run(config: ServerConfig, on_ready: Callable[[], None] | None, new_admin_key: bool) -> None:
     from prefixrack_adapters.embedded import resolve_backbone
     from prefixrack_server.logs import set_up_logging
 
@@ -90,7 +119,7 @@ def run(config: ServerConfig, on_ready: Callable[[], None] | None = None) -> Non
     config = resolve(config, str(backbone.device), dtype)
     _log_config(config)
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        runner.run(_serve(config, backbone, on_ready))
+        runner.run(_serve(config, backbone, on_ready, new_admin_key))
 
 
 def _log_config(config: ServerConfig) -> None:
@@ -105,14 +134,16 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _serve(config: ServerConfig, backbone: Backbone, on_ready: Callable[[], None] | None) -> None:
+async def _serve(
+    config: ServerConfig, backbone: Backbone, on_ready: Callable[[], None] | None, new_admin_key: bool
+) -> None:
     from prefixrack_server.registry.blobs import LocalBlobStore
     from prefixrack_server.registry.registry import Registry
 
     blobs = LocalBlobStore(config.registry.blobs_dir)
-    registry = await Registry.open(config.registry.sqlalchemy_url, blobs)
+    registry = await Registry.open(config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s)
     try:
-        await _show_admin_key(config, registry)
+        await show_admin_key(config, registry, new_admin_key)
         app = _build_app(config, registry, blobs, backbone)
         await _server(config, app, on_ready).serve()
     finally:
@@ -128,11 +159,11 @@ def _build_app(config: ServerConfig, registry: Registry, blobs: Any, backbone: B
     return create_app(config, registry, engine, backbone.spec, backbone.tokenizer)
 
 
-async def _show_admin_key(config: ServerConfig, registry: Registry) -> None:
-    """Print the first administrator's key, the one time that it can be known."""
-    if config.http.auth == "none":
+async def show_admin_key(config: ServerConfig, registry: Registry, is_new_wanted: bool = False) -> None:
+    """Print the first administrator's key, or one more where that is wanted, the one time that it can be known."""
+    if config.http.auth == "none" and not is_new_wanted:
         return
-    secret = await registry.ensure_admin_key()
+    secret = await (registry.new_admin_key() if is_new_wanted else registry.ensure_admin_key())
     if secret is not None:
         typer.echo(f"\nAdmin API key, shown this once: {secret}\n  export PREFIXRACK_API_KEY={secret}\n")
 
@@ -144,19 +175,31 @@ def _server(config: ServerConfig, app: FastAPI, on_ready: Callable[[], None] | N
         """Reports not ready from the first signal on, and goes on accepting for `drain_s` before it shuts down."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
+            try:
+                await super().startup(sockets)
+            except SystemExit:
+                if self.lifespan.should_exit:
+                    raise  # the app did not start, and its log line says why
+                raise port_error(config.http.host, config.http.port, "see the log line above") from None
             if self.started and on_ready is not None:
                 on_ready()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # Unlike uvicorn's own, this does not raise the signal again at the end: the registry is still to be closed.
             phase = app.state.services.phase
-            if phase.is_draining or not config.http.drain_s:
-                self.force_exit = self.should_exit and sig == signal.SIGINT
+            if self.should_exit and sig == signal.SIGINT:
+                self._cut_off()
+            elif phase.is_draining or not config.http.drain_s:
                 self.should_exit = True
             else:
                 asyncio.get_running_loop().call_later(config.http.drain_s, self._finish)
             phase.drain()
+
+        def _cut_off(self) -> None:
+            """Ctrl-C again: wait for nothing. What is cut off now is no error worth a traceback."""
+            self.force_exit = True
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            asyncio.get_running_loop().call_soon_threadsafe(app.state.services.engine.hurry)
 
         def _finish(self) -> None:
             self.should_exit = True

@@ -73,8 +73,8 @@ class BackboneConfig(Section):
 
 
 class RegistryConfig(Section):
-    """`database_url` None means an SQLite file in the state folder. The bundles in the folders of `adapters_dir` are
-    registered at every start; one that is a version already stays as it is."""
+    """`database_url` None means an SQLite file in the state folder. Bundles in the folders of `adapters_dir` are
+    registered at start, if their names were never used."""
 
     state_dir: Path = Path("prefixrack-data")
     database_url: SecretStr | None = None

@@ -145,6 +145,11 @@ class EngineThread:
                 num_failed_loads=held.num_failed_loads,
             )
 
+    def hurry(self) -> None:
+        with self._wake:
+            self._stop_by = self._clock()
+            self._wake.notify()
+
     def stop(self) -> None:
         """Finish what is queued, for `drain_timeout_s` at most, then stop. Returns when the thread has ended."""
         with self._wake:

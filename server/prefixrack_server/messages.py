@@ -102,5 +102,8 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats: ...
 
+    def hurry(self) -> None:
+        """Let `stop` finish nothing but the pack that is being computed."""
+
     def stop(self) -> None:
         """Finish what is queued, then stop. Rows that cannot be finished are answered with `not_ready`."""

@@ -70,6 +70,7 @@ class FakeEngine:
         self.submitted: list[list[RowWork]] = []
         self.cancelled: list[int] = []
         self.kept: dict[str, bool] = {}
+        self.forgotten: list[str] = []
         self.num_rows = 0
 
     def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
@@ -86,12 +87,18 @@ class FakeEngine:
     def keep_resident(self, bundle: BundleRef, keep: bool) -> None:
         self.kept[bundle.digest] = keep
 
+    def forget(self, digest: str) -> None:
+        self.forgotten.append(digest)
+
     def residency(self, digest: str) -> ResidencyState:
         return "resident" if self.kept.get(digest) else "absent"
 
     def stats(self) -> EngineStats:
         alive = self._thread.is_alive()
         return EngineStats(alive, self.heartbeat(), 0, 0, 0, 0, 0, len(self.submitted), self.num_rows, 0, 0, 0, 0)
+
+    def hurry(self) -> None:
+        self.go.set()
 
     def stop(self) -> None:
         self.go.set()
@@ -245,7 +252,7 @@ def serving(tmp_path: Path, tokenizer: BackboneTokenizer) -> ServerFactory:
             transport = httpx2.ASGITransport(app=app)
             async with (
                 app.router.lifespan_context(app),
-                httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
+                httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client,
             ):
                 yield Server(app, engine, registry, client, config)
         finally:

@@ -319,6 +319,16 @@ async def test_a_deleted_version_is_not_kept_any_more(ready: Any, bundles: Any) 
     assert ready.engine.kept == {bundles("intent").digest: False}
 
 
+async def test_the_memory_of_a_deleted_version_is_freed(ready: Any, bundles: Any) -> None:
+    await ready.upload(bundles("intent", seed=1))
+    await ready.upload(bundles("intent", seed=1), name="twin")
+    await ready.client.delete(f"{ADMIN}/versions/2")
+    assert ready.engine.forgotten == []
+    await ready.client.delete(ADMIN)
+    await ready.client.delete("/admin/v1/adapters/twin")
+    assert ready.engine.forgotten == [bundles("intent").digest, bundles("intent", seed=1).digest]
+
+
 async def test_kept_versions_are_loaded_at_start(serving: Any, bundles: Any) -> None:
     async with serving() as server:
         await server.upload(bundles("intent"))
@@ -335,6 +345,20 @@ async def test_bundles_of_a_folder_are_registered_at_start_once(serving: Any, bu
     for _ in range(2):
         async with serving(registry={"state_dir": folder.parent / "state", "adapters_dir": folder}) as server:
             assert await server.names() == [("intent", 1, 1), ("ner", 1, 1)]
+
+
+async def test_a_restart_brings_back_nothing_from_the_folder(serving: Any, bundles: Any) -> None:
+    folder = bundles("intent").folder.parent
+    bundles("ner", "token-classification")
+    sections = {"registry": {"state_dir": folder.parent / "state", "adapters_dir": folder}}
+    async with serving(**sections) as server:
+        await server.client.delete("/admin/v1/adapters/ner")
+        newer = bundles("intent", seed=1)
+        await server.upload(newer)
+        await server.client.delete(f"{ADMIN}/versions/1")
+        newer.folder.rename(folder.parent / "elsewhere")
+    async with serving(**sections) as server:
+        assert await server.names() == [("intent", 2, 1)]
 
 
 async def test_the_catalogue(ready: Any, bundles: Any) -> None:

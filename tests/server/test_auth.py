@@ -127,6 +127,31 @@ async def test_other_tenants_are_for_admins_of_all(guarded: Any) -> None:
     assert (await send(guarded, own, bearer(guarded.secrets["predict"]))).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "127.0.0.1:8000"}, 200),
+        ({"Host": "[::1]:8000", "Origin": "http://[::1]:8000"}, 200),
+        ({"Host": "LOCALHOST", "Origin": "http://localhost"}, 200),
+        ({"Origin": "https://listed.example"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:9000"}, 403),
+        ({"Host": "rebound.example"}, 403),
+        ({"Host": "rebound.example:8000", "Origin": "http://rebound.example:8000"}, 403),
+        ({"Host": ""}, 403),
+    ],
+)
+async def test_without_keys_no_other_sites_page_gets_in(serving: Any, headers: dict[str, str], status: int) -> None:
+    async with serving(http={"auth": "none", "cors_origins": ["https://listed.example"]}) as server:
+        for method, url in (("GET", "/v1/adapters"), ("POST", "/v1/intent/predict")):
+            response = await server.client.request(method, url, headers=headers)
+            assert (response.status_code == 403) == (status == 403)
+            if status == 403:
+                assert response.json()["code"] == "forbidden"
+
+
 async def test_health_metrics_and_docs_need_no_key(guarded: Any) -> None:
     for path in ("/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"):
         assert (await guarded.client.get(path)).status_code == 200

@@ -194,7 +194,9 @@ async def listening(app: Any) -> AsyncIterator[int]:
         await server.shutdown()
 
 
-HEAD = b"POST /v1/intent/predict HTTP/1.1\r\nHost: t\r\nContent-Type: application/jsonl\r\nConnection: close\r\n"
+HEAD = (
+    b"POST /v1/intent/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jsonl\r\nConnection: close\r\n"
+)
 
 
 async def test_a_client_that_reads_only_after_sending_all(ready: Any) -> None:
@@ -244,6 +246,16 @@ async def test_a_single_request_that_leaves_is_cancelled(ready: Any, until: Any)
         await until(lambda: not dispatcher.num_rows)
         ready.engine.go.set()
     assert (await ready.predict("intent", "hello")).status_code == 200
+
+
+async def test_a_bulk_answer_holds_its_version_to_the_end(ready: Any, until: Any) -> None:
+    holds = ready.app.state.services.predictor.holds
+    ready.engine.go.clear()
+    task = asyncio.create_task(post(ready, b'{"inputs": "hello"}'))
+    await until(lambda: len(holds.blobs()) == 2)
+    ready.engine.go.set()
+    await task
+    assert holds.blobs() == set()
 
 
 async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
-from prefixrack_server.commands import serve
+from prefixrack_server.commands import _server, serve
 from prefixrack_server.config import ConfigError, describe, is_loopback, load_config, resolve
+from prefixrack_server.state_folder import claimed
+from serve_process import free_port
 
 
 def test_defaults(no_settings: Any) -> None:
@@ -65,6 +71,11 @@ def test_loopback_hosts(no_settings: Any, host: str) -> None:
     assert load_config({"http": {"auth": "none", "host": host}}).http.auth == "none"
 
 
+def test_files_of_deleted_versions_outlast_every_request(no_settings: Any) -> None:
+    assert load_config({}).grace_s == 600
+    assert load_config({"http": {"max_timeout_s": 5}}).grace_s == 60
+
+
 def test_resolve_fills_in_what_is_really_used(no_settings: Any) -> None:
     config = load_config({})
     resolved = resolve(config, "cuda:0", "bfloat16")
@@ -91,11 +102,64 @@ def test_secrets_are_masked_in_the_log(no_settings: Any) -> None:
         (["--backbone", "/does/not/exist"], "/does/not/exist"),
     ],
 )
-def test_serve_refuses_to_start(no_settings: Any, arguments: list[str], word: str) -> None:
-    import typer
-
-    app = typer.Typer()
-    app.command()(serve)
-    result = CliRunner().invoke(app, arguments)
+def test_serve_refuses_to_start(no_settings: Any, tmp_path: Path, arguments: list[str], word: str) -> None:
+    result = run_serve(tmp_path, *arguments)
     assert result.exit_code == 2
     assert word in result.output
+
+
+def run_serve(state_dir: Path, *arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(serve)
+    return CliRunner().invoke(app, ["--state-dir", str(state_dir), "--port", str(free_port()), *arguments])
+
+
+def test_serve_refuses_a_busy_port(no_settings: Any, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        result = run_serve(tmp_path, "--backbone", "/does/not/exist", "--port", str(port))
+    assert result.exit_code == 2
+    assert f"port {port}" in result.output
+    assert "in use" in result.output
+
+
+async def test_a_port_that_was_taken_while_the_backbone_loaded(no_settings: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        server = _server(load_config({"http": {"port": port}}), FastAPI(), None)
+        with pytest.raises(ConfigError, match=f"port {port}"):
+            await server.serve()
+
+
+def test_serve_refuses_a_folder_that_another_server_uses(no_settings: Any, tmp_path: Path) -> None:
+    with claimed(tmp_path / "state"):
+        result = run_serve(tmp_path / "state", "--backbone", "/does/not/exist")
+    assert result.exit_code == 2
+    assert "another server" in result.output
+    with claimed(tmp_path / "state"):
+        pass  # it is free again
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    tmp_path.joinpath("file").touch()
+    with pytest.raises(ConfigError, match="cannot be written"), claimed(tmp_path / "file" / "state"):
+        raise AssertionError("nobody may get here")
+
+
+def test_every_setting_is_documented(no_settings: Any) -> None:
+    text = (Path(__file__).parents[2] / "deploy" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+\.\w+)` \| `?([^|`]*)`? \|", text, re.MULTILINE))
+    config = load_config({})
+    expected = {
+        f"{section}.{key}": shown(value)
+        for section in type(config).model_fields
+        for key, value in getattr(config, section).model_dump(mode="json").items()
+    }
+    assert rows == expected
+
+
+def shown(value: Any) -> str:
+    """A default as the table says it."""
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -277,6 +277,22 @@ def test_sigterm_finishes_what_is_in_flight(server: World) -> None:
     assert server.process.wait() == 0
 
 
+def test_ctrl_c_twice_ends_at_once_and_without_a_traceback(server: World) -> None:
+    with socket.create_connection(("127.0.0.1", server.process.port)) as connection:
+        connection.settimeout(TIMEOUT_S)
+        head = (
+            f"POST /v1/intent/predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {server.key}\r\n"
+            "Content-Type: application/jsonl\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        connection.sendall(head.encode() + chunk(b'{"inputs": "the cat"}\n'))
+        receive_until(connection, b'"index":0')  # and the rest of the body never comes
+        server.process.send_signal(signal.SIGINT)
+        wait_for(lambda: not server.process.is_ready())
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait() == 0
+    assert "Traceback" not in server.process.output()
+
+
 def chunk(content: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(content), content)
 

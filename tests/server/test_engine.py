@@ -272,6 +272,14 @@ def test_stop_gives_up_after_the_drain_timeout() -> None:
     assert bench.codes(1) == {1: "not_ready"}
 
 
+def test_stop_in_a_hurry_leaves_what_is_queued(bench: Bench) -> None:
+    bench.loader.gates["a1"] = threading.Event()
+    bench.engine.submit([work(1, digest="a1")])
+    bench.engine.hurry()
+    bench.engine.stop()
+    assert bench.codes(1) == {1: "not_ready"}
+
+
 def test_stop_without_start_ends_at_once() -> None:
     bench = Bench()
     bench.engine.stop()
@@ -404,6 +412,10 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(digest=st.sampled_from(DIGESTS), keep=st.booleans())
     def wish(self, digest: str, keep: bool) -> None:
         self.turns.engine.keep_resident(ref(digest), keep)
+
+    @rule(digest=st.sampled_from(DIGESTS))
+    def forget(self, digest: str) -> None:
+        self.turns.engine.forget(digest)
 
     @rule()
     def pass_time(self) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prefixrack.errors import InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack_server.commands import show_admin_key
+from prefixrack_server.config import ServerConfig
 from prefixrack_server.registry import LocalBlobStore, Registry
 from prefixrack_server.registry.keys import SCOPES
 
@@ -119,10 +121,38 @@ async def test_the_first_admin_key_is_made_once(registry: Registry, tmp_path: Pa
     principal = await registry.authenticate(secret)
     assert principal.scopes == {"admin"}
     assert await registry.ensure_admin_key() is None
+    await registry.new_admin_key()
     await registry.revoke_key("default", principal.key_id)
     again = await open_registry(tmp_path, time)
     assert await again.ensure_admin_key() is None
     await again.close()
+
+
+async def test_the_last_admin_key_stays(registry: Registry, time: Time) -> None:
+    first = await registry.authenticate(await registry.ensure_admin_key() or "")
+    await registry.create_key("default", ["tenant:admin"])
+    short = await registry.create_key("default", ["admin"], START + timedelta(seconds=2))
+    time.passed_s = 2
+    with pytest.raises(Conflict, match="last with the scope 'admin'"):
+        await registry.revoke_key("default", first.key_id)
+    await registry.revoke_key("default", short.id)
+    second = await registry.authenticate(await registry.new_admin_key() or "")
+    assert second.scopes == {"admin"}
+    await registry.revoke_key("default", first.key_id)
+
+
+async def test_a_new_admin_key_is_shown_on_demand(
+    registry: Registry, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = ServerConfig(registry={"state_dir": tmp_path})
+    shown = []
+    for is_new_wanted in (False, False, True):
+        await show_admin_key(config, registry, is_new_wanted)
+        shown.append(set(re.findall(r"pr_[0-9a-f]+_[\w-]{43}", capsys.readouterr().out)))
+    assert [len(secrets) for secrets in shown] == [1, 0, 1]
+    assert shown[0] != shown[2]
+    for secret in shown[0] | shown[2]:
+        assert (await registry.authenticate(secret)).scopes == {"admin"}
 
 
 @pytest.mark.parametrize("scopes", [[], ["predict", "root"]])

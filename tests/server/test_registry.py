@@ -30,6 +30,7 @@ from prefixrack_adapters.manifest import (
     Provenance,
     TokenizationSpec,
 )
+from prefixrack_server.holds import Holds
 from prefixrack_server.registry import LocalBlobStore, Registry, Version
 from prefixrack_server.upload import SpooledBundle
 
@@ -375,6 +376,30 @@ async def test_files_of_a_deleted_version_stay_for_a_grace_time(registry: Regist
     assert sorted(await registry.sweep_orphans()) == sorted(dead)
     with pytest.raises(BlobUnusable):
         await registry.open_bundle_files(made)
+
+
+async def test_files_that_somebody_holds_stay(registry: Registry, bench: Bench) -> None:
+    made = await add(registry, bench, 1)
+    dead = await registry.delete_version(TENANT, "a", 1)
+    bench.now += timedelta(hours=1)
+    holds = Holds()
+    with holds.hold([made.bundle]), holds.hold([made.bundle]):
+        assert await registry.sweep_orphans(held=holds.blobs) == []
+    with holds.hold([made.bundle]):
+        assert await registry.sweep_orphans(held=holds.blobs) == []
+    assert holds.blobs() == set()
+    assert sorted(await registry.sweep_orphans(held=holds.blobs)) == sorted(dead)
+
+
+async def test_names_and_digests_that_are_or_were_in_use(registry: Registry, bench: Bench) -> None:
+    assert not await registry.is_known_name(TENANT, "a")
+    first, second = await add(registry, bench, 1), await add(registry, bench, 2)
+    await add(registry, bench, 2, "b")
+    digests = await registry.digests(TENANT, "a")
+    assert digests == {first.digest, second.digest}
+    await registry.delete_adapter(TENANT, "a")
+    assert await registry.is_known_name(TENANT, "a")
+    assert await registry.unused(digests) == {first.digest}
 
 
 async def test_a_file_that_another_version_shares_stays(registry: Registry, bench: Bench) -> None:

@@ -215,6 +215,38 @@ def test_kept_adapters_are_never_evicted(desk: Desk) -> None:
     assert desk.states("a4", "f4") == ["absent", "resident"]
 
 
+def test_a_forgotten_adapter_goes_when_nobody_holds_it(desk: Desk) -> None:
+    for digest in ("a3", "b3"):
+        desk.use(digest)
+    desk.demand("b3")
+    for digest in ("a3", "b3", "never-seen"):
+        desk.residency.forget(digest)
+    assert desk.states("a3", "b3") == ["absent", "resident"]
+    desk.residency.unpin("b3")
+    assert desk.states("b3") == ["absent"]
+    assert desk.residency.stats().held_bytes == 0
+    desk.use("a3")
+    assert desk.states("a3") == ["resident"]
+
+
+def test_an_adapter_forgotten_while_it_loads_is_computed_once(desk: Desk) -> None:
+    desk.demand("a3")
+    desk.residency.forget("a3")
+    desk.threads.run_all()
+    assert desk.states("a3") == ["resident"]
+    desk.residency.unpin("a3")
+    assert desk.states("a3") == ["absent"]
+
+
+def test_a_forgotten_adapter_stays_while_it_is_kept(desk: Desk) -> None:
+    desk.residency.keep(bundle("a3"))
+    desk.threads.run_all()
+    desk.residency.forget("a3")
+    assert desk.states("a3") == ["resident"]
+    desk.residency.unkeep("a3")
+    assert desk.states("a3") == ["absent"]
+
+
 def test_what_cannot_fit_beside_the_kept_fails_and_says_so(desk: Desk) -> None:
     desk.residency.keep(bundle("a7"))
     desk.threads.run_all()

@@ -25,7 +25,7 @@ from prefixrack.types import ClassificationOutput, FailedOutput
 
 @pytest.fixture
 async def sdk(server: Any) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient("http://test", transport=httpx2.ASGITransport(app=server.app)) as client:
+    async with AsyncClient("http://localhost", transport=httpx2.ASGITransport(app=server.app)) as client:
         yield client
 
 
@@ -117,11 +117,11 @@ async def test_keys(serving: Any) -> None:
     async with serving(http={"auth": "keys"}) as server:
         secret = await server.registry.ensure_admin_key()
         transport = httpx2.ASGITransport(app=server.app)
-        async with AsyncClient("http://test", secret, transport=transport) as admin:
+        async with AsyncClient("http://localhost", secret, transport=transport) as admin:
             made = await admin.create_key(["predict"], expires_at="2999-01-01T00:00:00Z")
             assert made.id in {key.id async for key in admin.list_keys(page_size=1)}
             await admin.revoke_key(made.id)
-        async with AsyncClient("http://test", made.secret, transport=transport) as revoked:
+        async with AsyncClient("http://localhost", made.secret, transport=transport) as revoked:
             with pytest.raises(AuthenticationError):
                 await revoked.get_adapter("intent")
 

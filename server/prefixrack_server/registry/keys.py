@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import RowMapping, and_, insert, select, update
+from sqlalchemy import RowMapping, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from prefixrack.errors import InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound
 from prefixrack.types import KeyInfo
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.database import Write, as_text
@@ -111,7 +111,9 @@ async def _check_not_last_admin(write: Write, key_id: str) -> None:
     """Without a key that holds and has the scope `admin` nobody could make one any more."""
     table = tables.api_keys
     is_unexpired = or_(table.c.expires_at.is_(None), table.c.expires_at > write.now_text)
-    rows = await write.conn.execute(select(table.c.id, table.c.scopes).where(table.c.revoked_at.is_(None), is_unexpired))
+    rows = await write.conn.execute(
+        select(table.c.id, table.c.scopes).where(table.c.revoked_at.is_(None), is_unexpired)
+    )
     if [row.id for row in rows if "admin" in row.scopes] == [key_id]:
         raise Conflict(f"the key {key_id} is the last with the scope 'admin': make another one before revoking it")
 
