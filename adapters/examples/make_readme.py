@@ -1,4 +1,6 @@
-"""Writes README.md beside it from what the training runs measured, so that no number there is typed by hand.
+"""Writes README.md beside it, and the baseline's line into the cards, from what the training runs measured.
+
+No number there is typed by hand.
 
     python adapters/examples/make_readme.py [--check]
 
@@ -28,8 +30,12 @@ backbone; *fine-tuned* is the whole backbone trained for 3 epochs on the same da
 """
 CLOSING = """
 `train.sh` here trains them again (`PREFIXRACK_DATA` names the folder with the data sets); with
-`METHOD=fine-tuning METHOD_OPTIONS="--epochs 3 --learning-rate 5e-5"` it measures the baselines.
+`METHOD=fine-tuning METHOD_OPTIONS="--epochs 3 --learning-rate RATE"` it measures the baselines, whose rates are in
+`baselines/`.
 """
+
+
+BASELINE = "The whole backbone fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,32 @@ class Line:
     report: dict[str, Any]
     baseline: dict[str, Any] | None
 
+    @property
+    def tuned(self) -> float | None:
+        return None if self.baseline is None else self.baseline["scores"][self.report["main"]]
+
+    @property
+    def gap_closed(self) -> str:
+        main, tuned = self.report["main"], self.tuned
+        majority = self.report["majority"][main]
+        return "–" if tuned is None else f"{(self.report['scores'][main] - majority) / (tuned - majority):.0%}"
+
+    def card(self) -> str:
+        """The card with the baseline's line in front of its section on data."""
+        text = (FOLDER / self.name / "README.md").read_text()
+        kept = "\n".join(line for line in text.split("\n") if not line.startswith(BASELINE))
+        before, _, after = kept.partition("\n\n## Data\n")
+        if self.baseline is None:
+            return kept
+        line = (
+            f"{BASELINE} (3 epochs, learning rate {self.baseline['learning_rate']:g}): {self.report['main']} "
+            f"{self.tuned:.4f}; the adapter closes {self.gap_closed} of the gap between majority and that."
+        )
+        return f"{before.rstrip()}\n\n{line}\n\n## Data\n{after}"
+
     def cells(self) -> list[str]:
-        main = self.report["main"]
+        main, tuned = self.report["main"], self.tuned
         score, majority = self.report["scores"][main], self.report["majority"][main]
-        tuned = self.baseline["scores"][main] if self.baseline is not None else None
-        gap = "–" if tuned is None else f"{(score - majority) / (tuned - majority):.0%}"
         return [
             f"[{self.name}]({self.name}/README.md)",
             self.manifest["task"],
@@ -53,7 +80,7 @@ class Line:
             f"{self.report['without_prefix'][main]:.3f}",
             f"{majority:.3f}",
             "–" if tuned is None else f"{tuned:.3f}",
-            gap,
+            self.gap_closed,
             f"{self.report['num_trained'] / self.report['num_backbone']:.2%}",
         ]
 
@@ -77,9 +104,12 @@ def render() -> str:
 
 
 def main() -> None:
+    wanted = {README: render()} | {FOLDER / line.name / "README.md": line.card() for line in lines()}
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     if "--check" in sys.argv:
-        sys.exit(0 if README.read_text() == render() else "README.md is out of date: run make_readme.py")
-    README.write_text(render())
+        sys.exit(f"out of date, run make_readme.py: {', '.join(map(str, stale))}" if stale else 0)
+    for path in stale:
+        path.write_text(wanted[path])
 
 
 if __name__ == "__main__":
