@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +32,7 @@ from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE
 from prefixrack_adapters.tasks import Prepared, build_task
+from prefixrack_server.allocator import keep_freed_memory
 from prefixrack_server.engine import EngineThread
 from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.messages import BundleRef, RowDone, RowWork
@@ -104,11 +105,22 @@ class FolderSource:
         return (folder / MANIFEST_FILE).read_bytes(), folder / TENSORS_FILE
 
 
+class PumpedEngine(EngineThread):
+    """The engine, its steps taken by the caller's thread instead of one of its own.
+
+    In this process the peers are timed too, and two threads that compute have more OpenMP threads than there are
+    cores: each would slow the other down. The server, a process of its own, has only one.
+    """
+
+    def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
+        self._deliver = deliver
+
+
 class EngineRounds:
     """The engine in this process: submit all rows at once, wait for all answers."""
 
     def __init__(self, backbone: Backbone, adapters: Sequence[RandomAdapter], threads: int) -> None:
-        self._engine = EngineThread(backbone, FolderSource(adapters), EngineConfig(num_threads=threads))
+        self._engine = PumpedEngine(backbone, FolderSource(adapters), EngineConfig(num_threads=threads))
         self._answers: queue.SimpleQueue[tuple[float, RowDone]] = queue.SimpleQueue()
         self._engine.start(self._deliver)
 
@@ -122,6 +134,8 @@ class EngineRounds:
         work = [RowWork(index, request.row, request.adapter.bundle) for index, request in enumerate(requests)]
         started_at = time.perf_counter()
         self._engine.submit(work)
+        while self._answers.qsize() < len(work):
+            self._engine.step()
         got = sorted((self._answers.get() for _ in work), key=lambda item: item[1].row_id)
         return [answer for _, answer in got], [now - started_at for now, _ in got]
 
@@ -191,6 +205,7 @@ def main(
         check_wrk()
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as folder:
         folder_path = backbone or packaged_backbone()
         loaded = Backbone.load(folder_path, device=device, dtype=dtype)

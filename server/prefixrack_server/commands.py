@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefixrack.errors import UnsupportedBackbone
+from prefixrack_server.allocator import keep_freed_memory
 from prefixrack_server.config import ConfigError, ServerConfig, describe, load_config, resolve
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _run(config: ServerConfig, on_ready: Callable[[], None] | None, new_admin_ke
     from prefixrack_server.logs import set_up_logging
 
     folder = resolve_backbone(config.backbone.path)  # before the seconds that torch takes to load
+    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from prefixrack_adapters.backbone import Backbone
@@ -113,10 +115,13 @@ def _run(config: ServerConfig, on_ready: Callable[[], None] | None, new_admin_ke
     if not sys.stderr.isatty():
         disable_progress_bar()  # the loading bar belongs on a terminal, not in a log
     set_up_logging(config.http.log_level, config.http.log_format)
+    keep_freed_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # this thread computes nothing: OpenMP threads of its own would slow the engine's
     backbone = Backbone.load(folder, device=config.backbone.device, dtype=config.backbone.dtype)
     dtype: Any = str(backbone.dtype).removeprefix("torch.")
-    config = resolve(config, str(backbone.device), dtype)
+    config = resolve(config, str(backbone.device), dtype, num_threads)
     _log_config(config)
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         runner.run(_serve(config, backbone, on_ready, new_admin_key))

@@ -159,11 +159,15 @@ def load_config(arguments: Mapping[str, Mapping[str, Any]]) -> ServerConfig:
         raise ConfigError(_first_problem(error)) from None
 
 
-def resolve(config: ServerConfig, device: str, dtype: ServingDtype) -> ServerConfig:
-    """The same settings with "auto" replaced by what the loaded backbone really uses, and an absolute state folder."""
+def resolve(config: ServerConfig, device: str, dtype: ServingDtype, num_threads: int) -> ServerConfig:
+    """The same settings with "auto" replaced by what the loaded backbone really uses, and an absolute state folder.
+
+    `num_threads` is what computes where `engine.num_threads` is not set.
+    """
+    engine = config.engine.model_copy(update={"num_threads": config.engine.num_threads or num_threads})
     backbone = config.backbone.model_copy(update={"device": device, "dtype": dtype})
     registry = config.registry.model_copy(update={"state_dir": config.registry.state_dir.absolute()})
-    return config.model_copy(update={"backbone": backbone, "registry": registry})
+    return config.model_copy(update={"backbone": backbone, "engine": engine, "registry": registry})
 
 
 def describe(config: ServerConfig) -> dict[str, Any]:

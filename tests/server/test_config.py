@@ -78,7 +78,8 @@ def test_files_of_deleted_versions_outlast_every_request(no_settings: Any) -> No
 
 def test_resolve_fills_in_what_is_really_used(no_settings: Any) -> None:
     config = load_config({})
-    resolved = resolve(config, "cuda:0", "bfloat16")
+    resolved = resolve(config, "cuda:0", "bfloat16", num_threads=3)
+    assert resolved.engine.num_threads == 3
     assert (resolved.backbone.device, resolved.backbone.serving_dtype) == ("cuda:0", "bfloat16")
     assert resolved.registry.state_dir.is_absolute()
     assert config.backbone.device == "auto"

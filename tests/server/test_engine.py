@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -22,7 +23,7 @@ from prefixrack.errors import MalformedBundle, TokenOutOfRange
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import PackRow
 from prefixrack_adapters.rows import Row
-from prefixrack_server.engine import EngineBackbone, EngineThread
+from prefixrack_server.engine import EngineBackbone, EngineThread, loader_threads, set_threads
 from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.messages import BundleRef, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Logits
@@ -458,3 +459,24 @@ def assert_right(answer: RowDone, row: RowWork) -> None:
 
 TestEngineMachine = EngineMachine.TestCase
 TestEngineMachine.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+
+
+def test_loaders_do_not_take_the_engines_threads() -> None:
+    """Torch's number of threads is process-wide until a thread has used it: the engine's must hold all the same."""
+    seen: list[int] = []
+    with loader_threads(1) as loaders:
+        engine_is_set, loader_is_set = threading.Event(), threading.Event()
+
+        def compute() -> None:
+            set_threads(2)
+            engine_is_set.set()
+            loader_is_set.wait()
+            seen.append(torch.get_num_threads())
+
+        thread = threading.Thread(target=compute)
+        thread.start()
+        engine_is_set.wait()
+        seen.append(loaders.submit(torch.get_num_threads).result())
+        loader_is_set.set()
+        thread.join()
+    assert seen == [1, 2]
