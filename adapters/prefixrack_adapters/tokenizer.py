@@ -18,6 +18,8 @@ from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.layout import PairLayout
 
 TOKENIZER_FILE = "tokenizer.json"
+# Up to so many texts are encoded in the caller's thread: waking the library's thread pool costs more than it saves.
+FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ class BackboneTokenizer:
         return cls(text_tokenizer, _word_tokenizer(path), _pair_layout(text_tokenizer))
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of each text, in one call to the (parallel, lock-free) tokenizer library."""
+        """Tokens of each text; many in one call to the tokenizer library, which shares them out to its threads."""
+        if len(texts) <= FEW:
+            return [_tokens(self._text_tokenizer.encode(text, add_special_tokens=False)) for text in texts]
         encodings = self._text_tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [_tokens(encoding) for encoding in encodings]
 
