@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefixrack.types import FailedOutput, Output, Parameters
+from prefixrack.types import FailedOutput, Output, Parameters, QuestionAnsweringOutput
 from prefixrack_adapters import metrics
 from prefixrack_adapters.prediction import predict
 from prefixrack_adapters.training.data import Example
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from prefixrack_adapters.backbone import Backbone
 
 Advance = Callable[[int], None]
+TINY = sys.float_info.min
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,13 @@ def evaluate(
     outputs = predict(backbone, adapter, inputs, overlong, max_pack_tokens, advance)
     answers = [_answer(task, problem, output, example) for output, example in zip(outputs, examples, strict=True)]
     gold = [example.target for example in examples]
+    scores = _scores(task, problem, answers, gold, adapter.manifest.labels)
+    no_answer = adapter.manifest.decoding.no_answer
+    if no_answer:
+        scores |= _null_scores(outputs, gold)
     return Evaluation(
-        main=metrics.main_metric(task, problem),
-        scores=_scores(task, problem, answers, gold, adapter.manifest.labels),
+        main=metrics.main_metric(task, problem, no_answer),
+        scores=scores,
         num_examples=len(examples),
         num_failed=sum(isinstance(output, FailedOutput) for output in outputs),
     )
@@ -71,6 +78,19 @@ def _answer(task: str, problem: str, output: Output | FailedOutput, example: Exa
         case _, "multi_label":
             return [entry.label for entry in shown.labels]
     return shown.label
+
+
+def _null_scores(outputs: Sequence[Output | FailedOutput], gold: Sequence[Any]) -> dict[str, float]:
+    """Both scores are softmaxes over one set, so the difference of their logarithms is that of the logits."""
+    shown = [output if isinstance(output, QuestionAnsweringOutput) and output.answers else None for output in outputs]
+    found = [output.answers[0].text if output is not None else "" for output in shown]
+    margins = [
+        math.log(max(output.no_answer_score, TINY)) - math.log(max(output.answers[0].score, TINY))
+        if output is not None
+        else math.inf
+        for output in shown
+    ]
+    return metrics.best_null_threshold(found, margins, gold)
 
 
 def _wrong_answer(task: str, problem: str, example: Example) -> Any:

@@ -16,6 +16,8 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from prefixrack_adapters.tasks.token_classification import join_tags
 from prefixrack_adapters.training.data import GoldAnswers
 
+NULL_THRESHOLDS = [0.25 * step for step in range(-40, 41)]
+
 # The score that decides between checkpoints and that a card names first.
 MAIN_METRIC: Mapping[str, str] = {
     "single_label": "accuracy",
@@ -27,7 +29,10 @@ MAIN_METRIC: Mapping[str, str] = {
 }
 
 
-def main_metric(task: str, problem: str) -> str:
+def main_metric(task: str, problem: str, no_answer: bool = False) -> str:
+    """With no-answer questions, the F1 at the best null threshold: one fixed threshold says little of a checkpoint."""
+    if no_answer:
+        return "best_f1"
     return MAIN_METRIC[problem if task == "text-classification" else task]
 
 
@@ -81,8 +86,27 @@ def answers(predicted: Sequence[str], gold: Sequence[GoldAnswers]) -> dict[str, 
     """SQuAD's exact match and F1, the maximum over the acceptable answers; "" is no answer."""
     pairs = list(zip(predicted, gold, strict=True))
     exact = [max(float(_normal(text) == _normal(one)) for one in _acceptable(targets)) for text, targets in pairs]
-    overlap = [max(_token_f1(text, one) for one in _acceptable(targets)) for text, targets in pairs]
+    overlap = [answer_f1(text, targets) for text, targets in pairs]
     return {"f1": float(np.mean(overlap)), "exact_match": float(np.mean(exact))}
+
+
+def best_null_threshold(
+    answers_found: Sequence[str], null_margins: Sequence[float], gold: Sequence[GoldAnswers]
+) -> dict[str, float]:
+    """The null threshold with the best F1, and that F1, as SQuAD 2.0's official script reports them.
+
+    `null_margins` are the null score minus the best answer's, in logits: above the threshold there is no answer.
+    """
+    found = np.array([answer_f1(text, targets) for text, targets in zip(answers_found, gold, strict=True)])
+    none = np.array([answer_f1("", targets) for targets in gold])
+    margins = np.array(null_margins)
+    tried = {threshold: float(np.where(margins > threshold, none, found).mean()) for threshold in NULL_THRESHOLDS}
+    best = max(tried, key=lambda threshold: (tried[threshold], -abs(threshold)))
+    return {"best_f1": tried[best], "best_f1_threshold": best}
+
+
+def answer_f1(predicted: str, gold: GoldAnswers) -> float:
+    return max(_token_f1(predicted, one) for one in _acceptable(gold))
 
 
 def _acceptable(gold: GoldAnswers) -> Sequence[str]:
@@ -116,7 +140,8 @@ def majority(
         case "token-classification", _:
             return spans([["O"] * len(tags) for tags in gold], gold)
         case "question-answering", _:
-            return answers([""] * size, gold)
+            scores = answers([""] * size, gold)
+            return scores | {"best_f1": scores["f1"]}
         case "multiple-choice", _:
             return choices([Counter(train).most_common(1)[0][0]] * size, gold)
         case _, "regression":

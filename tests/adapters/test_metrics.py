@@ -90,3 +90,12 @@ def test_majority(task: str, problem: str, train: list[Any], wanted: list[Any], 
     scores = metrics.majority(task, problem, train, wanted, ["a", "b"])
     assert scores | score == scores
     assert metrics.main_metric(task, problem) in scores
+
+
+def test_best_null_threshold_is_the_one_with_the_best_f1() -> None:
+    gold = [GoldAnswers(("Paris",), (0,)), GoldAnswers((), ()), GoldAnswers(("Rome",), (0,))]
+    found, margins = ["Paris", "Oslo", "Rome"], [-3.0, -1.0, -2.0]
+    # below -2 everything but the first is null, above -1 nothing is: from -2 to -1 all three are right
+    best = metrics.best_null_threshold(found, margins, gold)
+    assert best["best_f1"] == 1.0
+    assert -2.0 <= best["best_f1_threshold"] < -1.0

@@ -60,7 +60,7 @@ def run_training(settings: TrainSettings) -> Report:
     data = read_data(settings)
     backbone = training_backbone(settings)
     manifest = draft_manifest(settings, backbone.spec, data)
-    bar = TrainingProgress(metrics.main_metric(settings.task, data.problem))
+    bar = TrainingProgress(metrics.main_metric(settings.task, data.problem, manifest.decoding.no_answer))
     result = train_prompt(settings, backbone, manifest, data.train, data.dev, [bar])
     backbone.model.eval()
     if settings.method == "fine-tuning":
@@ -165,7 +165,7 @@ def _write(
 ) -> Report:
     backbone = Backbone.load(settings.backbone, settings.device)
     arrays = result.model.arrays()
-    manifest = tuned_threshold(draft, arrays, backbone, data)
+    manifest = tuned_decoding(draft, arrays, backbone, data)
     plain = _adapter(manifest, arrays, backbone)
     exact = evaluate(backbone, plain, data.dev)
     manifest, arrays = _stored_dtypes(settings, manifest, arrays)
@@ -183,21 +183,28 @@ def _adapter(manifest: Manifest, arrays: dict[str, Any], backbone: Backbone) -> 
     return Adapter.from_arrays(manifest, arrays, device=backbone.device, dtype=backbone.dtype)
 
 
-def tuned_threshold(manifest: Manifest, arrays: dict[str, Any], backbone: Backbone, data: TrainingData) -> Manifest:
-    """For several labels: the threshold with the best micro F1 on a sample of the training data, never on dev."""
+def tuned_decoding(manifest: Manifest, arrays: dict[str, Any], backbone: Backbone, data: TrainingData) -> Manifest:
+    """The manifest with the thresholds that score best.
+
+    Several labels: the best micro F1 on a sample of the training data. No-answer questions: the best F1 on dev, as
+    SQuAD 2.0's official script chooses it (the share of unanswerable questions decides it, and that is dev's).
+    """
+    if manifest.decoding.no_answer:
+        scores = evaluate(backbone, _adapter(manifest, arrays, backbone), data.dev).scores
+        return _with_decoding(manifest, null_threshold=scores["best_f1_threshold"])
     if manifest.decoding.problem != "multi_label":
         return manifest
     step = max(1, len(data.train) // MAX_TUNING_EXAMPLES)
     sample = data.train[::step]
     tried = {}
     for threshold in THRESHOLDS:
-        candidate = _with_threshold(manifest, threshold)
+        candidate = _with_decoding(manifest, threshold=threshold)
         tried[threshold] = evaluate(backbone, _adapter(candidate, arrays, backbone), sample).value
-    return _with_threshold(manifest, max(tried, key=lambda threshold: tried[threshold]))
+    return _with_decoding(manifest, threshold=max(tried, key=lambda threshold: tried[threshold]))
 
 
-def _with_threshold(manifest: Manifest, threshold: float) -> Manifest:
-    return manifest.model_copy(update={"decoding": manifest.decoding.model_copy(update={"threshold": threshold})})
+def _with_decoding(manifest: Manifest, **update: float) -> Manifest:
+    return manifest.model_copy(update={"decoding": manifest.decoding.model_copy(update=update)})
 
 
 def _stored_dtypes(
@@ -221,7 +228,7 @@ def _baseline_report(
     started: float,
 ) -> Report:
     arrays = result.model.arrays()
-    manifest = tuned_threshold(manifest, arrays, backbone, data)
+    manifest = tuned_decoding(manifest, arrays, backbone, data)
     scores = evaluate(backbone, _adapter(manifest, arrays, backbone), data.dev)
     return _report(settings, data, manifest, result, scores, started)
 
