@@ -62,7 +62,7 @@ class RowLoop:
     Neighbouring rows of equal length with the same prefix share one call, so a training batch sorted by length needs
     few. `dtype` is what attention is computed in (None: the model's own). Training a bfloat16 backbone on a CPU sets
     float32: the fused kernel's backward pass is several times slower in bfloat16 there. On a CPU attention dropout is
-    left out: the fused kernel has none, and the unfused one is several times slower.
+    left out: the fused kernel has none.
     """
 
     name = "row-loop"

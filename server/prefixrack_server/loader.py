@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from prefixrack.errors import MalformedBundle
 from prefixrack_adapters.adapter import Adapter
-from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, check_bundle, digest_of
+from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, check_bundle, digest_of, file_sha256
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.messages import BundleRef
@@ -68,10 +68,8 @@ def device_bytes(manifest: Manifest, hidden_size: int, prefix_itemsize: int) -> 
 
 def check_digest(bundle: BundleRef, manifest_bytes: bytes, tensors_path: Path) -> None:
     """The bytes must be those that the digest names. Raises MalformedBundle."""
-    with tensors_path.open("rb") as file:
-        tensors_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     _check_sha256(MANIFEST_FILE, hashlib.sha256(manifest_bytes).hexdigest(), bundle.manifest_sha256)
-    _check_sha256(TENSORS_FILE, tensors_sha256, bundle.tensors_sha256)
+    _check_sha256(TENSORS_FILE, file_sha256(tensors_path), bundle.tensors_sha256)
     digest = digest_of(bundle.manifest_sha256, bundle.tensors_sha256)
     if digest != bundle.digest:
         raise MalformedBundle(f"the files have digest {digest}, the version says {bundle.digest}: upload it again")

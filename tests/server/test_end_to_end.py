@@ -259,14 +259,19 @@ def test_health_metrics_and_description(server: World) -> None:
     assert {"/v1/{ref}/predict", "/admin/v1/adapters/{name}/versions"} <= set(document["paths"])
 
 
+def start_bulk(connection: socket.socket, server: World) -> None:
+    """A bulk request whose first line is sent and whose body is not yet over."""
+    head = (
+        f"POST /v1/intent/predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {server.key}\r\n"
+        "Content-Type: application/jsonl\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    connection.sendall(head.encode() + chunk(b'{"inputs": "the cat"}\n'))
+
+
 def test_sigterm_finishes_what_is_in_flight(server: World) -> None:
     with socket.create_connection(("127.0.0.1", server.process.port)) as connection:
         connection.settimeout(TIMEOUT_S)
-        head = (
-            f"POST /v1/intent/predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {server.key}\r\n"
-            "Content-Type: application/jsonl\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
-        connection.sendall(head.encode() + chunk(b'{"inputs": "the cat"}\n'))
+        start_bulk(connection, server)
         answer = receive_until(connection, b'"index":0')
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not server.process.is_ready())
@@ -280,11 +285,7 @@ def test_sigterm_finishes_what_is_in_flight(server: World) -> None:
 def test_ctrl_c_twice_ends_at_once_and_without_a_traceback(server: World) -> None:
     with socket.create_connection(("127.0.0.1", server.process.port)) as connection:
         connection.settimeout(TIMEOUT_S)
-        head = (
-            f"POST /v1/intent/predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {server.key}\r\n"
-            "Content-Type: application/jsonl\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
-        connection.sendall(head.encode() + chunk(b'{"inputs": "the cat"}\n'))
+        start_bulk(connection, server)
         receive_until(connection, b'"index":0')  # and the rest of the body never comes
         server.process.send_signal(signal.SIGINT)
         wait_for(lambda: not server.process.is_ready())

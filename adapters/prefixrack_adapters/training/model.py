@@ -46,7 +46,7 @@ class PromptModel(nn.Module):
         return self._outside[0]
 
     def train(self, mode: bool = True) -> PromptModel:
-        """Dropout inside the backbone only where it is trained: frozen, it would cost a sixth of a step for little."""
+        """Dropout inside the backbone only where it is trained: frozen, it only costs time on a CPU."""
         super().train(mode)
         self.backbone.model.train(mode and self.backbone_model is not None)
         return self

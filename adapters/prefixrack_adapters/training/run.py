@@ -155,9 +155,9 @@ def _short_example(dev: Sequence[Example]) -> Any:
 
 def _recorded(settings: TrainSettings) -> dict[str, Any]:
     """What shaped the result; paths of this machine stay out of the bundle."""
-    shaping = settings.model_dump(mode="json", exclude={"backbone", "train_file", "dev_file", "output", "command"})
-    unset = {"name", "task", "description", "licence", "dataset", "source", "seed", "device", "columns"}
-    return {name: value for name, value in shaping.items() if name not in unset}
+    paths = {"backbone", "train_file", "dev_file", "output", "command"}
+    told_elsewhere = {"name", "task", "description", "licence", "dataset", "source", "seed", "device", "columns"}
+    return settings.model_dump(mode="json", exclude=paths | told_elsewhere)
 
 
 def _write(
