@@ -28,7 +28,6 @@ Prefix = Tensor | Sequence[Tensor]
 """[num_layers, 2, num_kv_heads, prefix_len, head_dim]; training passes it as a sequence of its layers."""
 
 
-@dataclass(frozen=True, slots=True)
 class PackLayout:
     """Where the rows of a pack lie, and which prefix each of them sees. Lives for one forward pass.
 
@@ -36,9 +35,28 @@ class PackLayout:
     adapter, read in place), or None.
     """
 
-    lengths: Sequence[int]
-    prefixes: Sequence[Prefix | None]
-    backend: AttentionBackend
+    def __init__(self, lengths: Sequence[int], prefixes: Sequence[Prefix | None], backend: AttentionBackend) -> None:
+        self.lengths = list(lengths)
+        self.prefixes = prefixes
+        self.backend = backend
+        self.runs = row_runs(lengths, prefixes)
+        self._states: dict[int, Sequence[Tensor]] = {}
+
+    def prefix_states(self, layer: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor] | None]:
+        """Of every row: key and value [num_kv_heads, prefix_len, head_dim]. Made once for each prefix in the pack."""
+        made: dict[int, tuple[Tensor, Tensor]] = {}
+        for prefix in self.prefixes:
+            if prefix is not None and id(prefix) not in made:
+                key, value = self._layer_states(prefix, layer)
+                made[id(prefix)] = (key.to(dtype), value.to(dtype))
+        return [None if prefix is None else made[id(prefix)] for prefix in self.prefixes]
+
+    def _layer_states(self, prefix: Prefix, layer: int) -> Sequence[Tensor]:
+        if not isinstance(prefix, Tensor):
+            return prefix[layer].unbind(0)
+        if id(prefix) not in self._states:
+            self._states[id(prefix)] = prefix.flatten(0, 1).unbind(0)  # of every layer, in one call
+        return self._states[id(prefix)][2 * layer : 2 * layer + 2]
 
 
 class AttentionBackend(Protocol):
@@ -75,59 +93,75 @@ class RowLoop:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout, scaling: float, dropout: float
     ) -> Tensor:
         dtype = self.dtype or query.dtype
-        runs = row_runs(pack)
-        lengths = [run.num_rows * run.row_len for run in runs]
-        parts = [states[0].to(dtype).split(lengths, dim=1) for states in (query, key, value)]
-        prefix_of = layer_prefixes(layer, pack.prefixes, dtype)
+        keys, values = with_prefixes(layer, key[0].to(dtype), value[0].to(dtype), pack)
+        queries = query[0].to(dtype).split([run.num_tokens for run in pack.runs], dim=1)
         outputs = []
-        for run, *states in zip(runs, *parts, strict=True):
-            queries, keys, values = (run.batched(part) for part in states)
-            if run.prefix is not None:
-                prefix_key, prefix_value = prefix_of[id(run.prefix)]
-                keys = torch.cat((prefix_key.expand(run.num_rows, -1, -1, -1), keys), dim=2)
-                values = torch.cat((prefix_value.expand(run.num_rows, -1, -1, -1), values), dim=2)
+        for run, *states in zip(pack.runs, queries, keys, values, strict=True):
+            of_run, seen_keys, seen_values = (run.batched(part) for part in states)
             output = F.scaled_dot_product_attention(
-                queries,
-                keys,
-                values,
+                of_run,
+                seen_keys,
+                seen_values,
                 dropout_p=0.0 if query.device.type == "cpu" else dropout,
                 scale=scaling,
                 enable_gqa=key.shape[1] != query.shape[1],
             )  # [num_rows, num_heads, row_len, head_dim]
-            outputs.append(output.transpose(1, 2).flatten(0, 1))
-        return torch.cat(outputs).unsqueeze(0).to(query.dtype)
+            outputs.append(run.end_to_end(output.transpose(1, 2)))
+        return torch.cat(outputs, dim=1).to(query.dtype)
+
+
+def with_prefixes(
+    layer: int, key: Tensor, value: Tensor, pack: PackLayout
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """What each run sees: [num_kv_heads, num_rows * (prefix_len + row_len), head_dim], the prefix before each row.
+
+    One copy of all rows together: a copy for each row costs more in calls than in bytes.
+    """
+    sizes = [run.num_rows * (run.prefix_len + run.row_len) for run in pack.runs]
+    if all(prefix is None for prefix in pack.prefixes):
+        return key.split(sizes, dim=1), value.split(sizes, dim=1)
+    prefix_states = pack.prefix_states(layer, key.dtype)
+    joined = []
+    for index, states in enumerate((key, value)):
+        parts: list[Tensor] = []
+        for prefix, row in zip(prefix_states, states.split(pack.lengths, dim=1), strict=True):
+            parts += (row,) if prefix is None else (prefix[index], row)
+        joined.append(torch.cat(parts, dim=1).split(sizes, dim=1))
+    return joined[0], joined[1]
 
 
 @dataclass(frozen=True, slots=True)
 class RowRun:
     """Neighbouring rows of equal length that see the same prefix."""
 
-    prefix: Prefix | None
+    prefix_len: int
     row_len: int
     num_rows: int
 
+    @property
+    def num_tokens(self) -> int:
+        return self.num_rows * self.row_len
+
     def batched(self, states: Tensor) -> Tensor:
-        """A view: [heads, num_rows * row_len, head_dim] → [num_rows, heads, row_len, head_dim]."""
-        batch: Tensor = states.unflatten(1, (self.num_rows, self.row_len)).transpose(0, 1)
+        """A view: [heads, num_rows * length, head_dim] → [num_rows, heads, length, head_dim]."""
+        if self.num_rows == 1:
+            return states[None]
+        batch: Tensor = states.unflatten(1, (self.num_rows, -1)).transpose(0, 1)
         return batch
 
+    def end_to_end(self, batch: Tensor) -> Tensor:
+        """[num_rows, row_len, heads, head_dim] → [1, num_rows * row_len, heads, head_dim]."""
+        return batch if self.num_rows == 1 else batch.flatten(0, 1)[None]
 
-def row_runs(pack: PackLayout) -> list[RowRun]:
-    keyed = groupby(zip(pack.lengths, pack.prefixes, strict=True), key=lambda row: (row[0], id(row[1])))
+
+def row_runs(lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> list[RowRun]:
+    keyed = groupby(zip(lengths, prefixes, strict=True), key=lambda row: (row[0], id(row[1])))
     rows = [list(members) for _, members in keyed]
-    return [RowRun(prefix=members[0][1], row_len=members[0][0], num_rows=len(members)) for members in rows]
+    return [RowRun(prefix_len(members[0][1]), members[0][0], len(members)) for members in rows]
 
 
-def layer_prefixes(
-    layer: int, prefixes: Sequence[Prefix | None], dtype: torch.dtype
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Key and value [1, num_kv_heads, prefix_len, head_dim] of every distinct prefix in the pack, by identity."""
-    distinct = {id(prefix): prefix for prefix in prefixes if prefix is not None}
-    pairs = {}
-    for identity, prefix in distinct.items():
-        key, value = prefix[layer].to(dtype).split(1, dim=0)
-        pairs[identity] = (key, value)
-    return pairs
+def prefix_len(prefix: Prefix | None) -> int:
+    return 0 if prefix is None else prefix[0].shape[-2]
 
 
 def packed_attention(

@@ -46,7 +46,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.services = services
-    for router in (health.router, adapters.router, admin.router, keys.router, predict.router):
+    for router in (predict.router, health.router, adapters.router, admin.router, keys.router):
         app.include_router(router)
     install_problem_handlers(app)
     install_openapi(app)

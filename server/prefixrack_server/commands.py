@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefixrack_server.registry.registry import Registry
 
 # Threads hand the interpreter over after this; at the default of 5 ms the event loop slows packs by a fifth.
-SWITCH_INTERVAL_S = 0.0002
+SWITCH_INTERVAL_S = 0.001
 
 
 def serve(

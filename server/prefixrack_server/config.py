@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -175,6 +176,7 @@ def describe(config: ServerConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
+@lru_cache(maxsize=64)  # every request of a server without keys asks, always for the same few
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

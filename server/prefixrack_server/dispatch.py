@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
 
-from prefixrack.errors import DeadlineExceeded, NotReady, ServerOverloaded
+from prefixrack.errors import DeadlineExceeded, Fault, NotReady, ServerOverloaded
 from prefixrack_adapters.rows import Row
 from prefixrack_server.messages import BundleRef, Engine, RowDone, RowWork
 
-POLL_S = 0.1  # how often a waiting request looks whether its caller is still there
+POLL_S = 0.5  # how often a waiting request looks whether its caller is still there
 
 IsGone = Callable[[], Awaitable[bool]]
 
@@ -29,9 +29,9 @@ class BoundRow(NamedTuple):
 
 
 class Ticket:
-    """One submission: its rows have consecutive ids, its future is done when the last of them is answered."""
+    """One submission: its rows have consecutive ids. Done when the last of them is answered, or none will be."""
 
-    __slots__ = ("answers", "deadline", "first_id", "future", "num_missing", "num_tokens")
+    __slots__ = ("_waker", "answers", "deadline", "fault", "first_id", "num_missing", "num_tokens")
 
     def __init__(self, first_id: int, rows: Sequence[BoundRow], deadline: float | None) -> None:
         self.first_id = first_id
@@ -39,17 +39,46 @@ class Ticket:
         self.num_tokens = sum(len(bound.row) for bound in rows)
         self.num_missing = len(rows)
         self.answers: list[RowDone | None] = [None] * len(rows)
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.fault: Fault | None = None
+        self._waker: asyncio.Future[None] | None = None
 
     @property
     def row_ids(self) -> range:
         return range(self.first_id, self.first_id + len(self.answers))
 
+    @property
+    def is_done(self) -> bool:
+        return not self.num_missing or self.fault is not None
+
+    async def turn(self, patience_s: float | None) -> None:
+        """Until the ticket is done, for `patience_s` at most. A timer and a future: `asyncio.wait` takes twice that."""
+        loop = asyncio.get_running_loop()
+        self._waker = waker = loop.create_future()
+        timer = None if patience_s is None else loop.call_later(patience_s, _wake, waker)
+        try:
+            await waker
+        finally:
+            if timer is not None:
+                timer.cancel()
+
     def put(self, answer: RowDone) -> None:
         self.answers[answer.row_id - self.first_id] = answer
         self.num_missing -= 1
-        if not self.num_missing and not self.future.done():
-            self.future.set_result(None)
+        if not self.num_missing:
+            self._end()
+
+    def fail(self, fault: Fault) -> None:
+        self.fault = fault
+        self._end()
+
+    def _end(self) -> None:
+        if self._waker is not None:
+            _wake(self._waker)
+
+
+def _wake(waker: asyncio.Future[None]) -> None:
+    if not waker.done():
+        waker.set_result(None)
 
 
 class Dispatcher:
@@ -78,7 +107,7 @@ class Dispatcher:
         await asyncio.to_thread(self._engine.stop)
         await asyncio.sleep(0)  # the last deliveries were put into the loop's queue before this point
         for ticket in set(self._tickets.values()):
-            ticket.future.set_exception(NotReady("the server has stopped: send the request to another replica"))
+            ticket.fail(NotReady("the server has stopped: send the request to another replica"))
         self._tickets.clear()
 
     def submit(self, rows: Sequence[BoundRow], deadline: float | None = None, priority: int = 0) -> Ticket:
@@ -87,7 +116,6 @@ class Dispatcher:
         ticket = Ticket(self._next_id, rows, deadline)
         self._next_id += len(rows)
         if not rows:
-            ticket.future.set_result(None)
             return ticket
         self._tickets.update(dict.fromkeys(ticket.row_ids, ticket))
         self.num_tokens += ticket.num_tokens
@@ -105,11 +133,12 @@ class Dispatcher:
         However the wait ends, the rows are no longer this ticket's afterwards: unanswered ones are cancelled.
         """
         try:
-            while not ticket.future.done():
-                await asyncio.wait((ticket.future,), timeout=_patience(ticket, is_gone))
-                if not ticket.future.done():
+            while not ticket.is_done:
+                await ticket.turn(_patience(ticket, is_gone))
+                if not ticket.is_done:
                     await _check_caller(ticket, is_gone)
-            ticket.future.result()
+            if ticket.fault is not None:
+                raise ticket.fault
         finally:
             self.cancel(ticket)
         return [answer for answer in ticket.answers if answer is not None]
@@ -121,7 +150,6 @@ class Dispatcher:
             return
         self.num_tokens -= ticket.num_tokens
         self._engine.cancel(missing)
-        ticket.future.cancel()
 
     def _check_permits(self, rows: Sequence[BoundRow]) -> None:
         num_tokens = sum(len(bound.row) for bound in rows)

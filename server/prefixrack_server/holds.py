@@ -3,7 +3,6 @@ Knows no HTTP and no registry."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -14,17 +13,23 @@ class Holds:
     """Lives as long as the process. A request holds its versions while it runs, a bulk answer for all of its lines."""
 
     def __init__(self) -> None:
-        self._counts: Counter[BundleRef] = Counter()
+        self._counts: dict[BundleRef, int] = {}
 
     @contextmanager
     def hold(self, bundles: Iterable[BundleRef]) -> Iterator[None]:
         held = set(bundles)
-        self._counts.update(held)
+        for bundle in held:
+            self._counts[bundle] = self._counts.get(bundle, 0) + 1
         try:
             yield
         finally:
-            self._counts.subtract(held)
-            self._counts += Counter()  # without those that nobody holds any more
+            for bundle in held:
+                self._let_go(bundle)
+
+    def _let_go(self, bundle: BundleRef) -> None:
+        self._counts[bundle] -= 1
+        if not self._counts[bundle]:
+            del self._counts[bundle]
 
     def blobs(self) -> set[str]:
         """The names of the files that must stay."""

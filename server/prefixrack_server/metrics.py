@@ -55,12 +55,21 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_template(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        count, clock = self._children(route, method, status)
+        count.inc()
+        clock.observe(seconds)
+
+    def _children(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        """Looked up by the library once for each of the few combinations: every request pays for it otherwise."""
+        key = (route, method, status)
+        if key not in self._known:
+            self._known[key] = (self._requests.labels(route, method, str(status)), self._seconds.labels(route))
+        return self._known[key]
 
     def render(self) -> bytes:
         return generate_latest(self._registry)

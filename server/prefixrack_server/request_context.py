@@ -6,9 +6,9 @@ Plain ASGI, outside of routing: one wrapper around `send`, no task and no copied
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +58,7 @@ class _Exchange:
         self.status = 0
         self._scope = scope
         self._send = send
-        self._id = _accepted_id(scope) or uuid.uuid4().hex.encode()
+        self._id = _accepted_id(scope) or os.urandom(16).hex().encode()
         scope[ID_KEY] = self._id.decode()
 
     async def send(self, message: Message) -> None:

@@ -58,7 +58,7 @@ async def test_answers_come_in_the_order_of_the_rows(engine: HandEngine, dispatc
     assert (dispatcher.num_rows, dispatcher.num_tokens) == (4, 12)
     engine.answer(3, 1, 0)
     assert [answer.row_id for answer in await dispatcher.wait(first)] == [0, 1]
-    assert not second.future.done()
+    assert not second.is_done
     engine.answer(2)
     assert [answer.row_id for answer in await dispatcher.wait(second)] == [2, 3]
     assert (dispatcher.num_rows, dispatcher.num_tokens, engine.cancelled) == (0, 0, [])

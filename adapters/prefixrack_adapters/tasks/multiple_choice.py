@@ -13,7 +13,6 @@ from prefixrack.types import ChoiceOutput, Overlong, Parameters
 from prefixrack_adapters.layout import longest_first
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.tasks.base import Logits, Prepared, Task, checked_fields, checked_text, softmax, type_name
-from prefixrack_adapters.tokenizer import Tokens
 
 MAX_CHOICES = 64
 
@@ -38,19 +37,19 @@ class MultipleChoice(Task[Choices, Prepared]):
         text = checked_text(fields["text"], "text")
         return Choices(text, tuple(checked_text(choice, f"choices[{i}]") for i, choice in enumerate(choices)))
 
-    def encode(self, inputs: Sequence[Choices]) -> Sequence[tuple[Tokens, list[Tokens]]]:
+    def encode(self, inputs: Sequence[Choices]) -> Sequence[tuple[list[int], list[list[int]]]]:
         texts = [text for value in inputs for text in (value.text, *value.choices)]
-        encoded = iter(self.tokenizer.encode_texts(texts))
+        encoded = iter(self.tokenizer.encode_ids(texts))
         return [(next(encoded), [next(encoded) for _ in value.choices]) for value in inputs]
 
-    def build(self, value: Choices, encoded: tuple[Tokens, list[Tokens]], overlong: Overlong) -> Prepared:
+    def build(self, value: Choices, encoded: tuple[list[int], list[list[int]]], overlong: Overlong) -> Prepared:
         text, choices = encoded
         room = self.max_tokens - self.layout.num_pair
         longest = max(len(choice) for choice in choices)
         is_overlong = len(text) + longest > room
         if is_overlong and overlong == "error":
             raise self.too_long(len(text) + longest + self.layout.num_pair, self.max_tokens)
-        rows = tuple(self._row(text.ids, choice.ids, room) for choice in choices)
+        rows = tuple(self._row(text, choice, room) for choice in choices)
         return Prepared(rows, truncated=is_overlong)
 
     def _row(self, text: list[int], choice: list[int], room: int) -> Row:

@@ -30,7 +30,6 @@ from prefixrack_adapters.tasks.base import (
     softmax,
     type_name,
 )
-from prefixrack_adapters.tokenizer import Tokens
 
 PARAMETERS_OF: Mapping[str, frozenset[str]] = {
     "single_label": frozenset({"top_k"}),
@@ -64,16 +63,16 @@ class TextClassification(Task[TextPair, Prepared]):
         pair = fields.get("text_pair")
         return TextPair(checked_text(fields["text"], "text"), None if pair is None else checked_text(pair, "text_pair"))
 
-    def encode(self, inputs: Sequence[TextPair]) -> Sequence[tuple[Tokens, Tokens | None]]:
+    def encode(self, inputs: Sequence[TextPair]) -> Sequence[tuple[list[int], list[int] | None]]:
         texts = [text for value in inputs for text in (value.text, value.text_pair) if text is not None]
-        encoded = iter(self.tokenizer.encode_texts(texts))
+        encoded = iter(self.tokenizer.encode_ids(texts))
         return [(next(encoded), None if value.text_pair is None else next(encoded)) for value in inputs]
 
-    def build(self, value: TextPair, encoded: tuple[Tokens, Tokens | None], overlong: Overlong) -> Prepared:
+    def build(self, value: TextPair, encoded: tuple[list[int], list[int] | None], overlong: Overlong) -> Prepared:
         first, second = encoded
         if second is None:
-            return self._build_single(first.ids, overlong)
-        return self._build_pair(first.ids, second.ids, overlong)
+            return self._build_single(first, overlong)
+        return self._build_pair(first, second, overlong)
 
     def _build_single(self, ids: list[int], overlong: Overlong) -> Prepared:
         room = self.max_tokens - self.layout.num_single
@@ -128,8 +127,9 @@ class TextClassification(Task[TextPair, Prepared]):
 
     def _ranked(self, scores: NDArray[np.float64], top_k: int | None) -> list[LabelScore]:
         """Labels by falling score; a tie keeps the manifest's order."""
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [LabelScore(label=self.manifest.labels[index], score=float(scores[index])) for index in order]
+        values: list[float] = scores.tolist()  # a short list: sorting it costs less than numpy's calls
+        order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]
+        return [LabelScore(label=self.manifest.labels[index], score=values[index]) for index in order]
 
     def input_schema(self) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
