@@ -193,7 +193,7 @@ def main(
     device: str = "auto",
     threads: Annotated[int | None, typer.Option(help="Of each process; torch's own choice by default.")] = None,
     iterations: Annotated[int, typer.Option(help="Timed rounds.")] = 30,
-    seconds: Annotated[int, typer.Option(help="Length of one load over HTTP.")] = 10,
+    seconds: Annotated[int, typer.Option(help="Length of one load over HTTP.")] = 20,
     seed: int = 0,
     backbone: Annotated[Path | None, typer.Option(help="Folder; the packaged MiniLM by default.")] = None,
     commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
