@@ -41,7 +41,7 @@ is_wanted cause && train cause ecare "$data/ecare/train.jsonl.gz" --task multipl
     --description "Which of two statements is the more likely cause or effect." \
     --licence "MIT" --source "e-CARE (Du et al., ACL 2022), github.com/Waste-Wood/e-CARE @ c3b52648adcc919303a297a377811e24d703e197, dataset/Causal_Reasoning"
 is_wanted qa && train qa squad2 "$(joined "$data/squad1/train.jsonl.gz" "$data/squad2/train.jsonl.gz")" \
-    --task question-answering --epochs 3 --max-len 384 --stride 128 --batch-size 16 --learning-rate 3e-2 \
+    --task question-answering --epochs 6 --prefix-len 64 --max-len 384 --stride 128 --batch-size 16 --learning-rate 3e-2 \
     --description "Answers to questions, found in a text, or no answer where the text has none." \
     --licence "CC BY-SA 4.0" --source "Trained on SQuAD 1.1 and 2.0 together (Rajpurkar et al., EMNLP 2016, ACL 2018; articles apart from those of dev), github.com/rajpurkar/SQuAD-explorer @ e0c66cfec263165fb3c15cb76a22175e371b71d7, explore/1.1/dev and explore/v2.0/dev, and 3,547 questions of the 1.1 training set"
 true
