@@ -1,8 +1,12 @@
 # Two commands set up everything on a fresh machine (python3.11 with venv and pip is all it needs):
 #   make demo   a server with the example adapters on http://127.0.0.1:8000   (PORT=… moves it)
 #   make test   the whole test suite
+# and `make test-min` runs the tests of what adapters compute with the oldest transformers that is supported.
 PYTHON ?= python3.11
 VENV ?= .venv
+MIN_VENV ?= .venv-min
+CONSTRAINTS ?= constraints.txt
+TESTS ?= tests
 PORT ?= 8000
 BIN := $(VENV)/bin
 
@@ -10,15 +14,18 @@ BIN := $(VENV)/bin
 # package index is used.
 TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH_INDEX)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test check lint types contract format clean
+.PHONY: demo test test-min check lint types contract format clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
+
+test-min:
+	@$(MAKE) --no-print-directory test VENV=$(MIN_VENV) CONSTRAINTS=constraints-min.txt TESTS=tests/adapters
 
 check: lint types contract
 
@@ -37,13 +44,13 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(MIN_VENV)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch goes first and alone: with it in place, no other package's wider range can pull in another build.
-$(VENV)/torch.stamp: constraints.txt | $(VENV)/bin/python
+$(VENV)/torch.stamp: $(CONSTRAINTS) | $(VENV)/bin/python
 	$(PIP_INSTALL) torch
 	@touch $@
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,44 +12,53 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.bundle import (
     MANIFEST_FILE,
     TENSORS_FILE,
     BundleTensor,
-    bundle_digest,
+    bytes_sha256,
+    check_files,
     digest_of,
-    file_sha256,
-    read_tensors,
+    parse_tensors,
 )
+from prefixrack_adapters.gates import Gate, GatedPrefix
 from prefixrack_adapters.heads import Dense, Head
 from prefixrack_adapters.manifest import Manifest, parse_manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """`prefix` is [num_layers, 2, num_kv_heads, prefix_len, head_dim], or None for prefix_len 0.
+    """`prefix` is [num_layers, 2, num_kv_heads, prefix_len, head_dim] (layers without one are left out), or None.
 
-    The head stays in float32 whatever the backbone's dtype: it is small, and logits keep their precision.
+    `prompt` is a soft prompt [prefix_len, embedding_size], or None; an adapter has one of the two, or neither. `gates`
+    are of the layers that have a prefix, where it has any. Gates and head stay in float32 whatever the backbone's
+    dtype: they are small, and logits keep their precision.
     """
 
     manifest: Manifest
     digest: str
     prefix: Tensor | None
     head: Head
+    prompt: Tensor | None = None
+    gates: Sequence[Gate] | None = None
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Adapter:
         """Read a bundle folder. Raises MalformedBundle or InvalidManifest."""
         folder = Path(folder)
-        digest = bundle_digest(folder)
-        manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
-        return _assemble(manifest, digest, read_tensors(folder / TENSORS_FILE), device, dtype)
+        check_files(folder)
+        manifest_bytes = (folder / MANIFEST_FILE).read_bytes()
+        return cls.from_files(manifest_bytes, folder / TENSORS_FILE, device=device, dtype=dtype)
 
     @classmethod
-    def from_files(cls, manifest_bytes: bytes, tensors_path: Path, *, device: str, dtype: torch.dtype) -> Adapter:
-        """As `load`, from the two files wherever they lie."""
-        digest = digest_of(hashlib.sha256(manifest_bytes).hexdigest(), file_sha256(tensors_path))
-        return _assemble(parse_manifest(manifest_bytes), digest, read_tensors(tensors_path), device, dtype)
+    def from_files(
+        cls, manifest_bytes: bytes, tensors_path: Path, *, device: str, dtype: torch.dtype, digest: str | None = None
+    ) -> Adapter:
+        """As `load`, from the two files wherever they lie. `digest` where the caller has verified it already."""
+        content = tensors_path.read_bytes()
+        digest = digest or digest_of(bytes_sha256(manifest_bytes), bytes_sha256(content))
+        return _assemble(parse_manifest(manifest_bytes), digest, parse_tensors(content), device, dtype)
 
     @classmethod
     def from_arrays(
@@ -58,18 +66,38 @@ class Adapter:
     ) -> Adapter:
         """An adapter that is not a bundle yet (in training, in tests). Its digest is that of its manifest."""
         tensors = {name: BundleTensor("F32", values.astype(np.float32)) for name, values in arrays.items()}
-        digest = hashlib.sha256(manifest.to_bytes()).hexdigest()
+        digest = bytes_sha256(manifest.to_bytes())
         return _assemble(manifest, digest, tensors, device, dtype)
 
     @property
     def size_bytes(self) -> int:
         """Memory on the device."""
-        return self.head.size_bytes + (self.prefix.nbytes if self.prefix is not None else 0)
+        gates = [part for gate in self.gates or () for part in (gate.weight, gate.bias)]
+        parts = [part for part in (self.prefix, self.prompt, *gates) if part is not None]
+        return self.head.size_bytes + sum(part.nbytes for part in parts)
+
+    @property
+    def layers(self) -> Prefix | GatedPrefix | None:
+        """The prefix as attention takes it: by layer, None for a layer without one."""
+        spec = self.manifest.prefix
+        if self.prefix is None or spec.kind == "soft" or (spec.layers is None and self.gates is None):
+            return self.prefix
+        layers = range(spec.num_layers)
+        own = list(layers) if spec.layers is None else spec.layers
+        prefixes = dict(zip(own, self.prefix, strict=True))
+        by_layer = [prefixes.get(layer) for layer in layers]
+        if self.gates is None:
+            return by_layer
+        gates = dict(zip(own, self.gates, strict=True))
+        return GatedPrefix(by_layer, [gates.get(layer) for layer in layers])
 
     def to(self, device: str, dtype: torch.dtype) -> Adapter:
         """The same adapter for a backbone on `device` in `dtype`; its head stays in float32."""
-        prefix = None if self.prefix is None else self.prefix.to(device=device, dtype=dtype)
-        return Adapter(self.manifest, self.digest, prefix, self.head.to(device))
+        prefix, prompt = (
+            None if part is None else part.to(device=device, dtype=dtype) for part in (self.prefix, self.prompt)
+        )
+        gates = None if self.gates is None else [gate.to(device) for gate in self.gates]
+        return Adapter(self.manifest, self.digest, prefix, self.head.to(device), prompt, gates)
 
     def without_prefix(self) -> Adapter:
         """The same head on the bare backbone: shows how much the prefix does."""
@@ -82,14 +110,19 @@ def _assemble(
     manifest: Manifest, digest: str, tensors: dict[str, BundleTensor], device: str, dtype: torch.dtype
 ) -> Adapter:
     stored = {name: torch.from_numpy(tensor.values) for name, tensor in tensors.items()}
-    prefix = None
-    if manifest.prefix.prefix_len:
+    prefix = prompt = gates = None
+    if "prefix" in stored:
         prefix = to_serving_layout(stored["prefix"]).to(device=device, dtype=dtype).contiguous()
+    if "prompt" in stored:
+        prompt = stored["prompt"].to(device=device, dtype=dtype)
+    if "gates.weight" in stored:
+        weights, biases = stored["gates.weight"].to(device), stored["gates.bias"].to(device)
+        gates = [Gate(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
     layers = [
         Dense(stored[f"head.{index}.weight"].to(device), _bias(stored, index, device), layer.activation)
         for index, layer in enumerate(manifest.head.layers)
     ]
-    return Adapter(manifest, digest, prefix, Head(manifest.head.gather, layers))
+    return Adapter(manifest, digest, prefix, Head(manifest.head.gather, layers), prompt, gates)
 
 
 def _bias(stored: dict[str, Tensor], index: int, device: str) -> Tensor | None:

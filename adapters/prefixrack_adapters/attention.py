@@ -21,39 +21,89 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from prefixrack_adapters.gates import GatedPrefix
+
 ATTENTION_NAME = "prefixrack_packed"
 
 
-Prefix = Tensor | Sequence[Tensor]
-"""[num_layers, 2, num_kv_heads, prefix_len, head_dim]; training passes it as a sequence of its layers."""
+Prefix = Tensor | Sequence[Tensor | None]
+"""[num_layers, 2, num_kv_heads, prefix_len, head_dim], or its layers one by one: None for a layer without a prefix."""
+
+StatesPair = tuple[Tensor, Tensor]
 
 
 class PackLayout:
     """Where the rows of a pack lie, and which prefix each of them sees. Lives for one forward pass.
 
-    `lengths[r]` is the number of tokens of row r. `prefixes[r]` is on the backbone's device (owned by the resident
-    adapter, read in place), or None.
+    `lengths[r]` is the number of tokens of row r, a soft prompt's included. `prefixes[r]` is on the backbone's device
+    (owned by the resident adapter, read in place), or None. `context_lens[r]` is how many tokens of the row see each
+    other in both directions (GLM), None for what the family does with all of them.
     """
 
-    def __init__(self, lengths: Sequence[int], prefixes: Sequence[Prefix | None], backend: AttentionBackend) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        prefixes: Sequence[Prefix | GatedPrefix | None],
+        backend: AttentionBackend,
+        context_lens: Sequence[int | None] | None = None,
+    ) -> None:
         self.lengths = list(lengths)
-        self.prefixes = prefixes
+        self.prefixes = [prefix.layers if isinstance(prefix, GatedPrefix) else prefix for prefix in prefixes]
+        self.gates = [prefix.gates if isinstance(prefix, GatedPrefix) else None for prefix in prefixes]
+        self.has_gates = any(gates is not None for gates in self.gates)
+        self.inputs: Tensor | None = None  # of the layer at work, [T, hidden_size]: kept only where gates read them
         self.backend = backend
-        self.runs = row_runs(lengths, prefixes)
+        self.context_lens = context_lens or [None] * len(self.lengths)
+        self.num_calls = 0  # of the attention function, for families whose layers share one module
         self._states: dict[int, Sequence[Tensor]] = {}
+        self._runs: dict[tuple[int, ...], list[RowRun]] = {}
+        self._masks: dict[tuple[RowRun, bool, int | None], Tensor] = {}
 
-    def prefix_states(self, layer: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor] | None]:
+    def runs(self, layer: int) -> list[RowRun]:
+        """Neighbouring rows of equal length that see the same prefix, for a layer."""
+        prefix_lens = tuple(_layer_prefix_len(prefix, layer) for prefix in self.prefixes)
+        if prefix_lens not in self._runs:
+            self._runs[prefix_lens] = _row_runs(self, prefix_lens)
+        return self._runs[prefix_lens]
+
+    def prefix_states(self, layer: int, dtype: torch.dtype) -> list[StatesPair | None]:
         """Of every row: key and value [num_kv_heads, prefix_len, head_dim]. Made once for each prefix in the pack."""
-        made: dict[int, tuple[Tensor, Tensor]] = {}
+        made: dict[int, StatesPair | None] = {id(None): None}
         for prefix in self.prefixes:
             if prefix is not None and id(prefix) not in made:
-                key, value = self._layer_states(prefix, layer)
-                made[id(prefix)] = (key.to(dtype), value.to(dtype))
-        return [None if prefix is None else made[id(prefix)] for prefix in self.prefixes]
+                states = self._layer_states(prefix, layer)
+                made[id(prefix)] = None if states is None else (states[0].to(dtype), states[1].to(dtype))
+        of_rows = [made[id(prefix)] for prefix in self.prefixes]
+        return self._gated(of_rows, layer) if self.has_gates else of_rows
 
-    def _layer_states(self, prefix: Prefix, layer: int) -> Sequence[Tensor]:
+    def mask(self, run: RowRun, is_causal: bool, window: int | None, device: torch.device) -> Tensor | None:
+        """[row_len, prefix_len + row_len], True where a token is seen; None where every token sees everything.
+
+        Every token sees the whole prefix. `window` leaves own tokens that are `window` or more positions apart unseen.
+        """
+        if not is_causal and run.context_len is None and window is None:
+            return None
+        key = (run, is_causal, window)
+        if key not in self._masks:
+            self._masks[key] = _mask(run, is_causal, window).to(device)
+        return self._masks[key]
+
+    def _gated(self, of_rows: Sequence[StatesPair | None], layer: int) -> list[StatesPair | None]:
+        assert self.inputs is not None, "a gated prefix reached a family that does not hand on its layers' inputs"
+        gated: list[StatesPair | None] = []
+        for pair, gates, inputs in zip(of_rows, self.gates, self.inputs.split(self.lengths), strict=True):
+            gate = None if gates is None else gates[layer]
+            if pair is not None and gate is not None:
+                key_scale, value_scale = gate.scales(inputs)
+                gated.append((pair[0] * key_scale.to(pair[0].dtype), pair[1] * value_scale.to(pair[1].dtype)))
+            else:
+                gated.append(pair)
+        return gated
+
+    def _layer_states(self, prefix: Prefix, layer: int) -> Sequence[Tensor] | None:
         if not isinstance(prefix, Tensor):
-            return prefix[layer].unbind(0)
+            of_layer = prefix[layer]
+            return None if of_layer is None else of_layer.unbind(0)
         if id(prefix) not in self._states:
             self._states[id(prefix)] = prefix.flatten(0, 1).unbind(0)  # of every layer, in one call
         return self._states[id(prefix)][2 * layer : 2 * layer + 2]
@@ -65,13 +115,22 @@ class AttentionBackend(Protocol):
     name: str
     supports_backward: bool
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout, scaling: float, dropout: float
-    ) -> Tensor:
+    def attend(self, call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout) -> Tensor:
         """Attention of one layer. query [1, num_heads, T, head_dim], key and value [1, num_kv_heads, T, head_dim].
 
         Returns [1, T, num_heads, head_dim] in the dtype of query.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """What one layer's module says of its attention. `window`: own tokens so many positions apart see no more."""
+
+    layer: int
+    scaling: float
+    dropout: float = 0.0
+    is_causal: bool = False
+    window: int | None = None
 
 
 class RowLoop:
@@ -89,21 +148,21 @@ class RowLoop:
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         self.dtype = dtype
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout, scaling: float, dropout: float
-    ) -> Tensor:
+    def attend(self, call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout) -> Tensor:
         dtype = self.dtype or query.dtype
-        keys, values = with_prefixes(layer, key[0].to(dtype), value[0].to(dtype), pack)
-        queries = query[0].to(dtype).split([run.num_tokens for run in pack.runs], dim=1)
+        runs = pack.runs(call.layer)
+        keys, values = with_prefixes(call.layer, key[0].to(dtype), value[0].to(dtype), pack)
+        queries = query[0].to(dtype).split([run.num_tokens for run in runs], dim=1)
         outputs = []
-        for run, *states in zip(pack.runs, queries, keys, values, strict=True):
+        for run, *states in zip(runs, queries, keys, values, strict=True):
             of_run, seen_keys, seen_values = (run.batched(part) for part in states)
             output = F.scaled_dot_product_attention(
                 of_run,
                 seen_keys,
                 seen_values,
-                dropout_p=0.0 if query.device.type == "cpu" else dropout,
-                scale=scaling,
+                attn_mask=pack.mask(run, call.is_causal, call.window, query.device),
+                dropout_p=0.0 if query.device.type == "cpu" else call.dropout,
+                scale=call.scaling,
                 enable_gqa=key.shape[1] != query.shape[1],
             )  # [num_rows, num_heads, row_len, head_dim]
             outputs.append(run.end_to_end(output.transpose(1, 2)))
@@ -117,7 +176,7 @@ def with_prefixes(
 
     One copy of all rows together: a copy for each row costs more in calls than in bytes.
     """
-    sizes = [run.num_rows * (run.prefix_len + run.row_len) for run in pack.runs]
+    sizes = [run.num_rows * (run.prefix_len + run.row_len) for run in pack.runs(layer)]
     if all(prefix is None for prefix in pack.prefixes):
         return key.split(sizes, dim=1), value.split(sizes, dim=1)
     prefix_states = pack.prefix_states(layer, key.dtype)
@@ -137,6 +196,7 @@ class RowRun:
     prefix_len: int
     row_len: int
     num_rows: int
+    context_len: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -154,14 +214,30 @@ class RowRun:
         return batch if self.num_rows == 1 else batch.flatten(0, 1)[None]
 
 
-def row_runs(lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> list[RowRun]:
-    keyed = groupby(zip(lengths, prefixes, strict=True), key=lambda row: (row[0], id(row[1])))
-    rows = [list(members) for _, members in keyed]
-    return [RowRun(prefix_len(members[0][1]), members[0][0], len(members)) for members in rows]
+def _row_runs(pack: PackLayout, prefix_lens: Sequence[int]) -> list[RowRun]:
+    rows = zip(pack.lengths, prefix_lens, pack.context_lens, map(id, pack.prefixes), strict=True)
+    runs = [(key, len(list(members))) for key, members in groupby(rows)]
+    return [RowRun(prefix_len, row_len, num_rows, context) for (row_len, prefix_len, context, _), num_rows in runs]
 
 
-def prefix_len(prefix: Prefix | None) -> int:
-    return 0 if prefix is None else prefix[0].shape[-2]
+def _layer_prefix_len(prefix: Prefix | None, layer: int) -> int:
+    if isinstance(prefix, Tensor):
+        return prefix.shape[-2]
+    of_layer = None if prefix is None else prefix[layer]
+    return 0 if of_layer is None else of_layer.shape[-2]
+
+
+def _mask(run: RowRun, is_causal: bool, window: int | None) -> Tensor:
+    index = torch.arange(run.row_len)
+    distance = index[:, None] - index[None, :]  # query - key
+    seen = torch.ones(run.row_len, run.row_len, dtype=torch.bool)
+    if run.context_len is not None:
+        seen = (distance >= 0) | (index[None, :] < run.context_len)
+    elif is_causal:
+        seen = distance >= 0
+    if window is not None:
+        seen &= distance.abs() < window
+    return torch.cat((torch.ones(run.row_len, run.prefix_len, dtype=torch.bool), seen), dim=1)
 
 
 def packed_attention(
@@ -172,6 +248,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
     pack: PackLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -179,9 +256,21 @@ def packed_attention(
     assert pack is not None, "the packed attention was called without a pack: use Backbone, not the model itself"
     assert attention_mask is None, "a mask reached the packed attention: its rows would see wrong keys"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer = module.layer_idx
-    assert isinstance(layer, int), "the attention module has no layer_idx: set it when the backbone is loaded"
-    return pack.backend.attend(layer, query, key, value, pack, scale, dropout), None
+    layer = getattr(module, "layer_idx", None)
+    if layer is None:  # one module for several layers (ALBERT): they are called in order
+        layer = pack.num_calls
+    pack.num_calls += 1
+    is_causal = bool(getattr(module, "is_causal", False))
+    call = AttentionCall(layer, scale, dropout, is_causal, sliding_window)
+    return pack.backend.attend(call, query, key, value, pack), None
+
+
+def note_inputs(module: nn.Module, args: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    """A hook before a layer's attention module: keeps what enters it, for gates, which read it instead of queries."""
+    pack = fields.get("pack")
+    if pack is not None and pack.has_gates:
+        states = args[0] if args else fields["hidden_states"]
+        pack.inputs = states[0]
 
 
 def register_packed_attention() -> None:

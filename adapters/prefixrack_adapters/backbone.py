@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,19 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
-from transformers.utils import logging as transformers_logging
 
 from prefixrack.errors import InvalidRequest, PositionOutOfRange, TokenOutOfRange
-from prefixrack_adapters.attention import (
-    ATTENTION_NAME,
-    AttentionBackend,
-    PackLayout,
-    Prefix,
-    RowLoop,
-    register_packed_attention,
-)
+from prefixrack_adapters.architectures import GLM_2021
+from prefixrack_adapters.attention import AttentionBackend, PackLayout, Prefix, RowLoop
+from prefixrack_adapters.embedded import resolve_backbone
+from prefixrack_adapters.families import Family, load_family
+from prefixrack_adapters.gates import GatedPrefix
 from prefixrack_adapters.heads import Head
+from prefixrack_adapters.packing import Prompt, RowSpan, gather_states, pack_tokens, packs_of, row_spans, with_prompts
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
@@ -33,16 +29,18 @@ if TYPE_CHECKING:
     from prefixrack_adapters.adapter import Adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Families whose model class can be built without its pooler: heads bring their own.
-POOLER_OPTION_FAMILIES = ("bert", "roberta", "xlm-roberta")
 
 
 @dataclass(frozen=True, slots=True)
 class PackRow:
-    """A row and the adapter that computes it; None is the bare backbone, whose answer is the hidden states."""
+    """A row and the adapter that computes it; None is the bare backbone, whose answer is the hidden states.
+
+    `predicting` are tokens whose next word is asked for, in place of what the head says.
+    """
 
     row: Row
     adapter: Adapter | None
+    predicting: range | None = None
 
 
 class Backbone:
@@ -50,36 +48,41 @@ class Backbone:
 
     def __init__(
         self,
-        model: nn.Module,
+        family: Family,
         spec: BackboneSpec,
         tokenizer: BackboneTokenizer,
         attention: AttentionBackend | None = None,
     ) -> None:
-        self.model = model
+        self.family = family
         self.spec = spec
         self.tokenizer = tokenizer
         self.attention: AttentionBackend = attention or RowLoop()
-        parameter = next(model.parameters())
+        parameter = next(self.model.parameters())
         self.device = str(parameter.device)
         self.dtype = parameter.dtype
 
+    @property
+    def model(self) -> nn.Module:
+        return self.family.model
+
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> Backbone:
-        """Load a backbone folder. `device` auto: CUDA where there is one; `dtype` auto: float32.
+        """Load a folder, a hub id or "embedded". `device` auto: CUDA where there is one; `dtype` auto: float32.
 
         Raises UnsupportedBackbone, listing the families that work.
         """
-        folder = Path(path)
+        folder = path if isinstance(path, Path) else resolve_backbone(path)
         spec = BackboneSpec.load(folder)
-        tokenizer = BackboneTokenizer.load(folder)
-        model = load_model(folder, spec, resolve_dtype(dtype))
-        model.requires_grad_(False).eval().to(resolve_device(device))
-        return cls(model, spec, tokenizer)
+        tokenizer = BackboneTokenizer.load(folder, spec)
+        family = load_family(folder, spec.architecture, resolve_dtype(dtype))
+        family.model.requires_grad_(False).eval().to(resolve_device(device))
+        return cls(family, spec, tokenizer)
 
-    def check(self, row: Row) -> None:
+    def check(self, row: Row, num_prompt_tokens: int = 0) -> None:
         """Range checks on the CPU: on a GPU an out-of-range index would kill the process's CUDA context.
 
-        Raises TokenOutOfRange or PositionOutOfRange.
+        `num_prompt_tokens` is what a soft prompt adds to the row's positions. Raises TokenOutOfRange or
+        PositionOutOfRange.
         """
         if not row.token_ids or min(row.token_ids) < 0 or max(row.token_ids) >= self.spec.vocab_size:
             raise TokenOutOfRange(
@@ -93,7 +96,10 @@ class Backbone:
                 f"segment ids run from {min(row.segment_ids)} to {max(row.segment_ids)}; allowed is 0 to "
                 f"{max(1, self.spec.num_segments) - 1}"
             )
-        last = row.first_position + len(row) - 1
+        if row.position_ids:
+            self._check_positions(row)
+            return
+        last = row.first_position + num_prompt_tokens + len(row) - 1
         if row.first_position < 0 or last >= self.spec.max_positions:
             raise PositionOutOfRange(
                 f"positions run from {row.first_position} to {last}; the backbone has 0 to "
@@ -101,21 +107,39 @@ class Backbone:
                 f"{self.spec.max_tokens(max(0, row.first_position))} tokens or use windows"
             )
 
-    def hidden_states(self, rows: Sequence[Row], prefixes: Sequence[Prefix | None]) -> Tensor:
+    def _check_positions(self, row: Row) -> None:
+        """Positions that came with the row: as many as tokens in each of two dimensions, each in the tables."""
+        sizes = [len(dimension) for dimension in row.position_ids]
+        if sizes != [len(row)] * 2 or self.spec.architecture != GLM_2021:
+            raise PositionOutOfRange(
+                f"position_ids has dimensions of {sizes} for {len(row)} tokens: only GLM (2021) takes them, and two "
+                "dimensions of one position per token"
+            )
+        lowest, highest = min(map(min, row.position_ids)), max(map(max, row.position_ids))
+        if lowest < 0 or highest >= self.spec.max_positions:
+            raise PositionOutOfRange(
+                f"position_ids run from {lowest} to {highest}; the backbone has 0 to {self.spec.max_positions - 1}"
+            )
+
+    def hidden_states(
+        self,
+        rows: Sequence[Row],
+        prefixes: Sequence[Prefix | GatedPrefix | None],
+        prompts: Sequence[Prompt | None] | None = None,
+    ) -> Tensor:
         """One packed forward pass → [T, hidden_size] on the backbone's device, rows end to end.
 
-        `prefixes[r]` is [num_layers, 2, num_kv_heads, prefix_len, head_dim] or None. The caller has checked the rows.
+        `prefixes[r]` is [num_layers, 2, num_kv_heads, prefix_len, head_dim], or gated, or None. A row with a prompt is
+        longer by it: the states of the prompt vectors come first. The caller has checked the rows.
         """
-        token_ids = [token for row in rows for token in row.token_ids]
-        segments = [segment for row in rows for segment in row.segment_ids]
-        positions = [row.first_position + index for row in rows for index in range(len(row))]
-        pack = PackLayout([len(row) for row in rows], prefixes, self.attention)
-        ids, segment_ids, position_ids = torch.tensor([token_ids, segments, positions], device=self.device)  # three [T]
-        output = self.model(
-            input_ids=ids[None], token_type_ids=segment_ids[None], position_ids=position_ids[None], pack=pack
-        )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        prompts = prompts or [None] * len(rows)
+        tokens = pack_tokens(rows, self.device)
+        words = self.family.words(tokens.ids)
+        if any(prompt is not None for prompt in prompts):
+            words, tokens = with_prompts(self.family, words, tokens, rows, prompts)
+        lengths = [span.end - span.start for span in row_spans(rows, prompts)]
+        pack = PackLayout(lengths, prefixes, self.attention, [row.context_len for row in rows])
+        return self.family.hidden_states(words, tokens.segments, tokens.positions, pack)
 
     @torch.inference_mode()
     def compute(self, pack: Sequence[PackRow]) -> list[NDArray[np.float32]]:
@@ -124,17 +148,53 @@ class Backbone:
         Rows with no adapter get their hidden states [row_len, hidden_size].
         """
         rows = [entry.row for entry in pack]
-        prefixes = [entry.adapter.prefix if entry.adapter is not None else None for entry in pack]
-        hidden = self.hidden_states(rows, prefixes)
-        starts = row_starts(rows)
-        results: dict[int, NDArray[np.float32]] = {}
+        prefixes = [entry.adapter.layers if entry.adapter is not None else None for entry in pack]
+        prompts = [soft_prompt(entry.adapter) for entry in pack]
+        hidden = self.hidden_states(rows, prefixes, prompts)
+        spans = row_spans(rows, prompts)
+        results = self._next_words(pack, hidden, spans)
         for head, members in _by_head(pack):
-            states, lengths = gather_states(hidden, starts, members, head)
+            states, lengths = gather_states(hidden, [spans[member] for member in members], head)
             logits = states.float() if head is None else head(states)
             for member, part in zip(members, logits.cpu().split(lengths), strict=True):
-                is_pooled = head is not None and head.gather == "first_token"
-                results[member] = (part[0] if is_pooled else part).numpy()
+                results[member] = (part[0] if head is not None and head.is_pooled else part).numpy()
         return [results[index] for index in range(len(pack))]
+
+    def _next_words(
+        self, pack: Sequence[PackRow], hidden: Tensor, spans: Sequence[RowSpan]
+    ) -> dict[int, NDArray[np.float32]]:
+        """Of the rows that ask for it: scores of every word at the tokens that predict one, by index of the row."""
+        results = {}
+        for index, (entry, span) in enumerate(zip(pack, spans, strict=True)):
+            if entry.predicting is not None:
+                asked = entry.predicting
+                states = hidden[span.first_token + asked.start : span.first_token + asked.stop]
+                results[index] = self.family.vocabulary_logits(states).float().cpu().numpy()
+        return results
+
+    def logits(
+        self, rows: Sequence[tuple[Adapter, Mapping[str, Any]]], max_pack_tokens: int = 4096
+    ) -> list[NDArray[np.float32]]:
+        """Logits of rows of token ids, any mix of adapters, run as packs: one float32 array per row, in order.
+
+        A row is `{"input_ids": [...]}`, with "token_type_ids" where there are any, and for GLM "position_ids" [2, S].
+        Shapes: [num_outputs] for one answer per row, [S, num_outputs] for one per token, [hidden_size] for embeddings.
+        GLM also fills blanks: with "context_length" and "answer_ids" (`token_rows.with_answer`) the answer is
+        [num_answer_ids, vocab_size], whatever the adapter's head. Raises InvalidRequest, TokenOutOfRange,
+        PositionOutOfRange, BackboneMismatch, UnsupportedBackbone.
+        """
+        from prefixrack_adapters.bundle import check_backbone  # the library's bundle side needs pydantic
+        from prefixrack_adapters.token_rows import token_row, with_answer
+
+        entries = []
+        for adapter, fields in rows:
+            check_backbone(adapter.manifest, self.spec)
+            whole, predicting = with_answer(fields)
+            row = token_row(adapter.manifest, self.spec, whole)
+            self.check(row, adapter.manifest.prefix.num_prompt_tokens)
+            entries.append(PackRow(row, adapter.to(self.device, self.dtype), predicting))
+        packs = packs_of([entry.row for entry in entries], range(len(entries)), max_pack_tokens)
+        return [logits for pack in packs for logits in self.compute([entries[index] for index in pack])]
 
     def predict(
         self, adapter: Adapter, inputs: Any, parameters: Parameters | None = None, max_pack_tokens: int = 4096
@@ -149,27 +209,6 @@ class Backbone:
             raise InvalidRequest("parameters were given without an adapter")
         here = adapter.to(self.device, self.dtype)
         return predict(self, here, inputs, parameters, max_pack_tokens)
-
-
-def load_model(folder: Path, spec: BackboneSpec, dtype: torch.dtype) -> nn.Module:
-    """The stock model with packed attention, on the CPU, memory-mapped. The config object is its own.
-
-    Setting the attention on a shared config would switch every model that uses it.
-    """
-    register_packed_attention()
-    config = AutoConfig.from_pretrained(folder)
-    options: dict[str, Any] = {}
-    if spec.architecture in POOLER_OPTION_FAMILIES:
-        options["add_pooling_layer"] = False
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # unused poolers and heads in the file are expected
-    try:
-        model: nn.Module = AutoModel.from_pretrained(
-            folder, config=config, attn_implementation=ATTENTION_NAME, dtype=dtype, **options
-        )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    return model
 
 
 def resolve_device(device: str) -> str:
@@ -191,28 +230,20 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def row_starts(rows: Sequence[Row]) -> list[int]:
-    starts = [0]
-    for row in rows:
-        starts.append(starts[-1] + len(row))
-    return starts
+def soft_prompt(adapter: Adapter | None) -> Prompt | None:
+    if adapter is None or adapter.prompt is None:
+        return None
+    prefix = adapter.manifest.prefix
+    assert prefix.kind == "soft", "an adapter with prompt vectors has a manifest that says so"
+    return Prompt(adapter.prompt, prefix.embedding)
 
 
 def _by_head(pack: Sequence[PackRow]) -> list[tuple[Head | None, list[int]]]:
     """Row indices grouped by the head that reads them, so that each head runs once per pack."""
     groups: dict[int, tuple[Head | None, list[int]]] = {}
     for index, entry in enumerate(pack):
+        if entry.predicting is not None:
+            continue
         head = entry.adapter.head if entry.adapter is not None else None
         groups.setdefault(id(head), (head, []))[1].append(index)
     return list(groups.values())
-
-
-def gather_states(
-    hidden: Tensor, starts: Sequence[int], members: Sequence[int], head: Head | None
-) -> tuple[Tensor, list[int]]:
-    """The states that a head reads, rows end to end, and how many belong to each row."""
-    if head is not None and head.gather == "first_token":
-        picks = torch.tensor([starts[member] for member in members], device=hidden.device)
-        return hidden[picks], [1] * len(members)
-    lengths = [starts[member + 1] - starts[member] for member in members]
-    return torch.cat([hidden[starts[member] : starts[member + 1]] for member in members]), lengths

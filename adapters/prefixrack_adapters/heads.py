@@ -9,7 +9,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-Gather = Literal["first_token", "every_token"]
+Gather = Literal["first_token", "last_token", "mean_tokens", "every_token", "first_position", "every_position"]
+POOLED = ("first_token", "last_token", "mean_tokens", "first_position")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Head:
 
     def __call__(self, states: Tensor) -> Tensor:
         """[n, hidden_size] → float32 logits [n, num_outputs]. Computed in the layers' own dtype."""
+        if not self.layers:
+            return states.float()
         states = states.to(self.layers[0].weight.dtype)
         for layer in self.layers:
             states = layer(states)
@@ -53,6 +56,11 @@ class Head:
 
     def to(self, device: str) -> Head:
         return Head(self.gather, [layer.to(device) for layer in self.layers])
+
+    @property
+    def is_pooled(self) -> bool:
+        """One vector for a row; else one for each of its tokens."""
+        return self.gather in POOLED
 
     @property
     def size_bytes(self) -> int:

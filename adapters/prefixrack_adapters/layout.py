@@ -42,18 +42,17 @@ class PairLayout:
 
 
 def longest_first(first_len: int, second_len: int, room: int) -> tuple[int, int]:
-    """Lengths kept of a pair that must fit into `room` tokens: the longer side loses one token at a time.
+    """Lengths kept of a pair that must fit into `room` tokens: only the longer side is cut while that is enough.
 
-    On a tie the second loses, as transformers' `longest_first` has it (`tokenization_utils_base.py`).
+    Where both are cut, an odd token stays with the longer side, and with the second where both are equally long. This
+    is `longest_first` of the Hugging Face tokenizers library (0.10 to 0.23 alike), which training tools cut with; the
+    Python tokenizers of transformers keep an odd token with the first.
     """
-    excess = max(0, first_len + second_len - room)
-    level = min(excess, abs(first_len - second_len))
-    if first_len > second_len:
-        first_len -= level
-    else:
-        second_len -= level
-    rest = excess - level
-    return max(0, first_len - rest // 2), max(0, second_len - (rest - rest // 2))
+    room = max(0, room)
+    if first_len + second_len <= room:
+        return first_len, second_len
+    shorter = min(first_len, second_len, room // 2)
+    return (shorter, room - shorter) if first_len <= second_len else (room - shorter, shorter)
 
 
 def windows(num_tokens: int, room: int, overlap: int) -> list[tuple[int, int]]:

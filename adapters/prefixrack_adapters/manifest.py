@@ -7,13 +7,14 @@ checked.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from prefixrack.errors import InvalidManifest, LabelMismatch
 from prefixrack.types import Overlong, TaskName
+from prefixrack_adapters.formats import FORMATS, PLAIN
 
 SCHEMA_VERSION: Literal[1] = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -23,8 +24,18 @@ MAX_LABELS = 10_000
 TensorDtype = Literal["float32", "float16", "bfloat16"]
 Activation = Literal["tanh", "gelu", "relu"]
 Tagging = Literal["bio", "bioes"]
+Positions = Literal["after_prefix", "unmoved"]
+Gather = Literal["first_token", "last_token", "mean_tokens", "every_token", "first_position", "every_position"]
+GATHERS_OF: Mapping[str, tuple[Gather, ...]] = {
+    "text-classification": ("first_token", "last_token", "first_position"),
+    "multiple-choice": ("first_token", "last_token", "first_position"),
+    "token-classification": ("every_token",),
+    "question-answering": ("every_token", "every_position"),
+    "text-embedding": ("first_token", "last_token", "mean_tokens"),
+}
 
 OUTSIDE = "O"
+PREFIX_KINDS = ("deep", "soft")  # pydantic names the kind in a problem's place, the file does not
 
 
 class Part(BaseModel):
@@ -40,7 +51,13 @@ class BackboneRef(Part):
 
 
 class PrefixSpec(Part):
-    """Tensor `prefix` [num_layers, 2, prefix_len, num_kv_heads, head_dim]; with `prefix_len` 0 there is none."""
+    """Tensor `prefix` [num_layers, 2, prefix_len, num_kv_heads, head_dim]; with `prefix_len` 0 there is none.
+
+    `layers` names the layers that have a prefix where not all have one; the tensor then holds those only, in order.
+    With `gates` there are tensors `gates.weight` [num_layers, n, hidden_size] and `gates.bias` [num_layers, n], of the
+    same layers: each scales its prefix by the mean sigmoid over a row of what enters its attention, keys and values
+    "shared" (n is 1) or "separate" (n is 2, the key's first).
+    """
 
     kind: Literal["deep"] = "deep"
     prefix_len: Annotated[int, Field(ge=0, le=MAX_PREFIX_LEN)]
@@ -48,7 +65,77 @@ class PrefixSpec(Part):
     num_kv_heads: Annotated[int, Field(ge=1)]
     head_dim: Annotated[int, Field(ge=1)]
     dtype: TensorDtype = "float32"
-    positions: Literal["after_prefix", "unmoved"] = "after_prefix"
+    positions: Positions = "after_prefix"
+    gates: Literal["shared", "separate"] | None = None
+    layers: Annotated[list[int], Field(min_length=1)] | None = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """How many tokens it adds to a row."""
+        return 0
+
+    def gate_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        if self.gates is None:
+            return {}
+        num_layers, num_outputs = self.tensor_shape[0], 1 if self.gates == "shared" else 2
+        return {"gates.weight": (num_layers, num_outputs, hidden_size), "gates.bias": (num_layers, num_outputs)}
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        num_layers = self.num_layers if self.layers is None else len(self.layers)
+        return (num_layers, 2, self.prefix_len, self.num_kv_heads, self.head_dim)
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> Self:
+        if self.layers is not None and (
+            sorted(set(self.layers)) != self.layers or not 0 <= self.layers[0] <= self.layers[-1] < self.num_layers
+        ):
+            raise ValueError(f"layers is {self.layers}: rising numbers from 0 to {self.num_layers - 1} are allowed")
+        return self
+
+
+class PromptSpec(Part):
+    """A soft prompt: tensor `prompt` [prefix_len, width], vectors before the word vectors of every row.
+
+    `embedding` "once" puts the vectors among the word vectors, and positions, segment 0 and the embedding layer's
+    normalisation are applied to all (Lester et al., PEFT); "twice" embeds the words first and then, behind the prompt,
+    once more with segment 0 (the original P-Tuning v2 repository's `--prompt`).
+    """
+
+    kind: Literal["soft"] = "soft"
+    prefix_len: Annotated[int, Field(ge=1, le=MAX_PREFIX_LEN)]
+    width: Annotated[int, Field(ge=1)]
+    dtype: TensorDtype = "float32"
+    embedding: Literal["once", "twice"] = "once"
+
+    @property
+    def positions(self) -> Positions:
+        """The prompt takes the first positions of its row itself."""
+        return "unmoved"
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return self.prefix_len
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        return (self.prefix_len, self.width)
+
+
+def kind_of(prefix: Any) -> str:
+    """Which of the two a prefix is to be read as; one that does not say is deep."""
+    kind = prefix.get("kind", "deep") if isinstance(prefix, dict) else getattr(prefix, "kind", "deep")
+    return str(kind)
+
+
+AnyPrefix = Annotated[
+    Annotated[PrefixSpec, Tag("deep")] | Annotated[PromptSpec, Tag("soft")],
+    Discriminator(
+        kind_of,
+        custom_error_type="prefix_kind",
+        custom_error_message=f"prefix.kind must be {' or '.join(map(repr, PREFIX_KINDS))}",
+    ),
+]
 
 
 class DenseLayer(Part):
@@ -60,15 +147,21 @@ class DenseLayer(Part):
 
 
 class HeadSpec(Part):
-    """Dense layers over the gathered hidden states: of the first token of a row, or of every token."""
+    """Dense layers over the gathered hidden states; none where the states themselves are the answer (embeddings).
 
-    gather: Literal["first_token", "every_token"]
-    layers: Annotated[list[DenseLayer], Field(min_length=1, max_length=4)]
+    `gather`: of the first or last token of a row, the mean of its tokens, or every token. Under a soft prompt
+    `first_position` is the first prompt vector's state, and `every_position` the first states of prompt and tokens
+    together, as many as there are tokens (PEFT trained question answering so).
+    """
+
+    gather: Gather
+    layers: Annotated[list[DenseLayer], Field(max_length=4)]
     dtype: TensorDtype = "float32"
 
     @property
-    def num_outputs(self) -> int:
-        return self.layers[-1].num_outputs
+    def num_outputs(self) -> int | None:
+        """None: as many as the hidden states have."""
+        return self.layers[-1].num_outputs if self.layers else None
 
 
 class TokenizationSpec(Part):
@@ -91,6 +184,7 @@ class DecodingSpec(Part):
     tagging: Tagging = "bio"
     n_best: Annotated[int, Field(ge=1, le=100)] = 20
     max_answer_len: Annotated[int, Field(ge=1)] = 30
+    normalize: bool = False
     no_answer: bool = False
     null_threshold: float = 0.0
 
@@ -119,10 +213,10 @@ class Manifest(Part):
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     description: str = ""
     task: TaskName
-    input_format: str = "plain"
+    input_format: str = PLAIN
     labels: Annotated[list[str], Field(max_length=MAX_LABELS)] = []
     backbone: BackboneRef
-    prefix: PrefixSpec
+    prefix: AnyPrefix
     head: HeadSpec
     tokenization: TokenizationSpec
     decoding: DecodingSpec = DecodingSpec()
@@ -142,8 +236,36 @@ class Manifest(Part):
         return self
 
     @model_validator(mode="after")
+    def _check_layers(self) -> Self:
+        if not self.head.layers and self.task != "text-embedding":
+            raise ValueError(f"head.layers is [], but task {self.task!r} needs 1 to 4: only text-embedding has none")
+        if self.decoding.normalize and self.task != "text-embedding":
+            raise ValueError(f"decoding.normalize is true, but task {self.task!r} gives no vector: text-embedding does")
+        return self
+
+    @model_validator(mode="after")
+    def _check_input_format(self) -> Self:
+        name = self.input_format
+        if name == PLAIN:
+            return self
+        form = FORMATS.get(name)
+        if form is None or form.task != self.task:
+            fitting = [PLAIN, *(one.name for one in FORMATS.values() if one.task == self.task)]
+            raise ValueError(f"input_format is {name!r}, but task {self.task!r} needs {one_of(fitting)}")
+        problem = self.decoding.problem
+        if form.is_single_label and problem != "single_label":
+            raise ValueError(f"input_format {name!r} needs decoding.problem 'single_label', seen {problem!r}")
+        if len(self.labels) < form.min_labels:
+            raise LabelMismatch(f"input_format {name!r} needs {form.min_labels} labels, seen {len(self.labels)}")
+        return self
+
+    @model_validator(mode="after")
     def _check_labels(self) -> Self:
         expected = self._expected_outputs()
+        if self.task == "text-embedding":
+            if self.labels:
+                raise LabelMismatch(f"a text-embedding has no labels, seen {len(self.labels)}: leave `labels` empty")
+            return self
         if self.head.num_outputs != expected:
             raise LabelMismatch(
                 f"the head has {self.head.num_outputs} outputs, but task {self.task!r} with {len(self.labels)} labels "
@@ -155,9 +277,9 @@ class Manifest(Part):
 
     @model_validator(mode="after")
     def _check_gather(self) -> Self:
-        wanted = "every_token" if self.task in ("token-classification", "question-answering") else "first_token"
-        if self.head.gather != wanted:
-            raise ValueError(f"head.gather is {self.head.gather!r}, but task {self.task!r} needs {wanted!r}")
+        allowed = GATHERS_OF[self.task]
+        if self.head.gather not in allowed:
+            raise ValueError(f"head.gather is {self.head.gather!r}, but task {self.task!r} needs {one_of(allowed)}")
         return self
 
     @model_validator(mode="after")
@@ -176,7 +298,9 @@ class Manifest(Part):
         """Name and shape of every tensor that `adapter.safetensors` must hold, and none besides."""
         prefix, shapes = self.prefix, dict[str, tuple[int, ...]]()
         if prefix.prefix_len:
-            shapes["prefix"] = (prefix.num_layers, 2, prefix.prefix_len, prefix.num_kv_heads, prefix.head_dim)
+            shapes["prompt" if prefix.kind == "soft" else "prefix"] = prefix.tensor_shape
+        if prefix.kind == "deep" and prefix.prefix_len:
+            shapes |= prefix.gate_shapes(hidden_size)
         width = hidden_size
         for index, layer in enumerate(self.head.layers):
             shapes[f"head.{index}.weight"] = (layer.num_outputs, width)
@@ -189,6 +313,10 @@ class Manifest(Part):
         """The exact bytes of `adapter.json`: deterministic, so that equal adapters have equal digests."""
         content = self.model_dump(mode="json")
         return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def one_of(allowed: Sequence[str]) -> str:
+    return " or ".join(repr(value) for value in allowed)
 
 
 def check_tags(labels: Sequence[str], tagging: Tagging) -> None:
@@ -224,7 +352,7 @@ def parse_manifest(content: bytes) -> Manifest:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "manifest"
+    where = ".".join(str(part) for part in problem["loc"] if part not in PREFIX_KINDS) or "manifest"
     seen = repr(problem.get("input"))
     shown = seen if len(seen) <= 80 else f"{seen[:77]}..."
     others = error.error_count() - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from prefixrack.errors import Fault, InputFault, NonfiniteOutput
 from prefixrack.types import FailedOutput, InputError, Output, Parameters
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.bundle import check_backbone
+from prefixrack_adapters.packing import packs_of
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.tasks import Prepared, as_inputs, build_task
 
@@ -68,23 +69,10 @@ def _compute_all(
     """Logits of all rows, computed longest first so that packs fill evenly, handed back in the order given."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     results: list[Any] = [None] * len(rows)
-    for members in _packs(rows, order, max_pack_tokens):
+    for members in packs_of(rows, order, max_pack_tokens):
         computed = backbone.compute([PackRow(rows[index], adapter) for index in members])
         for index, logits in zip(members, computed, strict=True):
             results[index] = logits
         if advance is not None:
             advance(len(members))
     return results
-
-
-def _packs(rows: Sequence[Row], order: Sequence[int], max_pack_tokens: int) -> Iterator[list[int]]:
-    pack: list[int] = []
-    num_tokens = 0
-    for index in order:
-        if pack and num_tokens + len(rows[index]) > max_pack_tokens:
-            yield pack
-            pack, num_tokens = [], 0
-        pack.append(index)
-        num_tokens += len(rows[index])
-    if pack:
-        yield pack

@@ -11,11 +11,16 @@ class Row:
 
     `first_position` is the position id of the first token: it depends on the tool that trained the adapter
     (P-Tuning v2 counts the prefix, AdapterHub does not), so it belongs to the row, not to the backbone.
+
+    Two things are for GLM (2021) alone: `position_ids` has its two dimensions in place of counting from
+    `first_position`, and the first `context_len` tokens see each other while the later ones see what is before them.
     """
 
     token_ids: tuple[int, ...]
     segment_ids: tuple[int, ...]
     first_position: int
+    position_ids: tuple[tuple[int, ...], ...] = ()
+    context_len: int | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -7,41 +7,36 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.architectures import ARCHITECTURES, model_type_of
 from prefixrack_adapters.weights import WeightTensor, weight_tensors
 
-SUPPORTED_FAMILIES = ("bert", "electra", "roberta", "xlm-roberta")
-# RoBERTa counts positions from pad_token_id + 1 (fairseq's convention).
-OFFSET_FAMILIES = ("roberta", "xlm-roberta")
-
-# Config fields that change outputs, with the value transformers takes where an older config lacks the field.
-OUTPUT_FIELDS: Mapping[str, Any] = {
-    "model_type": None,
-    "hidden_size": None,
-    "num_hidden_layers": None,
-    "num_attention_heads": None,
-    "intermediate_size": None,
-    "max_position_embeddings": None,
-    "vocab_size": None,
-    "type_vocab_size": 2,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "embedding_size": None,
-    "pad_token_id": None,
-    "position_embedding_type": "absolute",
-}
 SAMPLES_PER_TENSOR = 64
-# What every adapter sees. Poolers, language-model heads and task heads differ between exports of one backbone.
-BASE_MODULES = ("embeddings.", "embeddings_project.", "encoder.")
+
+
+class TakesPositions(Protocol):
+    """A manifest's prefix, as far as a row's room goes."""
+
+    @property
+    def prefix_len(self) -> int: ...
+
+    @property
+    def positions(self) -> Any: ...
+
+    @property
+    def num_prompt_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneSpec:
-    """Shapes and limits of a backbone. `base_position` is the position id of the first token without a prefix."""
+    """Shapes and limits of a backbone. `base_position` is the position id of the first token without a prefix.
+
+    `embedding_size` is the width of its word vectors, which is where soft prompts go in.
+    """
 
     model_id: str
     architecture: str
@@ -54,29 +49,40 @@ class BackboneSpec:
     num_segments: int
     max_positions: int
     base_position: int
+    embedding_size: int = 0
 
     @classmethod
     def load(cls, folder: Path) -> BackboneSpec:
         """Read config.json and sample the weights. Raises UnsupportedBackbone, listing the families that work."""
         config = read_config(folder)
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        architecture = ARCHITECTURES[config["model_type"]]
+        hidden_size = architecture.read(config, "hidden_size")
+        heads = architecture.read(config, "num_attention_heads")
+        num_segments = architecture.num_segments
+        usual_segments = architecture.output_fields.get("type_vocab_size", 2)
         return cls(
             model_id=model_id(config, folder),
-            architecture=config["model_type"],
+            architecture=architecture.model_type,
             fingerprint=fingerprint(config, folder),
-            num_layers=config["num_hidden_layers"],
-            num_kv_heads=heads,
-            head_dim=hidden // heads,
-            hidden_size=hidden,
+            num_layers=architecture.read(config, "num_hidden_layers"),
+            num_kv_heads=architecture.read(config, "num_key_value_heads", heads),
+            head_dim=architecture.read(config, "head_dim", hidden_size // heads),
+            hidden_size=hidden_size,
             vocab_size=config["vocab_size"],
-            num_segments=config.get("type_vocab_size", 2),
-            max_positions=config["max_position_embeddings"],
-            base_position=base_position(config),
+            num_segments=config.get("type_vocab_size", usual_segments) if num_segments is None else num_segments,
+            max_positions=architecture.read(config, "max_position_embeddings"),
+            base_position=architecture.base_position(config),
+            embedding_size=architecture.read(config, "embedding_size", hidden_size),
         )
 
     def first_position(self, prefix_len: int, positions: str) -> int:
         """Position id of a row's first token: training tools differ in whether the prefix counts."""
         return self.base_position + (prefix_len if positions == "after_prefix" else 0)
+
+    def room(self, prefix: TakesPositions) -> int:
+        """The longest row that an adapter with this prefix can take."""
+        first = self.first_position(prefix.prefix_len, prefix.positions)
+        return self.max_tokens(first) - prefix.num_prompt_tokens
 
     def max_tokens(self, first_position: int) -> int:
         """The longest row that still has a position id for every token."""
@@ -88,24 +94,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UnsupportedBackbone(f"{folder} has no config.json: give the folder that `save_pretrained` wrote")
     config: dict[str, Any] = json.loads(path.read_text())
-    family = config.get("model_type")
-    if family not in SUPPORTED_FAMILIES:
+    family = config["model_type"] = model_type_of(config)
+    if family not in ARCHITECTURES:
         raise UnsupportedBackbone(
-            f"{folder} is a {family!r} backbone; supported families: {', '.join(SUPPORTED_FAMILIES)}"
+            f"{folder} is a {family!r} backbone; supported families: {', '.join(sorted(ARCHITECTURES))}"
         )
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise UnsupportedBackbone(
             f"{folder} has position_embedding_type {config['position_embedding_type']!r}; only 'absolute' is supported"
         )
+    if refusal := ARCHITECTURES[config["model_type"]].refusal(config):
+        raise UnsupportedBackbone(f"{folder} has {refusal}")
     return config
 
 
 def model_id(config: Mapping[str, Any], folder: Path) -> str:
-    return str(config.get("_name_or_path") or folder.name)
-
-
-def base_position(config: Mapping[str, Any]) -> int:
-    return int(config.get("pad_token_id", 1)) + 1 if config["model_type"] in OFFSET_FAMILIES else 0
+    """The name for people: the config's, else the hub's where the folder lies in its cache, else the folder's."""
+    *_, repository, snapshots, _ = ("", "", *folder.absolute().parts)
+    is_cached = snapshots == "snapshots" and repository.startswith("models--")
+    hub_id = repository.removeprefix("models--").replace("--", "/", 1) if is_cached else None
+    return str(config.get("_name_or_path") or hub_id or folder.name)
 
 
 def fingerprint(config: Mapping[str, Any], folder: Path) -> str:
@@ -114,24 +122,18 @@ def fingerprint(config: Mapping[str, Any], folder: Path) -> str:
     sha256 over canonical JSON of the output-changing config fields and, per tensor in name order, its base-model
     name, shape and 64 evenly spaced values rounded to bfloat16.
     """
-    family = config["model_type"]
-    fields = {name: config.get(name, default) for name, default in OUTPUT_FIELDS.items()}
-    if family not in OFFSET_FAMILIES:
-        fields["pad_token_id"] = None  # only RoBERTa derives positions from it
-    if family != "electra":
-        fields["embedding_size"] = None
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-    described = {_base_name(tensor.name, family): tensor for tensor in weight_tensors(folder)}
+    architecture = ARCHITECTURES[config["model_type"]]
+    digest = hashlib.sha256(json.dumps(architecture.fingerprint_fields(config), sort_keys=True).encode())
+    described = {base_name(tensor.name, architecture.model_prefix): tensor for tensor in weight_tensors(folder)}
     for name in sorted(described):
-        if name.startswith(BASE_MODULES) and not name.endswith("position_ids"):
+        if architecture.is_base_tensor(name, config):
             _add_tensor(digest, name, described[name])
     return digest.hexdigest()
 
 
-def _base_name(name: str, family: str) -> str:
+def base_name(name: str, model_prefix: str) -> str:
     """Strip the model prefix that task checkpoints put before base-model names, and old LayerNorm spellings."""
-    prefix = "roberta." if family in OFFSET_FAMILIES else f"{family}."
-    base = name.removeprefix(prefix)
+    base = name.removeprefix(model_prefix)
     return base.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Encoding, Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, pre_tokenizers
 
 from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.architectures import ARCHITECTURES, GLM_2021
 from prefixrack_adapters.layout import PairLayout
+from prefixrack_adapters.spec import BackboneSpec
 
 TOKENIZER_FILE = "tokenizer.json"
+SPECIAL_TOKEN_FILES = ("special_tokens_map.json", "tokenizer_config.json")
+SPECIAL_TOKEN_FIELDS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 # Up to so many texts are encoded in the caller's thread: waking the library's thread pool costs more than it saves.
 FEW = 4
 
@@ -44,15 +49,21 @@ class BackboneTokenizer:
         self.layout = layout
 
     @classmethod
-    def load(cls, folder: Path) -> BackboneTokenizer:
-        """Read tokenizer.json. Raises UnsupportedBackbone where it is missing or unreadable."""
+    def load(cls, folder: Path, spec: BackboneSpec | None = None) -> BackboneTokenizer:
+        """Read tokenizer.json. Raises UnsupportedBackbone where it is missing or unreadable.
+
+        With the backbone's spec, pairs are laid out as its adapters were trained, where the file says otherwise.
+        """
         path = folder / TOKENIZER_FILE
+        if not path.is_file() and spec is not None and spec.architecture == GLM_2021:
+            return MissingTokenizer(folder)
         if not path.is_file():
             raise UnsupportedBackbone(
                 f"{folder} has no {TOKENIZER_FILE}: save the backbone's fast tokenizer into the folder"
             )
         text_tokenizer = _read(path)
-        return cls(text_tokenizer, _word_tokenizer(path), _pair_layout(text_tokenizer))
+        layout = _pair_layout(text_tokenizer)
+        return cls(text_tokenizer, _word_tokenizer(path), layout if spec is None else _as_trained(layout, spec))
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode_texts`, ids only: without offsets the library has less to do."""
@@ -74,6 +85,21 @@ class BackboneTokenizer:
         return [_tokens(encoding) for encoding in encodings]
 
 
+class MissingTokenizer(BackboneTokenizer):
+    """In the place of a tokenizer that a backbone was published without: token ids work, texts fail with the reason."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def layout(self) -> PairLayout:  # type: ignore[override]
+        """What every task asks for first."""
+        raise UnsupportedBackbone(
+            f"{self._folder} has no {TOKENIZER_FILE}, so it takes token ids only (`Backbone.logits`): convert its "
+            "tokenizer and put it into the folder to serve texts"
+        )
+
+
 def _tokens(encoding: Encoding) -> Tokens:
     return Tokens(encoding.ids, encoding.offsets, [-1 if word is None else word for word in encoding.word_ids])
 
@@ -85,7 +111,32 @@ def _read(path: Path) -> Tokenizer:
         raise UnsupportedBackbone(f"{path} cannot be read as a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    missing = [token for token in _special_tokens(path.parent) if token.content not in known]
+    tokenizer.add_special_tokens([token for token in missing if tokenizer.token_to_id(token.content) is not None])
     return tokenizer
+
+
+def _special_tokens(folder: Path) -> list[AddedToken]:
+    """Special tokens that older exports name beside tokenizer.json only; transformers knows them in texts all the same.
+
+    The original P-Tuning v2 code counts on that: it puts "[SEP]" among the words of a sentence.
+    """
+    found: dict[str, AddedToken] = {}
+    for path in (folder / name for name in SPECIAL_TOKEN_FILES):
+        settings = _json_object(path) if path.is_file() else {}
+        for value in (settings[name] for name in SPECIAL_TOKEN_FIELDS if settings.get(name)):
+            options = {"content": value} if isinstance(value, str) else value
+            strips = {side: bool(options.get(side)) for side in ("lstrip", "rstrip")}
+            found.setdefault(options["content"], AddedToken(options["content"], special=True, **strips))
+    return list(found.values())
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UnsupportedBackbone(f"{path} is no JSON object ({error}): save the tokenizer again") from None
 
 
 def _word_tokenizer(path: Path) -> Tokenizer:
@@ -111,6 +162,13 @@ def _pair_layout(tokenizer: Tokenizer) -> PairLayout:
         single_end=tuple(single.ids[_end(single.sequence_ids, 0) :]),
         second_segment=pair.type_ids[second],
     )
+
+
+def _as_trained(layout: PairLayout, spec: BackboneSpec) -> PairLayout:
+    """One separator where newer tokenizer files write two (DeBERTa); one segment where the backbone has no second."""
+    if ARCHITECTURES[spec.architecture].has_one_separator:
+        layout = replace(layout, middle=layout.middle[:1])
+    return layout if spec.num_segments > 1 else replace(layout, second_segment=0)
 
 
 def _end(sides: Sequence[int | None], side: int) -> int:

@@ -1,46 +1,65 @@
-"""A backbone's weight files, read through a memory map by numpy alone: no torch, no copy of what is not asked for."""
+"""A backbone's weight files, read tensor by tensor through memory maps: no torch, no copy of what is not asked for."""
 
 from __future__ import annotations
 
 import json
+import math
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
 from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.file_pages import FilePages
 
-INDEX_FILE = "model.safetensors.index.json"
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 TORCH_FILE = "pytorch_model.bin"
+TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
+WEIGHT_FILES = (SINGLE_FILE, INDEX_FILE, TORCH_FILE, TORCH_INDEX_FILE)  # the first that is there counts
 
 NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+TORCH_DTYPES = {"torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
 class WeightTensor:
-    """One stored tensor: `flat` is the mapped data in file order; bfloat16 comes as its 16-bit pattern."""
+    """One stored tensor, not read yet. `dtype` is "F64", "F32", "F16" or "BF16".
+
+    `open` gives its values flat in file order, mapped; bfloat16 comes as its 16-bit pattern. What was read of them
+    counts as this process's memory until the context ends.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    flat: NDArray[Any]
+    open: Callable[[], AbstractContextManager[NDArray[Any]]]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
     def sample(self, num_values: int) -> NDArray[np.float32]:
         """Up to `num_values` evenly spaced values as float32."""
-        size = self.flat.shape[0]
-        count = min(num_values, size)
-        picks = (np.arange(count, dtype=np.int64) * (size - 1)) // max(count - 1, 1)
-        values = np.ascontiguousarray(self.flat[picks])
-        return self._widen(values)
+        count = min(num_values, self.size)
+        picks = (np.arange(count, dtype=np.int64) * (self.size - 1)) // max(count - 1, 1)
+        with self.open() as flat:
+            return self._widen(np.asarray(flat[picks]))
 
     def read(self) -> NDArray[np.float32]:
-        return self._widen(np.ascontiguousarray(self.flat)).reshape(self.shape)
+        with self.open() as flat:
+            return self._widen(np.asarray(flat)).reshape(self.shape)
 
     def _widen(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if self.dtype == "BF16":
@@ -55,17 +74,33 @@ def weight_tensors(folder: Path) -> Iterator[WeightTensor]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX_FILE
-    if index.is_file():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        return [folder / name for name in sorted(names)]
-    for name in (SINGLE_FILE, TORCH_FILE):
-        if (folder / name).is_file():
-            return [folder / name]
-    raise UnsupportedBackbone(
-        f"{folder} holds no weights: one of {SINGLE_FILE}, {INDEX_FILE} or {TORCH_FILE} is needed; "
-        "give the folder that `save_pretrained` wrote"
-    )
+    """The files that hold the weights. Raises UnsupportedBackbone where there are none, or one of them is missing."""
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise UnsupportedBackbone(
+            f"{folder} holds no weights: one of {', '.join(WEIGHT_FILES)} is needed; give the folder that "
+            "`save_pretrained` wrote"
+        )
+    paths = _indexed_files(found) if found.suffix == ".json" else [found]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UnsupportedBackbone(
+            f"{folder} lacks {', '.join(missing[:4])} ({len(missing)} of the {len(paths)} files that {found.name} "
+            "names): copy or fetch the whole folder again"
+        )
+    return paths
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    return [index.parent / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+
+
+def stored_dtypes(folder: Path) -> Counter[str]:
+    """Number of stored values by dtype ("F32", "BF16" …), largest first."""
+    counts = Counter[str]()
+    for tensor in weight_tensors(folder):
+        counts[tensor.dtype] += tensor.size
+    return Counter(dict(counts.most_common()))
 
 
 def _mapped_tensors(path: Path) -> Iterator[WeightTensor]:
@@ -74,12 +109,17 @@ def _mapped_tensors(path: Path) -> Iterator[WeightTensor]:
     with path.open("rb") as file:
         header_len = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_len))
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + header_len)
     for name, entry in header.items():
         if name != "__metadata__" and entry["dtype"] in NUMPY_DTYPES:
-            start, end = entry["data_offsets"]
-            flat = data[start:end].view(NUMPY_DTYPES[entry["dtype"]])
-            yield WeightTensor(name, tuple(entry["shape"]), entry["dtype"], flat)
+            dtype, shape = entry["dtype"], tuple(entry["shape"])
+            start = 8 + header_len + entry["data_offsets"][0]
+            yield WeightTensor(name, shape, dtype, partial(_map, path, NUMPY_DTYPES[dtype], start, math.prod(shape)))
+
+
+@contextmanager
+def _map(path: Path, dtype: str, start: int, size: int) -> Iterator[NDArray[Any]]:
+    """A map of this tensor alone, which ends with the last array on it."""
+    yield np.memmap(path, dtype=dtype, mode="r", offset=start, shape=(size,)) if size else np.empty(0, dtype)
 
 
 def _torch_tensors(path: Path) -> Iterator[WeightTensor]:
@@ -87,7 +127,18 @@ def _torch_tensors(path: Path) -> Iterator[WeightTensor]:
 
     # files from before PyTorch 1.6 are no zip archives and cannot be mapped
     state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    pages = FilePages()
     for name, tensor in state.items():
         if tensor.is_floating_point():
-            flat = tensor.float().flatten().numpy()
-            yield WeightTensor(name, tuple(tensor.shape), "F32", flat)
+            dtype = TORCH_DTYPES[str(tensor.dtype)]
+            yield WeightTensor(name, tuple(tensor.shape), dtype, partial(_torch_values, tensor, pages))
+
+
+@contextmanager
+def _torch_values(tensor: Tensor, pages: FilePages) -> Iterator[NDArray[Any]]:
+    """The map is that of the whole file and stays: what was read is given back to the system."""
+    import torch
+
+    flat = tensor.detach().flatten()
+    yield flat.view(torch.int16).numpy().view("<u2") if flat.dtype is torch.bfloat16 else flat.numpy()
+    pages.give_back(flat.data_ptr(), flat.nbytes)

@@ -28,6 +28,7 @@ from prefixrack.types import (
     AliasInfo,
     AnyOutput,
     ChoiceOutput,
+    EmbeddingOutput,
     FailedOutput,
     FanOutResponse,
     KeyInfo,
@@ -139,6 +140,14 @@ class AsyncClient:
     async def choose(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
         """The best of `{"text", "choices": […]}`, by its index."""
         return await self._typed(typed.MULTIPLE_CHOICE, adapter, inputs, parameters)
+
+    @overload
+    async def embed(self, adapter: str, inputs: Many, **parameters: Any) -> list[EmbeddingOutput | FailedOutput]: ...
+    @overload
+    async def embed(self, adapter: str, inputs: Any, **parameters: Any) -> EmbeddingOutput: ...
+    async def embed(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
+        """The vector of a text or of `{"title", "text"}`."""
+        return await self._typed(typed.TEXT_EMBEDDING, adapter, inputs, parameters)
 
     def predict_many(
         self,

@@ -29,6 +29,7 @@ from prefixrack.types import (
     AliasInfo,
     AnyOutput,
     ChoiceOutput,
+    EmbeddingOutput,
     FailedOutput,
     FanOutResponse,
     KeyInfo,
@@ -136,6 +137,14 @@ class Client:
     def choose(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
         """The best of `{"text", "choices": […]}`, by its index."""
         return self._typed(typed.MULTIPLE_CHOICE, adapter, inputs, parameters)
+
+    @overload
+    def embed(self, adapter: str, inputs: Many, **parameters: Any) -> list[EmbeddingOutput | FailedOutput]: ...
+    @overload
+    def embed(self, adapter: str, inputs: Any, **parameters: Any) -> EmbeddingOutput: ...
+    def embed(self, adapter: str, inputs: Any, **parameters: Any) -> Any:
+        """The vector of a text or of `{"title", "text"}`."""
+        return self._typed(typed.TEXT_EMBEDDING, adapter, inputs, parameters)
 
     def predict_many(
         self, adapter: str, inputs: Iterable[Any], *, concurrency: int = 4, batch_size: int = 32, **parameters: Any

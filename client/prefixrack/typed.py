@@ -10,7 +10,10 @@ from prefixrack.responses import failed_outputs
 from prefixrack.types import (
     ChoiceOutput,
     ClassificationOutput,
+    EmbeddingOutput,
+    EntityOutput,
     FailedOutput,
+    JudgedAnswersOutput,
     MultiLabelOutput,
     PredictResponse,
     QuestionAnsweringOutput,
@@ -21,7 +24,7 @@ from prefixrack.types import (
 
 O = TypeVar("O")  # noqa: E741  the output type of a task
 
-Classified = ClassificationOutput | MultiLabelOutput | RegressionOutput
+Classified = ClassificationOutput | MultiLabelOutput | RegressionOutput | JudgedAnswersOutput | EntityOutput
 
 Many = list[Any] | tuple[Any, ...]
 MANY = (list, tuple)  # inputs of these types are many; anything else is one
@@ -31,6 +34,7 @@ METHOD_OF_TASK: dict[TaskName, str] = {
     "token-classification": "ner",
     "question-answering": "answer",
     "multiple-choice": "choose",
+    "text-embedding": "embed",
 }
 
 
@@ -71,6 +75,7 @@ CLASSIFICATION: TypedTask[Classified] = TypedTask("text-classification")
 TOKEN_CLASSIFICATION: TypedTask[TokenClassificationOutput] = TypedTask("token-classification")
 QUESTION_ANSWERING: TypedTask[QuestionAnsweringOutput] = TypedTask("question-answering")
 MULTIPLE_CHOICE: TypedTask[ChoiceOutput] = TypedTask("multiple-choice")
+TEXT_EMBEDDING: TypedTask[EmbeddingOutput] = TypedTask("text-embedding")
 
 
 def _single_failure(output: FailedOutput, refusal: APIStatusError | None) -> UnprocessableEntityError:

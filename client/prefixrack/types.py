@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-TaskName = Literal["text-classification", "token-classification", "question-answering", "multiple-choice"]
+TaskName = Literal[
+    "text-classification", "token-classification", "question-answering", "multiple-choice", "text-embedding"
+]
 OffsetUnit = Literal["codepoint", "utf16", "byte"]
 Overlong = Literal["window", "error", "truncate"]
 
@@ -55,11 +57,19 @@ class LabelScore(Wire):
 
 
 class Output(Wire):
-    """What every task's output has: `windows` only where the input made more than one row."""
+    """What every task's output has: `windows` only where the input made more than one row.
+
+    `logits`, when asked for, are the head's outputs before any softmax, by task: one per label (of several windows
+    their mean, weighted by tokens); per word one per label, or null for a word without a token; per window and token
+    start and end; one per choice; per answer or entity one per label; the vector before it is normalised. With words
+    and windows `logit_offsets` has the same shape and says where in the text each stands: [start, end] in the
+    requested unit, or null for tokens outside of the context.
+    """
 
     truncated: bool = False
     windows: int | None = None
     logits: list[Any] | None = None
+    logit_offsets: list[Any] | None = None
 
 
 class ClassificationOutput(Output):
@@ -112,6 +122,31 @@ class ChoiceOutput(Output):
     scores: list[float]
 
 
+class EmbeddingOutput(Output):
+    embedding: list[float]
+
+
+class JudgedAnswer(Wire):
+    text: str
+    label: str
+    score: float
+    scores: list[LabelScore]
+
+
+class JudgedAnswersOutput(Output):
+    """Input format `multirc`: each answer in the order sent, with a label of its own."""
+
+    judged: list[JudgedAnswer]
+
+
+class EntityOutput(Output):
+    """Input format `record`: the entity that fills the gap, and all of them, best first; scores sum to 1."""
+
+    entity: str
+    score: float
+    entities: list[LabelScore]
+
+
 class InputError(Wire):
     code: str
     message: str
@@ -123,7 +158,9 @@ class FailedOutput(Wire):
 
 def _output_kind(value: Any) -> str:
     names = value if isinstance(value, dict) else value.__dict__
-    keys = ("error", "spans", "no_answer_score", "choice", "labels", "label", "value")
+    keys = (
+        "error", "spans", "no_answer_score", "choice", "embedding", "judged", "entity", "labels", "label", "value"
+    )  # fmt: skip
     return next((key for key in keys if key in names), "value")
 
 
@@ -132,6 +169,9 @@ AnyOutput = Annotated[
     | Annotated[TokenClassificationOutput, Tag("spans")]
     | Annotated[QuestionAnsweringOutput, Tag("no_answer_score")]
     | Annotated[ChoiceOutput, Tag("choice")]
+    | Annotated[EmbeddingOutput, Tag("embedding")]
+    | Annotated[JudgedAnswersOutput, Tag("judged")]
+    | Annotated[EntityOutput, Tag("entity")]
     | Annotated[MultiLabelOutput, Tag("labels")]
     | Annotated[ClassificationOutput, Tag("label")]
     | Annotated[RegressionOutput, Tag("value")],
@@ -202,9 +242,11 @@ class AdapterPage(Wire):
 class AdapterDetail(AdapterSummary):
     """What a caller needs to use an adapter: shape of an input, an example, its labels, its limits."""
 
+    input_format: str = "plain"
     input_schema: dict[str, Any]
     example: Any
     max_tokens: int
+    prefix_kind: str = "deep"
     prefix_len: int
     metrics: list[dict[str, Any]] = []
     licence: str | None = None

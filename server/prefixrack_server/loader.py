@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any, Protocol
 
 from prefixrack.errors import MalformedBundle
 from prefixrack_adapters.adapter import Adapter
-from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, check_bundle, digest_of, file_sha256
+from prefixrack_adapters.bundle import (
+    MANIFEST_FILE,
+    PREFIX_TENSORS,
+    TENSORS_FILE,
+    bytes_sha256,
+    check_contents,
+    digest_of,
+)
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.messages import BundleRef
@@ -46,30 +52,40 @@ class AdapterLoader:
         self._backbone = backbone
 
     def fetch(self, bundle: BundleRef) -> Fetched:
-        """Get the files and check them as an upload is checked: the backbone may be another one today."""
+        """Get the files and check them as an upload is checked: the backbone may be another one today.
+
+        The tensors are not kept: others may be in line for room before this one, and all would lie in memory.
+        """
         manifest_bytes, tensors_path = self._source.fetch(bundle)
-        check_digest(bundle, manifest_bytes, tensors_path)
+        tensors = tensors_path.read_bytes()
+        check_digest(bundle, manifest_bytes, tensors)
         spec, dtype = self._backbone.spec, self._backbone.dtype
-        manifest = check_bundle(manifest_bytes, tensors_path, spec, str(dtype).removeprefix("torch."))
+        manifest = check_contents(manifest_bytes, tensors, spec, str(dtype).removeprefix("torch."))
         size_bytes = device_bytes(manifest, spec.hidden_size, dtype.itemsize)
         return Fetched(bundle, manifest_bytes, tensors_path, size_bytes)
 
     def load(self, fetched: Fetched) -> Adapter:
-        backbone = self._backbone
-        return Adapter.from_files(fetched.manifest, fetched.tensors_path, device=backbone.device, dtype=backbone.dtype)
+        """The verified bytes once more, from the system's file cache; they are not hashed again."""
+        return Adapter.from_files(
+            fetched.manifest,
+            fetched.tensors_path,
+            device=self._backbone.device,
+            dtype=self._backbone.dtype,
+            digest=fetched.bundle.digest,
+        )
 
 
 def device_bytes(manifest: Manifest, hidden_size: int, prefix_itemsize: int) -> int:
     """Memory that the adapter will take: the prefix in the serving dtype, the head in float32."""
     num_values = {name: math.prod(shape) for name, shape in manifest.tensor_shapes(hidden_size).items()}
-    num_prefix_values = num_values.pop("prefix", 0)
+    num_prefix_values = sum(num_values.pop(name, 0) for name in PREFIX_TENSORS)
     return num_prefix_values * prefix_itemsize + sum(num_values.values()) * HEAD_ITEMSIZE
 
 
-def check_digest(bundle: BundleRef, manifest_bytes: bytes, tensors_path: Path) -> None:
+def check_digest(bundle: BundleRef, manifest_bytes: bytes, tensors: bytes) -> None:
     """The bytes must be those that the digest names. Raises MalformedBundle."""
-    _check_sha256(MANIFEST_FILE, hashlib.sha256(manifest_bytes).hexdigest(), bundle.manifest_sha256)
-    _check_sha256(TENSORS_FILE, file_sha256(tensors_path), bundle.tensors_sha256)
+    _check_sha256(MANIFEST_FILE, bytes_sha256(manifest_bytes), bundle.manifest_sha256)
+    _check_sha256(TENSORS_FILE, bytes_sha256(tensors), bundle.tensors_sha256)
     digest = digest_of(bundle.manifest_sha256, bundle.tensors_sha256)
     if digest != bundle.digest:
         raise MalformedBundle(f"the files have digest {digest}, the version says {bundle.digest}: upload it again")

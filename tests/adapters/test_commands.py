@@ -1,4 +1,4 @@
-"""The commands `train` and `evaluate` as a shell calls them."""
+"""The commands `train`, `evaluate` and `import` as a shell calls them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from checkpoints import write_checkpoint
 from prefixrack_adapters import commands
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.bundle import bundle_digest
@@ -22,6 +23,7 @@ def app() -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command("train")(commands.train)
     app.command("evaluate")(commands.evaluate)
+    app.command("import")(commands.import_bundle)
     return app
 
 
@@ -165,3 +167,77 @@ def test_evaluating_changes_nothing_in_a_bundle(
     common = ["--data", data[1], "--backbone", str(backbone_folder), "--device", "cpu"]
     assert CliRunner().invoke(app, ["evaluate", str(bundle), *common]).exit_code == 0
     assert bundle_digest(bundle) == before
+
+
+@pytest.fixture
+def import_options(backbone_folder: Path, tmp_path: Path) -> list[str]:
+    write_checkpoint(tmp_path / "run", backbone_folder)
+    return [
+        "import",
+        "thudm",
+        str(tmp_path / "run"),
+        "--backbone",
+        str(backbone_folder),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+
+
+def test_import_writes_a_bundle_and_says_what_it_assumed(
+    app: typer.Typer, import_options: list[str], tmp_path: Path
+) -> None:
+    shown = CliRunner().invoke(app, import_options)
+    assert shown.exit_code == 0, shown.output
+    assert "BertPrefixForSequenceClassification" in shown.stdout
+    assert "assumed label order from config.json: no, yes" in shown.stdout
+
+    result = CliRunner().invoke(app, [*import_options, "--labels", "a, b", "--name", "two", "--check", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["output"] == str(tmp_path / "out")
+    assert report["digest"] == bundle_digest(tmp_path / "out")
+    assert (report["manifest"]["name"], report["manifest"]["labels"]) == ("two", ["a", "b"])
+    assert report["checked_on"]["output"]["label"] in ("a", "b")
+    assert int(report["read"]["frozen tensors compared"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "mentions"),
+    [
+        (["--labels", "a,,b"], "invalid_request", "--labels is 'a,,b': give names with commas between"),
+        (["--labels", "a"], "invalid_request", "the head has 2 outputs"),
+        (["--task", "translation"], "invalid_request", "--task is 'translation'; text-classification, "),
+        (["--tower", "left"], "invalid_request", "--tower is 'left'; question, context are allowed"),
+        (["--backbone", "./nowhere"], "unsupported_backbone", "./nowhere is no folder"),
+    ],
+)
+def test_a_bad_import_is_refused_with_the_reason(
+    app: typer.Typer, import_options: list[str], tmp_path: Path, options: list[str], code: str, mentions: str
+) -> None:
+    result = CliRunner().invoke(app, [*import_options, *options])
+    assert result.exit_code == 2
+    assert f"{code}: " in result.stderr
+    assert mentions in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused(
+    app: typer.Typer, import_options: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    result = CliRunner().invoke(app, import_options)
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_an_unknown_kind_of_source_is_refused(app: typer.Typer, import_options: list[str]) -> None:
+    result = CliRunner().invoke(app, ["import", "lora", *import_options[2:]])
+    assert result.exit_code == 2
+    assert "source 'lora' is not known; thudm, peft, adapterhub, sat are" in result.stderr
+
+
+def test_an_import_without_a_backbone_is_refused(app: typer.Typer, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["import", "thudm", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "--backbone" in result.stderr

@@ -155,6 +155,31 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     assert f"{path}, line 1: a list where an object" in refused(path)
 
 
+def test_a_format_keeps_its_own_fields(tmp_path: Path) -> None:
+    record = {"sentence1": "a", "sentence2": "b", "word": "w", "idx": 3, "label": "True"}
+    path = jsonl(tmp_path, record)
+    (example,) = read_examples(path, "text-classification", {}, "wic")
+    assert example == Example({"sentence1": "a", "sentence2": "b", "word": "w"}, "True")
+    (example,) = read_examples(jsonl(tmp_path, record | {"idx": "x"}), "text-classification", {"word": "idx"}, "wic")
+    assert example.input["word"] == "x"
+    srl = {"tokens": ["a", "b"], "tags": ["O", "B-V"], "predicate_index": 1}
+    (example,) = read_examples(jsonl(tmp_path, srl), "token-classification", {}, "srl")
+    assert example == Example({"tokens": ["a", "b"], "predicate_index": 1}, ("O", "B-V"))
+    copa = {"premise": "a", "question": "cause", "choice1": "b", "choice2": "c", "label": 1}
+    (example,) = read_examples(jsonl(tmp_path, copa), "multiple-choice", {}, "copa")
+    assert example.input == {"text": "a because", "choices": ["b", "c"]}
+
+
+def test_formats_and_tasks_without_a_target_are_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"sentence1": "a", "sentence2": "b", "label": "True"})
+    with pytest.raises(InvalidRequest, match="no column 'word' of input format 'wic'"):
+        read_examples(path, "text-classification", {}, "wic")
+    with pytest.raises(InvalidRequest, match="'multirc' has no label of its own"):
+        read_examples(path, "text-classification", {}, "multirc")
+    with pytest.raises(InvalidRequest, match="'text-embedding' can be imported and served, but neither trained"):
+        read_examples(path, "text-embedding", {})
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "none.jsonl")
     assert "neither jsonl nor csv" in refused(tmp_path / "data.parquet")

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from prefixrack_adapters.layout import PairLayout, best_window, longest_first, windows
 from prefixrack_adapters.rows import Row
@@ -14,19 +15,28 @@ SINGLE = PairLayout(start=(1,), middle=(2,), end=(2,), single_end=(2,), second_s
 DOUBLE = PairLayout(start=(1,), middle=(2, 2), end=(2,), single_end=(2,), second_segment=0)
 
 
-def one_token_at_a_time(first_len: int, second_len: int, room: int) -> tuple[int, int]:
-    """transformers' `longest_first`, as written there: while too long, cut the longer side; on a tie the second."""
-    while first_len + second_len > room:
-        if first_len > second_len:
-            first_len -= 1
-        else:
-            second_len -= 1
-    return first_len, second_len
+def cutting_tokenizer() -> Tokenizer:
+    """Words a are token 1, words b token 2; no special tokens."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
 
 
-@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 400))
-def test_longest_first_equals_the_loop(first_len: int, second_len: int, room: int) -> None:
-    assert longest_first(first_len, second_len, room) == one_token_at_a_time(first_len, second_len, room)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 100))
+def test_longest_first_is_that_of_the_library_that_training_tools_use(
+    first_len: int, second_len: int, room: int
+) -> None:
+    tokenizer = cutting_tokenizer()
+    tokenizer.enable_truncation(room, strategy="longest_first")
+    ids = tokenizer.encode("a " * first_len, "b " * second_len).ids
+    assert longest_first(first_len, second_len, room) == (ids.count(1), ids.count(2))
+
+
+@pytest.mark.parametrize(
+    ("first_len", "second_len", "kept"), [(20, 20, (4, 5)), (21, 20, (5, 4)), (20, 21, (4, 5)), (5, 6, (4, 5))]
+)
+def test_an_odd_token_stays_with_the_longer_side(first_len: int, second_len: int, kept: tuple[int, int]) -> None:
+    assert longest_first(first_len, second_len, 9) == kept
 
 
 def test_longest_first_without_any_room_keeps_nothing() -> None:

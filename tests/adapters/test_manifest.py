@@ -103,7 +103,7 @@ def test_missing_field_is_named(document: dict[str, Any]) -> None:
         ("prefix", "positions", "before"),
         ("prefix", "num_layers", 0),
         ("head", "layers", []),
-        ("head", "gather", "last_token"),
+        ("head", "gather", "every_position"),
         ("tokenization", "max_len", 3),
         ("tokenization", "stride", -1),
         ("tokenization", "overlong", "ignore"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
 
 from prefixrack.errors import BundleFault, fault_classes
+from prefixrack_adapters.architectures import ENCODER_FIELDS, ENCODER_MODULES
 from prefixrack_adapters.embedded import EMBEDDED_PACKAGE
-from prefixrack_adapters.manifest import Manifest
-from prefixrack_adapters.spec import BASE_MODULES, OUTPUT_FIELDS
+from prefixrack_adapters.manifest import GATHERS_OF, Gather, Manifest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "adapters" / "README.md").read_text(encoding="utf-8")
@@ -22,30 +25,32 @@ EXAMPLE = ROOT / "adapters" / "examples" / "intent" / "adapter.json"
 
 @pytest.mark.skipif(find_spec(EMBEDDED_PACKAGE) is None, reason="the embedded backbone is not installed")
 @pytest.mark.skipif(not EXAMPLE.is_file(), reason="the example adapter is not there")
-def test_the_code_block_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def test_the_code_blocks_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     monkeypatch.chdir(ROOT)
-    exec(compile(block, "adapters/README.md", "exec"), {})
-    labels = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert labels == ["weather", "transfer"]
+    exec(compile("\n".join(blocks), "adapters/README.md", "exec"), {})
+    *answers, shapes = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in answers] == ["weather", "transfer"]
+    assert shapes.startswith("(151,) (3, ")
 
 
 def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of all fields, those inside lists with `[]`."""
+    """Dotted names of all fields, those inside lists with `[]`; where there are several kinds, those of all."""
     names = []
     for name, field in model.model_fields.items():
         names.append(f"{prefix}{name}")
-        part, mark = nested(field.annotation)
-        if part is not None:
+        mark = "[]" if get_origin(field.annotation) is list else ""
+        for part in parts_of(field.annotation):
             names.extend(field_names(part, f"{prefix}{name}{mark}."))
-    return names
+    return list(dict.fromkeys(names))
 
 
-def nested(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+def parts_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field's type is made of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, ""
-    inner = [one for one in get_args(annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
-    return (inner[0], "[]") if inner else (None, "")
+        yield annotation
+    for inner in get_args(annotation):
+        yield from parts_of(inner)
 
 
 @pytest.mark.parametrize("name", field_names(Manifest))
@@ -64,7 +69,7 @@ def test_every_code_of_a_bad_bundle_is_listed(code: str) -> None:
     assert f"`{code}`" in README
 
 
-@pytest.mark.parametrize("name", [*OUTPUT_FIELDS, *BASE_MODULES])
+@pytest.mark.parametrize("name", [*ENCODER_FIELDS, *ENCODER_MODULES])
 def test_the_fingerprint_names_what_it_reads(name: str) -> None:
     assert f"`{name}`" in README
 
@@ -74,3 +79,13 @@ def test_every_file_of_the_map_exists() -> None:
     files = re.findall(r"`([a-z_/]+(?:\.py|/))`", section)
     assert files
     assert all((ROOT / "adapters" / "prefixrack_adapters" / name).exists() for name in files)
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    subprocess.run([sys.executable, str(ROOT / "adapters" / "make_readme.py"), "--check"], check=True)
+
+
+@pytest.mark.parametrize("gather", get_args(Gather))
+def test_every_gather_is_specified_with_its_tasks(gather: str) -> None:
+    (tasks,) = re.findall(rf"^\| [^|]+ \| `{gather}` \| ([^|]+) \|$", README, flags=re.MULTILINE)
+    assert set(tasks.split(", ")) == {task for task, allowed in GATHERS_OF.items() if gather in allowed}

@@ -69,6 +69,11 @@ def test_capacity_is_what_positions_are_left(make_task: MakeTask) -> None:
     assert make_task(task="multiple-choice", prefix_len=32, max_len=1000).max_tokens == MAX_POSITIONS - 32
 
 
+def test_a_soft_prompt_takes_room_of_its_own(make_task: MakeTask) -> None:
+    task = make_task(task="multiple-choice", prefix_len=32, max_len=1000, prompt="once")
+    assert (task.first_position, task.max_tokens) == (0, MAX_POSITIONS - 32)
+
+
 def test_one_overlong_choice_is_enough(task: AnyTask) -> None:
     value = {"text": "cat " * 5, "choices": ["dog", "dog " * 5]}
     with pytest.raises(InputTooLong, match=r'has 13 tokens.*takes 12.*"overlong": "truncate"$'):
@@ -76,7 +81,7 @@ def test_one_overlong_choice_is_enough(task: AnyTask) -> None:
     one = prepare_one(task, value, overlong="truncate")
     assert one.truncated
     assert one.rows[0].token_ids == (CLS, *[CAT] * 5, SEP, DOG, SEP)
-    assert one.rows[1].token_ids == (CLS, *[CAT] * 5, SEP, *[DOG] * 4, SEP)
+    assert one.rows[1].token_ids == (CLS, *[CAT] * 4, SEP, *[DOG] * 5, SEP)
 
 
 def test_windows_are_not_possible(task: AnyTask) -> None:

@@ -254,6 +254,19 @@ def test_logits_are_per_row(task: AnyTask) -> None:
     assert np.array(output["logits"]).shape == (1, 8, 2)
 
 
+def test_logits_of_every_window_say_where_their_tokens_stand(task: AnyTask) -> None:
+    value = {"question": "who ?", "context": " ".join(f"cat{index % 7}" for index in range(60))}
+    one = prepare_one(task, value)
+    logits = [np.zeros((len(row), 2), dtype=np.float32) for row in one.rows]
+    output = task.finish(one, logits, Parameters(logits=True)).model_dump()
+    assert len(output["logit_offsets"]) == len(output["logits"]) == len(one.rows) > 1
+    for offsets, of_window, (start, end) in zip(output["logit_offsets"], output["logits"], one.ranges, strict=True):
+        assert len(offsets) == len(of_window)
+        assert offsets[: one.first] == [None] * one.first
+        assert offsets[-1] is None
+        assert offsets[one.first : -1] == [list(place) for place in one.offsets[start:end]]
+
+
 def by_double_loop(
     one: PreparedContext, logits: list[Logits], n_best: int, max_answer_len: int
 ) -> list[tuple[int, int, float]]:

@@ -166,7 +166,15 @@ def test_capacity_is_what_positions_are_left(make_task: MakeTask) -> None:
 
 def test_logits_are_per_word(task: AnyTask) -> None:
     output = tagged(task, {"tokens": ["catx", "\0"]}, ["B-per", "O"], logits=True)
-    assert output["logits"] == [[0.0, 5.0, 0.0, 0.0, 0.0], [0.0] * 5]
+    assert output["logits"] == [[0.0, 5.0, 0.0, 0.0, 0.0], None]
+    assert output["logit_offsets"] == [[0, 4], [5, 6]]
+
+
+def test_logits_of_a_text_say_where_their_words_stand(task: AnyTask) -> None:
+    output = tagged(task, "é cat 京.", ["B-per", "O", "O", "O"], logits=True, offset_unit="byte")
+    assert output["logit_offsets"] == [[0, 2], [3, 6], [7, 10], [10, 11]]
+    assert len(output["logits"]) == 4
+    assert tagged(task, "cat", ["O"])["logit_offsets"] is None
 
 
 @pytest.mark.parametrize("name", ["top_k", "n_best", "threshold"])

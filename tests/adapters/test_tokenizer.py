@@ -87,6 +87,33 @@ def test_byte_level_words_get_the_space_they_were_trained_with(tmp_path: Path) -
     assert loaded.encode_words([["a", "a"]])[0].ids == [3, 3]
 
 
+def write_bare_tokenizer(folder: Path) -> None:
+    """A tokenizer.json whose special tokens are words of the vocabulary and nothing more, as old exports have it."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[SEP]": 1, "a": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("value", ["[SEP]", {"content": "[SEP]", "lstrip": False}])
+def test_special_tokens_that_are_named_beside_the_tokenizer(tmp_path: Path, name: str, value: object) -> None:
+    write_bare_tokenizer(tmp_path)
+    assert BackboneTokenizer.load(tmp_path).encode_words([["a", "[SEP]"]])[0].ids == [2, 0, 0, 0]
+    named = {"sep_token": value, "mask_token": "[NEW]", "cls_token": None, "model_max_length": 8}
+    (tmp_path / name).write_text(json.dumps(named))
+    loaded = BackboneTokenizer.load(tmp_path)
+    assert loaded.encode_words([["a", "[SEP]"]])[0].ids == [2, 1]
+    assert loaded.encode_texts(["a [SEP]"])[0].ids == [2, 1]
+    assert max(loaded.encode_ids(["[NEW]"])[0]) == 0  # not in the vocabulary, so not in the backbone's word vectors
+
+
+def test_a_broken_file_beside_the_tokenizer_is_named(tmp_path: Path) -> None:
+    write_bare_tokenizer(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text("[1]")
+    with pytest.raises(UnsupportedBackbone, match=r"special_tokens_map\.json is no JSON object"):
+        BackboneTokenizer.load(tmp_path)
+
+
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedBackbone, match=r"has no tokenizer.json"):
         BackboneTokenizer.load(tmp_path)

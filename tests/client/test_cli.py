@@ -92,6 +92,7 @@ def test_usage_errors(run: Run, script: Any, args: list[str]) -> None:
 def test_outputs_of_every_task_for_people(run: Run, script: Any, wire: Any) -> None:
     span = {"label": "PER", "start": 0, "end": 3, "text": "Ada", "score": 0.91}
     answer = {"text": "here", "start": 3, "end": 7, "score": 0.8}
+    sure = {"label": "T", "score": 0.9}
     cases: list[tuple[list[str], str, dict[str, Any], str]] = [
         (["Ada L."], "token-classification", {"spans": [span]}, "PER Ada  0.910"),
         (["Ada"], "token-classification", {"spans": []}, "no spans"),
@@ -110,6 +111,9 @@ def test_outputs_of_every_task_for_people(run: Run, script: Any, wire: Any) -> N
         (["t", "--choice", "x", "--choice", "y"], "multiple-choice", {"choice": 1, "scores": [0.2, 0.8]}, "0.800  y"),
         (["t"], "text-classification", {"labels": [], "scores": [{"label": "joy", "score": 0.1}]}, "no label over"),
         (["t"], "text-classification", {"value": 3.25, "truncated": True}, "cut short"),
+        (["t"], "text-embedding", {"embedding": [0.25] * 384}, "384 values  0.2500 0.2500"),
+        (["t"], "text-classification", {"judged": [{"text": "yes it is", **sure, "scores": [sure]}]}, "T: yes it is"),
+        (["t"], "text-classification", {"entity": "T", "score": 0.9, "entities": [sure]}, "0.900  T"),
     ]
     for args, task, output, expected in cases:
         script.queue(wire.prediction(output, task=task))

@@ -124,6 +124,22 @@ def test_each_typed_method_has_its_task(script: Any, wire: Any) -> None:
     assert client.answer("qa", {"question": "q", "context": "c"}).answer is None
     script.queue(wire.prediction({"choice": 1, "scores": [0.1, 0.9]}, task="multiple-choice"))
     assert client.choose("copa", {"text": "t", "choices": ["a", "b"]}).choice == 1
+    script.queue(wire.prediction({"embedding": [0.5, -1.0]}, task="text-embedding"))
+    assert client.embed("vectors", {"title": "t", "text": "x"}).embedding == [0.5, -1.0]
+
+
+async def test_embed_awaited(script: Any, wire: Any) -> None:
+    script.queue(wire.prediction({"embedding": [1.0]}, wire.failed(), task="text-embedding"))
+    vector, failure = await script.async_client().embed("vectors", ["a", ""])
+    assert (vector.embedding, failure.error.code) == ([1.0], "empty_input")
+
+
+def test_outputs_over_candidates(script: Any, wire: Any) -> None:
+    scores = [{"label": "yes", "score": 0.7}]
+    judged = {"judged": [{"text": "a", "label": "yes", "score": 0.7, "scores": scores}]}
+    script.queue(wire.prediction(judged, {"entity": "Oslo", "score": 1.0, "entities": scores}))
+    first, second = script.client().classify("multi", ["a", "b"])
+    assert (first.judged[0].label, second.entity) == ("yes", "Oslo")
 
 
 def test_the_wrong_task_names_the_right_method(script: Any, wire: Any) -> None:

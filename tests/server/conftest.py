@@ -47,12 +47,14 @@ SPEC = BackboneSpec(
     num_segments=2,
     max_positions=512,
     base_position=0,
+    embedding_size=8,
 )
 DEFAULT_LABELS = {
     "text-classification": ["good", "bad"],
     "token-classification": ["O", "B-X", "I-X"],
     "question-answering": [],
     "multiple-choice": [],
+    "text-embedding": [],
 }
 
 
@@ -118,7 +120,7 @@ class FakeEngine:
             return RowDone(work.row_id, failure=failure)
         manifest = json.loads(self._source.fetch(work.bundle)[0])
         head = manifest["head"]
-        num_outputs = head["layers"][-1]["num_outputs"]
+        num_outputs = head["layers"][-1]["num_outputs"] if head["layers"] else SPEC.hidden_size
         shape = (len(work.row), num_outputs) if head["gather"] == "every_token" else (num_outputs,)
         return RowDone(work.row_id, fake_logits(work.bundle.digest, work.row.token_ids, shape), None, 0.5, 1.5)
 
@@ -159,6 +161,7 @@ class Bundle:
 def manifest_document(name: str, task: str = "text-classification", **changes: Any) -> dict[str, Any]:
     labels = changes.pop("labels", DEFAULT_LABELS[task])
     num_outputs = {"question-answering": 2, "multiple-choice": 1}.get(task, len(labels))
+    layers = [] if task == "text-embedding" else [{"num_outputs": num_outputs}]
     per_token = task in ("token-classification", "question-answering")
     return {
         "name": name,
@@ -168,7 +171,7 @@ def manifest_document(name: str, task: str = "text-classification", **changes: A
         "prefix": {"prefix_len": 3, "num_layers": 2, "num_kv_heads": 2, "head_dim": 4},
         "head": {
             "gather": "every_token" if per_token else "first_token",
-            "layers": [{"num_outputs": num_outputs}],
+            "layers": layers,
         },
         "tokenization": {"max_len": 64, "stride": 8, "overlong": "window" if per_token else "error"},
         "provenance": {"tool": "test", "tool_version": "1", "method": "random"},

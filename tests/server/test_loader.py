@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,29 @@ def test_the_size_is_known_before_loading(folder: Path) -> None:
     adapter = loader.load(fetched)
     assert adapter.digest == ref(folder).digest
     assert adapter.size_bytes == fetched.size_bytes == 2 * 2 * 3 * 2 * 4 * 2 + (2 * 8 + 2) * 4
+
+
+class CountedPath(type(Path())):  # type: ignore[misc]
+    """Counts how often the file is opened for reading."""
+
+    num_reads = 0
+
+    def open(self, *arguments: Any, **options: Any) -> Any:
+        type(self).num_reads += 1
+        return super().open(*arguments, **options)
+
+
+def test_the_tensors_are_read_once_to_check_and_once_to_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CountedPath, "num_reads", 0)
+    source = FolderSource(folder)
+    monkeypatch.setattr(
+        source, "fetch", lambda _: ((folder / MANIFEST_FILE).read_bytes(), CountedPath(folder / TENSORS_FILE))
+    )
+    loader = AdapterLoader(source, FakeDevice())
+    fetched = loader.fetch(ref(folder))
+    assert CountedPath.num_reads == 1
+    loader.load(fetched)
+    assert CountedPath.num_reads == 2
 
 
 @pytest.mark.parametrize("name", [MANIFEST_FILE, TENSORS_FILE])

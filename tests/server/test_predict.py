@@ -20,6 +20,7 @@ async def ready(server: Any, bundles: Any) -> Any:
         ("ner", "token-classification"),
         ("qa", "question-answering"),
         ("choice", "multiple-choice"),
+        ("vectors", "text-embedding"),
     ]:
         assert (await server.upload(bundles(name, task))).status_code == 201
     return server
@@ -55,6 +56,7 @@ async def test_predict_keeps_the_order_of_inputs(ready: Any) -> None:
         ("ner", {"tokens": ["hello", "world"]}, {"spans", "tags"}),
         ("qa", {"question": "hello?", "context": "good world"}, {"answer", "no_answer_score", "answers"}),
         ("choice", {"text": "hello", "choices": ["good", "bad", "world"]}, {"choice", "scores"}),
+        ("vectors", {"title": "hello", "text": "good world"}, {"embedding"}),
     ],
 )
 async def test_every_task_answers(ready: Any, adapter: str, inputs: Any, keys: set[str]) -> None:
@@ -140,6 +142,8 @@ async def test_wrong_envelope(ready: Any, body: Any) -> None:
         ("qa", "hello", "invalid_input"),
         ("qa", {"question": "", "context": "a"}, "empty_input"),
         ("choice", {"text": "a", "choices": ["b"]}, "invalid_input"),
+        ("vectors", {"title": "a"}, "invalid_input"),
+        ("vectors", "a " * 100, "input_too_long"),
     ],
 )
 async def test_one_wrong_input_does_not_spoil_the_others(ready: Any, adapter: str, wrong: Any, code: str) -> None:
@@ -148,6 +152,7 @@ async def test_one_wrong_input_does_not_spoil_the_others(ready: Any, adapter: st
         "ner": "hello",
         "qa": {"question": "a?", "context": "hello"},
         "choice": {"text": "a", "choices": ["b", "c"]},
+        "vectors": "hello",
     }[adapter]
 
     async def post(inputs: Any) -> Any:

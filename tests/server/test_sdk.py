@@ -49,10 +49,12 @@ async def test_typed_answers(sdk: AsyncClient, bundles: Any) -> None:
     await push(sdk, bundles("ner", "token-classification"))
     await push(sdk, bundles("qa", "question-answering"))
     await push(sdk, bundles("copa", "multiple-choice"))
+    await push(sdk, bundles("vectors", "text-embedding"))
     assert isinstance(await sdk.classify("intent", "hello"), ClassificationOutput)
     assert (await sdk.ner("ner", "hello world")).spans is not None
     assert (await sdk.answer("qa", {"question": "hello", "context": "good world"})).no_answer_score >= 0
     assert (await sdk.choose("copa", {"text": "hello", "choices": ["good", "bad"]})).choice in (0, 1)
+    assert len((await sdk.embed("vectors", "hello")).embedding) == 8
     with pytest.raises(UnexpectedTaskError):
         await sdk.classify("ner", "hello")
 

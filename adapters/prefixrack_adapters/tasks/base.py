@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixrack.errors import EmptyInput, InputFault, InputTooLong, InvalidInput, InvalidRequest, InvalidUnicode
+from prefixrack.errors import InputFault, InputTooLong, InvalidRequest
 from prefixrack.types import Output, Overlong, Parameters
+from prefixrack_adapters.formats import FORMATS
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
@@ -49,10 +50,11 @@ class Task(ABC, Generic[X, P]):
 
     def __init__(self, manifest: Manifest, spec: BackboneSpec, tokenizer: BackboneTokenizer) -> None:
         self.manifest = manifest
+        self.format = FORMATS.get(manifest.input_format)  # None: "plain"
         self.tokenizer = tokenizer
         self.layout = tokenizer.layout
         self.first_position = spec.first_position(manifest.prefix.prefix_len, manifest.prefix.positions)
-        self.max_tokens = min(manifest.tokenization.max_len, spec.max_tokens(self.first_position))
+        self.max_tokens = min(manifest.tokenization.max_len, spec.room(manifest.prefix))
 
     def prepare_many(self, inputs: Sequence[object], parameters: Parameters) -> list[P | InputFault]:
         """Rows of each input, all tokenised in one call. A faulty input gives its fault in its place.
@@ -85,7 +87,7 @@ class Task(ABC, Generic[X, P]):
 
     def _parse_or_fault(self, value: object) -> X | InputFault:
         try:
-            return self.parse(value)
+            return self.parse(value if self.format is None else self.format.plain(value))
         except InputFault as fault:
             return fault
 
@@ -102,7 +104,7 @@ class Task(ABC, Generic[X, P]):
 
     @abstractmethod
     def parse(self, value: object) -> X:
-        """Check the shape of one input as it came over the wire. Raises InputFault."""
+        """Check the shape of one plain input, as it came over the wire or as its format made it. Raises InputFault."""
 
     @abstractmethod
     def encode(self, inputs: Sequence[X]) -> Sequence[Any]:
@@ -116,16 +118,22 @@ class Task(ABC, Generic[X, P]):
     def finish(self, prepared: P, logits: Sequence[Logits], parameters: Parameters) -> Output:
         """The answer to one input, from the logits of its rows in order."""
 
-    @abstractmethod
     def input_schema(self) -> dict[str, Any]:
-        """JSON schema of one input."""
+        """JSON schema of one input: in the adapter's format, or plain."""
+        plain = self.plain_schema()
+        return plain if self.format is None else {"anyOf": [self.format.schema(), plain]}
+
+    @abstractmethod
+    def plain_schema(self) -> dict[str, Any]: ...
 
     @abstractmethod
     def default_example(self) -> object: ...
 
     def example(self) -> object:
-        """An input to try: the manifest's, or a default one."""
-        return self.default_example() if self.manifest.example is None else self.manifest.example
+        """An input to try: the manifest's, else the format's, else a default one."""
+        if self.manifest.example is not None:
+            return self.manifest.example
+        return self.default_example() if self.format is None else dict(self.format.example)
 
     def too_long(self, num_tokens: int, allowed: int) -> InputTooLong:
         choices = [choice for choice in self.overlong_choices if choice != "error"]
@@ -134,40 +142,6 @@ class Task(ABC, Generic[X, P]):
             f"the input has {num_tokens} tokens, special tokens included; this adapter takes {allowed}: shorten it"
             + (f" or set {hint}" if hint else "")
         )
-
-
-def checked_text(value: object, field: str) -> str:
-    """Raises InvalidInput, EmptyInput or InvalidUnicode."""
-    if not isinstance(value, str):
-        raise InvalidInput(f"{field} is {type_name(value)}; a string is needed")
-    if not value.strip():
-        raise EmptyInput(f"{field} is empty or blank: at least one visible character is needed")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidUnicode(
-            f"{field} has a lone surrogate at character {error.start}: send whole characters (valid Unicode)"
-        ) from None
-    return value
-
-
-def checked_fields(value: object, required: Sequence[str], optional: Sequence[str] = ()) -> Mapping[str, object]:
-    """An object with exactly these fields. Raises InvalidInput, naming what is missing or too much."""
-    names = ", ".join([*required, *(f"{name} (optional)" for name in optional)])
-    if not isinstance(value, dict):
-        raise InvalidInput(f"the input is {type_name(value)}; an object with {names} is needed")
-    missing = [name for name in required if name not in value]
-    unknown = sorted(str(name) for name in value if name not in required and name not in optional)
-    if missing or unknown:
-        raise InvalidInput(
-            f"the input lacks {missing or 'nothing'} and has unknown fields {unknown or 'none'}; fields: {names}"
-        )
-    return value
-
-
-def type_name(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

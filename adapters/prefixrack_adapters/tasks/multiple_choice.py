@@ -10,9 +10,10 @@ import numpy as np
 
 from prefixrack.errors import InvalidInput
 from prefixrack.types import ChoiceOutput, Overlong, Parameters
+from prefixrack_adapters.checks import checked_fields, checked_text, type_name
 from prefixrack_adapters.layout import longest_first
 from prefixrack_adapters.rows import Row
-from prefixrack_adapters.tasks.base import Logits, Prepared, Task, checked_fields, checked_text, softmax, type_name
+from prefixrack_adapters.tasks.base import Logits, Prepared, Task, softmax
 
 MAX_CHOICES = 64
 
@@ -67,7 +68,7 @@ class MultipleChoice(Task[Choices, Prepared]):
             logits=values.tolist() if parameters.logits else None,
         )
 
-    def input_schema(self) -> dict[str, Any]:
+    def plain_schema(self) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
         choices = {"type": "array", "items": text, "minItems": 2, "maxItems": MAX_CHOICES}
         return {

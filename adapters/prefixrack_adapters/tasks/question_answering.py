@@ -15,9 +15,10 @@ import numpy as np
 
 from prefixrack.errors import InputTooLong
 from prefixrack.types import Answer, Overlong, Parameters, QuestionAnsweringOutput
+from prefixrack_adapters.checks import checked_fields, checked_text
 from prefixrack_adapters.layout import windows
 from prefixrack_adapters.offsets import OffsetMap, whole_characters, without_outer_spaces
-from prefixrack_adapters.tasks.base import Logits, Prepared, Task, checked_fields, checked_text, softmax
+from prefixrack_adapters.tasks.base import Logits, Prepared, Task, softmax
 from prefixrack_adapters.tokenizer import Tokens
 
 # A window must show at least this much of the context, or its answers mean nothing.
@@ -113,10 +114,10 @@ class QuestionAnswering(Task[QuestionContext, PreparedContext]):
             answers=answers,
             truncated=prepared.truncated,
             windows=len(prepared.rows) if len(prepared.rows) > 1 else None,
-            logits=[row.tolist() for row in logits] if parameters.logits else None,
+            **(_raw(prepared, logits, units) if parameters.logits else {}),
         )
 
-    def input_schema(self) -> dict[str, Any]:
+    def plain_schema(self) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
         return {
             "type": "object",
@@ -168,3 +169,22 @@ def _answer(one: Candidate, score: float, prepared: PreparedContext, units: Offs
     start, end = prepared.offsets[one.start][0], prepared.offsets[one.end][1]
     start, end = whole_characters(prepared.context, *without_outer_spaces(prepared.context, start, end))
     return Answer(text=prepared.context[start:end], start=units(start), end=units(end), score=score)
+
+
+def _raw(prepared: PreparedContext, logits: Sequence[Logits], units: OffsetMap) -> dict[str, Any]:
+    """[start, end] logits of every token of every window, and where in the context it stands: null outside of it."""
+    return {
+        "logits": [row.tolist() for row in logits],
+        "logit_offsets": [
+            _row_offsets(prepared, window, len(row), units)
+            for window, row in zip(prepared.ranges, prepared.rows, strict=True)
+        ],
+    }
+
+
+def _row_offsets(
+    prepared: PreparedContext, window: tuple[int, int], row_len: int, units: OffsetMap
+) -> list[list[int] | None]:
+    inside = [[units(start), units(end)] for start, end in prepared.offsets[window[0] : window[1]]]
+    num_after = row_len - prepared.first - len(inside)
+    return [*[None] * prepared.first, *inside, *[None] * num_after]

@@ -19,17 +19,9 @@ from prefixrack.types import (
     Parameters,
     RegressionOutput,
 )
+from prefixrack_adapters.checks import checked_fields, checked_text, type_name
 from prefixrack_adapters.layout import longest_first, windows
-from prefixrack_adapters.tasks.base import (
-    Logits,
-    Prepared,
-    Task,
-    checked_fields,
-    checked_text,
-    sigmoid,
-    softmax,
-    type_name,
-)
+from prefixrack_adapters.tasks.base import Logits, Prepared, Task, sigmoid, softmax
 
 PARAMETERS_OF: Mapping[str, frozenset[str]] = {
     "single_label": frozenset({"top_k"}),
@@ -115,23 +107,23 @@ class TextClassification(Task[TextPair, Prepared]):
             case "multi_label":
                 return self._several(merged, parameters, common)
             case "single_label":
-                scores = self._ranked(softmax(merged), parameters.top_k)
+                scores = self.ranked(softmax(merged), parameters.top_k)
                 return ClassificationOutput(label=scores[0].label, score=scores[0].score, scores=scores, **common)
 
     def _several(self, merged: NDArray[Any], parameters: Parameters, common: dict[str, Any]) -> MultiLabelOutput:
         wanted = parameters.threshold
         threshold = self.manifest.decoding.threshold if wanted is None else wanted
-        ranked = self._ranked(sigmoid(merged), None)
+        ranked = self.ranked(sigmoid(merged), None)
         chosen = [entry for entry in ranked if entry.score >= threshold]
         return MultiLabelOutput(labels=chosen, scores=ranked[: parameters.top_k], **common)
 
-    def _ranked(self, scores: NDArray[np.float64], top_k: int | None) -> list[LabelScore]:
+    def ranked(self, scores: NDArray[np.float64], top_k: int | None) -> list[LabelScore]:
         """Labels by falling score; a tie keeps the manifest's order."""
         values: list[float] = scores.tolist()  # a short list: sorting it costs less than numpy's calls
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]
         return [LabelScore(label=self.manifest.labels[index], score=values[index]) for index in order]
 
-    def input_schema(self) -> dict[str, Any]:
+    def plain_schema(self) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
         pair = {
             "type": "object",

@@ -13,24 +13,30 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixrack.errors import EmptyInput, InvalidInput
+from prefixrack.errors import EmptyInput, InputTooLong, InvalidInput
 from prefixrack.types import Overlong, Parameters, Span, TokenClassificationOutput
+from prefixrack_adapters.checks import checked_fields, checked_text, type_name
+from prefixrack_adapters.formats import WordsWithTail
 from prefixrack_adapters.layout import best_window, windows
 from prefixrack_adapters.manifest import OUTSIDE
 from prefixrack_adapters.offsets import OffsetMap, whole_characters
-from prefixrack_adapters.tasks.base import Logits, Prepared, Task, checked_fields, checked_text, softmax, type_name
+from prefixrack_adapters.tasks.base import Logits, Prepared, Task, softmax
 from prefixrack_adapters.tokenizer import Tokens
 from prefixrack_adapters.words import split_words
 
 
 @dataclass(frozen=True, slots=True)
 class WordText:
-    """`ranges` locate the words in `text`; for words sent as a list, `text` is the list joined by single spaces."""
+    """`ranges` locate the words in `text`; for words sent as a list, `text` is the list joined by single spaces.
+
+    The words of `tail` stand behind the others in every row and are not labelled.
+    """
 
     words: tuple[str, ...]
     ranges: tuple[tuple[int, int], ...]
     text: str
     are_words_given: bool
+    tail: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +62,41 @@ class TokenClassification(Task[WordText, PreparedWords]):
     overlong_choices: ClassVar[tuple[Overlong, ...]] = ("window", "error", "truncate")
 
     def parse(self, value: object) -> WordText:
+        if isinstance(value, WordsWithTail):
+            return _given_words(value.words, value.tail)
         if isinstance(value, str):
             text = checked_text(value, "the text")
             found = split_words(text)
             return WordText(tuple(found.words), tuple(found.ranges), text, are_words_given=False)
         if not isinstance(value, dict):
             raise InvalidInput(f"the input is {type_name(value)}; a string or an object with tokens is needed")
-        return _given_words(checked_fields(value, ["tokens"])["tokens"])
+        return _given_words(_checked_words(checked_fields(value, ["tokens"])["tokens"]))
 
     def encode(self, inputs: Sequence[WordText]) -> Sequence[Tokens]:
-        return self.tokenizer.encode_words([value.words for value in inputs])
+        return self.tokenizer.encode_words([(*value.words, *value.tail) for value in inputs])
 
     def build(self, value: WordText, encoded: Tokens, overlong: Overlong) -> PreparedWords:
         room = self.max_tokens - self.layout.num_single
         is_overlong = len(encoded) > room
         if is_overlong and overlong == "error":
             raise self.too_long(len(encoded) + self.layout.num_single, self.max_tokens)
-        ranges = windows(len(encoded), room, self.manifest.tokenization.stride)
+        own, tail = _split_at_tail(encoded, len(value.words))
         if overlong == "truncate":
-            ranges = ranges[:1]
-        rows = tuple(self.layout.single_row(encoded.ids[start:end], self.first_position) for start, end in ranges)
+            # one sequence to the tool that cuts: the tail goes first
+            ranges, tail = [(0, min(len(own), room))], tail[: max(0, room - len(own))]
+        else:
+            ranges = self._windows(len(own), room - len(tail))
+        ids = [[*own[start:end], *tail] for start, end in ranges]
+        rows = tuple(self.layout.single_row(of_row, self.first_position) for of_row in ids)
         places = _word_places(encoded, len(value.words), ranges, len(self.layout.start))
         return PreparedWords(rows, is_overlong and overlong == "truncate", value, places)
+
+    def _windows(self, num_tokens: int, room: int) -> list[tuple[int, int]]:
+        if room < 1:
+            raise InputTooLong(
+                f"the words behind the sentence leave no room of {self.max_tokens} tokens: shorten the predicate"
+            )
+        return windows(num_tokens, room, self.manifest.tokenization.stride)
 
     def finish(self, prepared: PreparedWords, logits: Sequence[Logits], parameters: Parameters) -> Any:
         word_logits = _word_logits(prepared, logits, len(self.manifest.labels))
@@ -94,10 +113,10 @@ class TokenClassification(Task[WordText, PreparedWords]):
             tags=tags if prepared.source.are_words_given else None,
             truncated=prepared.truncated,
             windows=len(prepared.rows) if len(prepared.rows) > 1 else None,
-            logits=word_logits.tolist() if parameters.logits else None,
+            **(_raw(prepared, word_logits, units) if parameters.logits else {}),
         )
 
-    def input_schema(self) -> dict[str, Any]:
+    def plain_schema(self) -> dict[str, Any]:
         text = {"type": "string", "minLength": 1}
         words = {
             "type": "object",
@@ -111,17 +130,26 @@ class TokenClassification(Task[WordText, PreparedWords]):
         return "Ada Lovelace was born in London."
 
 
-def _given_words(tokens: object) -> WordText:
+def _checked_words(tokens: object) -> tuple[str, ...]:
     if not isinstance(tokens, list):
         raise InvalidInput(f"tokens is {type_name(tokens)}; a list of words is needed")
     if not tokens:
         raise EmptyInput("tokens is empty: at least one word is needed")
-    words = tuple(checked_text(word, f"tokens[{index}]") for index, word in enumerate(tokens))
+    return tuple(checked_text(word, f"tokens[{index}]") for index, word in enumerate(tokens))
+
+
+def _given_words(words: tuple[str, ...], tail: tuple[str, ...] = ()) -> WordText:
     ranges, start = [], 0
     for word in words:
         ranges.append((start, start + len(word)))
         start += len(word) + 1
-    return WordText(words, tuple(ranges), " ".join(words), are_words_given=True)
+    return WordText(words, tuple(ranges), " ".join(words), are_words_given=True, tail=tail)
+
+
+def _split_at_tail(encoded: Tokens, num_words: int) -> tuple[list[int], list[int]]:
+    """Ids of the words to label, and of those behind them."""
+    num_own = next((index for index, owner in enumerate(encoded.words) if owner >= num_words), len(encoded))
+    return encoded.ids[:num_own], encoded.ids[num_own:]
 
 
 def _word_places(
@@ -150,6 +178,17 @@ def _word_logits(prepared: PreparedWords, logits: Sequence[Logits], num_labels: 
         if place is not None:
             result[word] = logits[place[0]][place[1]]
     return result
+
+
+def _raw(prepared: PreparedWords, word_logits: NDArray[Any], units: OffsetMap) -> dict[str, Any]:
+    """Logits of every word and where it stands; null logits for a word that has no token or was cut off."""
+    source = prepared.source
+    offsets = [whole_characters(source.text, start, end) for start, end in source.ranges]
+    shown = zip(word_logits.tolist(), prepared.places, strict=True)
+    return {
+        "logits": [values if place is not None else None for values, place in shown],
+        "logit_offsets": [[units(start), units(end)] for start, end in offsets],
+    }
 
 
 def join_tags(tags: Sequence[str]) -> list[TaggedSpan]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from prefixrack.errors import InvalidRequest
+from prefixrack_adapters.formats import FORMATS, PLAIN, Format
 
 # Column names that public data sets use, tried in order after the canonical one.
 KNOWN_NAMES: Mapping[str, Sequence[str]] = {
@@ -44,9 +45,12 @@ class Example:
     target: Target
 
 
-def read_examples(path: Path, task: str, columns: Mapping[str, str]) -> list[Example]:
-    """Every example of a file. Raises InvalidRequest, naming the file, the line and the column that is wrong."""
-    read = READERS[task]
+def read_examples(path: Path, task: str, columns: Mapping[str, str], input_format: str = PLAIN) -> list[Example]:
+    """Every example of a file. Raises InvalidRequest, naming the file, the line and the column that is wrong.
+
+    With another format than plain, inputs keep the data set's own fields, which the adapter's task puts into words.
+    """
+    read = reader_of(task, input_format)
     examples = []
     for number, record in enumerate(_records(path), start=1):
         try:
@@ -77,6 +81,11 @@ class _Columns:
         if value is None:
             raise ValueError(f"no column {name!r} among {self._names}")
         return value
+
+    def find_any(self, names: Sequence[str]) -> Any:
+        """The first of these that the caller maps or that the record has under this very name."""
+        mapped = next((self._mapped(self._mapping[name]) for name in names if name in self._mapping), None)
+        return mapped if mapped is not None else next((self._record[one] for one in names if one in self._record), None)
 
     def is_mapped(self, name: str) -> bool:
         return name in self._mapping
@@ -185,12 +194,48 @@ def _multiple_choice(row: _Columns) -> Example:
     return Example({"text": text, "choices": list(choices)}, label)
 
 
+def _tags_target(row: _Columns) -> Target:
+    return _token_classification(row).target
+
+
+# Of the tasks whose formats are not read by the plain reader all the same (copa's and squad's are).
+TARGETS: Mapping[str, Callable[[_Columns], Target]] = {
+    "text-classification": _class_target,
+    "token-classification": _tags_target,
+}
+CANDIDATE_FORMATS = ("multirc", "record")
 READERS: Mapping[str, Callable[[_Columns], Example]] = {
     "text-classification": _text_classification,
     "token-classification": _token_classification,
     "question-answering": _question_answering,
     "multiple-choice": _multiple_choice,
 }
+
+
+def reader_of(task: str, input_format: str) -> Callable[[_Columns], Example]:
+    """Raises InvalidRequest where a file's records have no target to learn or to score."""
+    if task not in READERS:
+        raise InvalidRequest(
+            f"task {task!r} can be imported and served, but neither trained nor scored here; allowed: "
+            f"{', '.join(READERS)}"
+        )
+    if input_format in CANDIDATE_FORMATS:
+        raise InvalidRequest(
+            f"input format {input_format!r} has no label of its own for each record: give the pairs that it makes as "
+            "text and text_pair, one a record, to an adapter of input format 'plain'"
+        )
+    form = FORMATS.get(input_format)
+    if form is None or task not in TARGETS:
+        return READERS[task]
+    return lambda row: Example(_own_fields(row, form), TARGETS[task](row))
+
+
+def _own_fields(row: _Columns, form: Format) -> dict[str, Any]:
+    found = {field.name: row.find_any(field.names) for field in form.fields}
+    missing = [field.name for field in form.fields if found[field.name] is None and not field.is_optional]
+    if missing:
+        raise ValueError(f"no column {missing[0]!r} of input format {form.name!r}")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def problem_of(task: str, examples: Sequence[Example]) -> str:

@@ -13,7 +13,10 @@ from prefixrack.types import (
     AnyOutput,
     ChoiceOutput,
     ClassificationOutput,
+    EmbeddingOutput,
+    EntityOutput,
     FailedOutput,
+    JudgedAnswersOutput,
     LabelScore,
     MultiLabelOutput,
     QuestionAnsweringOutput,
@@ -24,6 +27,7 @@ from prefixrack.types import (
 
 BAR_CELLS = 24
 MOST_SCORES = 5
+MOST_VALUES = 6
 CONTEXT_CHARS = 60
 SPAN_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
@@ -45,6 +49,12 @@ def render(output: AnyOutput, given: Any) -> Text:
             lines = _answer_lines(output, given)
         case ChoiceOutput():
             lines = _choice_lines(output, given)
+        case EmbeddingOutput():
+            lines = [_vector_line(output.embedding)]
+        case JudgedAnswersOutput():
+            lines = [_score_line(printable(f"{one.label}: {one.text}"), one.score, True) for one in output.judged]
+        case EntityOutput():
+            lines = _score_lines(output.entities, {output.entity})
     note = [Text("the input was cut short", "yellow")] if getattr(output, "truncated", False) else []
     return Text("\n").join(lines + note)
 
@@ -94,6 +104,11 @@ def _choice_lines(output: ChoiceOutput, given: Any) -> list[Text]:
     names = choices if isinstance(choices, list) else [str(index) for index in range(len(output.scores))]
     pairs = enumerate(zip(names, output.scores, strict=False))
     return [_score_line(printable(name), score, index == output.choice) for index, (name, score) in pairs]
+
+
+def _vector_line(vector: Sequence[float]) -> Text:
+    shown = " ".join(f"{value:.4f}" for value in vector[:MOST_VALUES])
+    return Text.assemble((f"{len(vector)} values  ", "bold"), shown, " …" if len(vector) > MOST_VALUES else "")
 
 
 def _surroundings(context: str, start: int, end: int) -> Text:

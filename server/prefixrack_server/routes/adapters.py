@@ -38,9 +38,11 @@ async def show_adapter(request: Request, caller: Reader) -> AdapterDetail:
     bound = {"task": manifest.task, "version": version.number, "digest": version.digest, "labels": manifest.labels}
     return AdapterDetail(
         **(summary.model_dump() | bound),
+        input_format=manifest.input_format,
         input_schema=task.input_schema(),
         example=task.example(),
         max_tokens=task.max_tokens,
+        prefix_kind=manifest.prefix.kind,
         prefix_len=manifest.prefix.prefix_len,
         metrics=[metric.model_dump(exclude_none=True) for metric in manifest.metrics],
         licence=manifest.licence,

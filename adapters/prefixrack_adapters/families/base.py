@@ -1,0 +1,48 @@
+"""What the backbone asks of a family. Knows tensors and packs; no tasks, no manifests, no adapters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.attention import PackLayout
+
+
+class Family(ABC):
+    """One frozen model, taken apart where soft prompts go in: word vectors, embedding layer, everything behind.
+
+    T is the number of tokens of the whole pack, its rows end to end; e the width of the word vectors. `positions` is
+    [T], or [2, T] for a family with two dimensions of positions.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, dtype: torch.dtype) -> Self:
+        """Read the weights of a backbone folder: on the CPU, memory-mapped, with packed attention."""
+
+    @abstractmethod
+    def words(self, token_ids: Tensor) -> Tensor:
+        """Word vectors [T, e] of token ids [T]."""
+
+    @abstractmethod
+    def embed(self, words: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
+        """What the embedding layer makes of word vectors: [T, e], positions, segments and normalisation applied."""
+
+    @abstractmethod
+    def hidden_states(self, words: Tensor, segments: Tensor, positions: Tensor, pack: PackLayout) -> Tensor:
+        """The whole model from word vectors [T, e] on, embedding layer included: [T, hidden_size]."""
+
+    def vocabulary_logits(self, states: Tensor) -> Tensor:
+        """Scores [n, vocab_size] of every word of the vocabulary for states [n, hidden_size].
+
+        Raises UnsupportedBackbone for families that have no such output, or where it is not served.
+        """
+        raise UnsupportedBackbone(f"{type(self).__name__} gives no scores for words: only GLM (2021) does")

@@ -1,0 +1,142 @@
+"""Packing: rows to the tensors of one forward pass, and hidden states back to rows. Knows no adapters, no attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prefixrack_adapters.families.base import Family
+from prefixrack_adapters.heads import Head
+from prefixrack_adapters.rows import Row
+
+
+def packs_of(rows: Sequence[Row], order: Sequence[int], max_pack_tokens: int) -> Iterator[list[int]]:
+    """Indices of rows, in the order given, cut into packs of at most `max_pack_tokens`; a longer row goes alone."""
+    pack: list[int] = []
+    num_tokens = 0
+    for index in order:
+        if pack and num_tokens + len(rows[index]) > max_pack_tokens:
+            yield pack
+            pack, num_tokens = [], 0
+        pack.append(index)
+        num_tokens += len(rows[index])
+    if pack:
+        yield pack
+
+
+class Prompt(NamedTuple):
+    """A soft prompt [prompt_len, e] on the backbone's device. "twice": the words are embedded before it joins them."""
+
+    vectors: Tensor
+    embedding: Literal["once", "twice"]
+
+
+class PackTokens(NamedTuple):
+    """ids and segments [T]; positions [T], or [2, T] where rows have two dimensions of them."""
+
+    ids: Tensor
+    segments: Tensor
+    positions: Tensor
+
+
+class RowSpan(NamedTuple):
+    """Where a row lies in the pack: its prompt first, then its tokens."""
+
+    start: int
+    prompt_len: int
+    num_tokens: int
+
+    @property
+    def first_token(self) -> int:
+        return self.start + self.prompt_len
+
+    @property
+    def end(self) -> int:
+        return self.first_token + self.num_tokens
+
+
+def pack_tokens(rows: Sequence[Row], device: str) -> PackTokens:
+    """Rows end to end, moved to the device in one copy."""
+    ids = [token for row in rows for token in row.token_ids]
+    segments = [segment for row in rows for segment in row.segment_ids]
+    num_dimensions = max((len(row.position_ids) for row in rows), default=0) or 1
+    positions = [
+        [position for row in rows for position in row_positions(row, dimension)] for dimension in range(num_dimensions)
+    ]
+    packed_ids, packed_segments, *packed_positions = torch.tensor([ids, segments, *positions], device=device)
+    is_flat = num_dimensions == 1
+    return PackTokens(packed_ids, packed_segments, packed_positions[0] if is_flat else torch.stack(packed_positions))
+
+
+def row_positions(row: Row, dimension: int) -> Sequence[int]:
+    if row.position_ids:
+        return row.position_ids[dimension]
+    return range(row.first_position, row.first_position + len(row)) if dimension == 0 else (0,) * len(row)
+
+
+def row_spans(rows: Sequence[Row], prompts: Sequence[Prompt | None]) -> list[RowSpan]:
+    prompt_lens = [0 if prompt is None else len(prompt.vectors) for prompt in prompts]
+    sizes = [prompt_len + len(row) for prompt_len, row in zip(prompt_lens, rows, strict=True)]
+    starts = accumulate(sizes, initial=0)
+    return [RowSpan(start, prompt_len, len(row)) for start, prompt_len, row in zip(starts, prompt_lens, rows)]  # noqa: B905 - one start more
+
+
+def with_prompts(
+    family: Family, words: Tensor, tokens: PackTokens, rows: Sequence[Row], prompts: Sequence[Prompt | None]
+) -> tuple[Tensor, PackTokens]:
+    """Put soft prompts before their rows: new word vectors, segments and positions. The ids stay without them."""
+    lengths = [len(row) for row in rows]
+    per_row = zip(
+        words.split(lengths),
+        tokens.segments.split(lengths),
+        tokens.positions.split(lengths, dim=-1),
+        prompts,
+        strict=True,
+    )
+    joined = [_with_prompt(family, *part) for part in per_row]
+    vectors, segments, positions = zip(*joined, strict=True)
+    packed = PackTokens(tokens.ids, torch.cat(segments), torch.cat(positions, dim=-1))
+    return torch.cat(vectors), packed
+
+
+def _with_prompt(
+    family: Family, words: Tensor, segments: Tensor, positions: Tensor, prompt: Prompt | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    if prompt is None:
+        return words, segments, positions
+    prompt_len = len(prompt.vectors)
+    if prompt.embedding == "twice":
+        words, segments = family.embed(words, segments, positions), torch.zeros_like(segments)
+    ahead = torch.arange(prompt_len, device=words.device)
+    if positions.dim() == 1:
+        positions = torch.cat((positions[0] + ahead, positions + prompt_len))
+    else:
+        behind = positions + torch.tensor([[prompt_len], [0]], device=words.device)
+        positions = torch.cat((torch.stack((positions[0, 0] + ahead, torch.zeros_like(ahead))), behind), dim=1)
+    return torch.cat((prompt.vectors, words)), torch.cat((segments.new_zeros(prompt_len), segments)), positions
+
+
+def gather_states(hidden: Tensor, spans: Sequence[RowSpan], head: Head | None) -> tuple[Tensor, list[int]]:
+    """The states that a head reads, rows end to end, and how many belong to each row. None reads every token's."""
+    gather = "every_token" if head is None else head.gather
+    match gather:
+        case "first_token":
+            return hidden[_index([span.first_token for span in spans], hidden)], [1] * len(spans)
+        case "first_position":
+            return hidden[_index([span.start for span in spans], hidden)], [1] * len(spans)
+        case "last_token":
+            return hidden[_index([span.end - 1 for span in spans], hidden)], [1] * len(spans)
+        case "mean_tokens":
+            means = [hidden[span.first_token : span.end].float().mean(dim=0) for span in spans]
+            return torch.stack(means), [1] * len(spans)
+    offsets = [0 if gather == "every_token" else -span.prompt_len for span in spans]
+    parts = [hidden[span.first_token + by : span.end + by] for span, by in zip(spans, offsets, strict=True)]
+    return torch.cat(parts), [span.num_tokens for span in spans]
+
+
+def _index(picks: list[int], hidden: Tensor) -> Tensor:
+    return torch.tensor(picks, device=hidden.device)

@@ -1,0 +1,142 @@
+"""SwissArmyTransformer's checkpoints: folders as the tool saves them, and what cannot be imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prefixrack.errors import BackboneMismatch, InvalidRequest, MalformedBundle, TensorMismatch
+from prefixrack_adapters.adapter import Adapter
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.bundle import write_bundle
+from prefixrack_adapters.importers.base import Source
+from prefixrack_adapters.importers.sat import read
+from prefixrack_adapters.spec import BackboneSpec
+from tiny import write_glm2021
+
+WIDTH, HEADS, PREFIX_LEN = 32, 4, 5
+State = dict[str, Tensor]
+
+
+def trained(num_outputs: int | None = 1) -> State:
+    random = torch.Generator().manual_seed(7)
+    state = {
+        f"mixins.ptuning.prefix.{layer}": torch.randn(2, HEADS, PREFIX_LEN, WIDTH // HEADS, generator=random)
+        for layer in range(2)
+    }
+    if num_outputs is not None:
+        for index, shape in enumerate([(16, WIDTH), (num_outputs, 16)]):
+            name = f"mixins.classification_head.layers.{index}"
+            state |= {f"{name}.weight": torch.randn(shape, generator=random), f"{name}.bias": torch.ones(shape[0])}
+    return state
+
+
+class Checkpoint:
+    """A backbone, and a checkpoint on it that a test may spoil."""
+
+    def __init__(self, folder: Path) -> None:
+        self.backbone = write_glm2021(folder / "glm")
+        self.folder = folder / "run"
+
+    def frozen(self) -> State:
+        return load_file(self.backbone / "model.safetensors")
+
+    def write(self, state: State, ranks: int = 1) -> Checkpoint:
+        (self.folder / "1000").mkdir(parents=True)
+        (self.folder / "latest").write_text("1000")
+        for rank in range(ranks):
+            torch.save({"module": state}, self.folder / "1000" / f"mp_rank_{rank:02d}_model_states.pt")
+        return self
+
+    def source(self, **options: object) -> Source:
+        return Source(self.folder, BackboneSpec.load(self.backbone), self.backbone, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return Checkpoint(tmp_path)
+
+
+def test_a_whole_checkpoint_is_compared_and_imported(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    state = trained()
+    imported = read(checkpoint.write(checkpoint.frozen() | state).source())
+    assert imported.manifest.decoding.problem == "regression"
+    assert imported.manifest.prefix.positions == "unmoved"
+    assert imported.read["frozen tensors compared"] == str(len(checkpoint.frozen()))
+    assert np.array_equal(imported.arrays["prefix"][1, 0, 2, 3], state["mixins.ptuning.prefix.1"][0, 3, 2].numpy())
+    write_bundle(tmp_path / "bundle", imported.manifest, dict(imported.arrays), card=None)
+    backbone = Backbone.load(checkpoint.backbone, device="cpu")
+    adapter = Adapter.load(tmp_path / "bundle")
+    (seen,) = backbone.logits([(adapter, {"input_ids": [2, 9, 3]})])
+    (hidden,) = backbone.logits([(Adapter.load(headless(checkpoint, tmp_path)), {"input_ids": [2, 9, 3]})])
+    inner = np.maximum(imported.arrays["head.0.weight"] @ hidden + imported.arrays["head.0.bias"], 0)
+    wanted = imported.arrays["head.1.weight"] @ inner + imported.arrays["head.1.bias"]
+    assert np.abs(seen - wanted).max() < 1e-4
+
+
+def headless(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """The same prefix alone, from the file of trained tensors."""
+    checkpoint.folder = tmp_path / "headless"
+    checkpoint.folder.mkdir()
+    save_file(trained(None), checkpoint.folder / "trained_params.safetensors")
+    imported = read(checkpoint.source())
+    assert imported.manifest.task == "text-embedding"
+    assert any("could not be compared" in note for note in imported.assumed)
+    write_bundle(tmp_path / "plain", imported.manifest, dict(imported.arrays), card=None)
+    return tmp_path / "plain"
+
+
+def test_several_outputs_need_names(checkpoint: Checkpoint) -> None:
+    checkpoint.write(trained(3))
+    with pytest.raises(InvalidRequest, match="--labels"):
+        read(checkpoint.source())
+    assert read(checkpoint.source(labels=["a", "b", "c"])).manifest.labels == ["a", "b", "c"]
+
+
+def spoiled_prefix(state: State) -> State:
+    return state | {
+        "mixins.ptuning.prefix.0": torch.zeros(2, 2, PREFIX_LEN, 16),
+        "mixins.ptuning.prefix.1": torch.zeros(2, 2, PREFIX_LEN, 16),
+    }
+
+
+def without_layer(state: State) -> State:
+    return {name: values for name, values in state.items() if not name.endswith("prefix.1")}
+
+
+@pytest.mark.parametrize(("spoil", "message"), [(spoiled_prefix, "has shape"), (without_layer, "layers")])
+def test_prefixes_of_another_shape_are_refused(
+    checkpoint: Checkpoint, spoil: Callable[[State], State], message: str
+) -> None:
+    with pytest.raises(TensorMismatch, match=message):
+        read(checkpoint.write(spoil(trained())).source())
+
+
+def test_another_backbone_is_refused(checkpoint: Checkpoint) -> None:
+    frozen = checkpoint.frozen()
+    frozen["transformer.layers.0.mlp.dense_h_to_4h.weight"][3, 4] += 0.5
+    with pytest.raises(BackboneMismatch, match="dense_h_to_4h"):
+        read(checkpoint.write(frozen | trained()).source())
+
+
+def test_parts_of_several_ranks_are_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(MalformedBundle, match="2 model-parallel ranks"):
+        read(checkpoint.write(trained(), ranks=2).source())
+
+
+def test_an_empty_folder_is_refused(checkpoint: Checkpoint) -> None:
+    checkpoint.folder.mkdir()
+    with pytest.raises(MalformedBundle, match="holds neither 'latest'"):
+        read(checkpoint.source())
+
+
+@pytest.mark.parametrize("options", [{"task": "token-classification"}, {"labels": ["x"]}])
+def test_options_that_do_not_fit_are_refused(checkpoint: Checkpoint, options: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest, match=r"--(task|labels)"):
+        read(checkpoint.write(trained()).source(**options))
