@@ -82,7 +82,7 @@ class Backbone:
         """Range checks on the CPU: on a GPU an out-of-range index would kill the process's CUDA context.
 
         `num_prompt_tokens` is what a soft prompt adds to the row's positions. Raises TokenOutOfRange or
-        PositionOutOfRange.
+        PositionOutOfRange, or InvalidRequest for a context that the backbone or the row has no place for.
         """
         if not row.token_ids or min(row.token_ids) < 0 or max(row.token_ids) >= self.spec.vocab_size:
             raise TokenOutOfRange(
@@ -96,8 +96,9 @@ class Backbone:
                 f"segment ids run from {min(row.segment_ids)} to {max(row.segment_ids)}; allowed is 0 to "
                 f"{max(1, self.spec.num_segments) - 1}"
             )
+        self._check_context(row)
         if row.position_ids:
-            self._check_positions(row)
+            self._check_positions(row, num_prompt_tokens)
             return
         last = row.first_position + num_prompt_tokens + len(row) - 1
         if row.first_position < 0 or last >= self.spec.max_positions:
@@ -107,7 +108,16 @@ class Backbone:
                 f"{self.spec.max_tokens(max(0, row.first_position))} tokens or use windows"
             )
 
-    def _check_positions(self, row: Row) -> None:
+    def _check_context(self, row: Row) -> None:
+        """Other families have one way of looking at a row, which a context must not change unnoticed."""
+        context = row.context_len
+        if context is not None and (self.spec.architecture != GLM_2021 or not 0 < context <= len(row)):
+            raise InvalidRequest(
+                f"context_length is {context} for {len(row)} tokens of a {self.spec.architecture!r} backbone: "
+                "only GLM (2021) takes it, from 1 to the number of tokens"
+            )
+
+    def _check_positions(self, row: Row, num_prompt_tokens: int) -> None:
         """Positions that came with the row: as many as tokens in each of two dimensions, each in the tables."""
         sizes = [len(dimension) for dimension in row.position_ids]
         if sizes != [len(row)] * 2 or self.spec.architecture != GLM_2021:
@@ -115,10 +125,12 @@ class Backbone:
                 f"position_ids has dimensions of {sizes} for {len(row)} tokens: only GLM (2021) takes them, and two "
                 "dimensions of one position per token"
             )
-        lowest, highest = min(map(min, row.position_ids)), max(map(max, row.position_ids))
+        places, blocks = row.position_ids
+        lowest, highest = min(*places, *blocks), max(max(places) + num_prompt_tokens, *blocks)
         if lowest < 0 or highest >= self.spec.max_positions:
             raise PositionOutOfRange(
-                f"position_ids run from {lowest} to {highest}; the backbone has 0 to {self.spec.max_positions - 1}"
+                f"position_ids run from {lowest} to {highest}, the soft prompt's {num_prompt_tokens} tokens included; "
+                f"the backbone has 0 to {self.spec.max_positions - 1}"
             )
 
     def hidden_states(
@@ -137,8 +149,9 @@ class Backbone:
         words = self.family.words(tokens.ids)
         if any(prompt is not None for prompt in prompts):
             words, tokens = with_prompts(self.family, words, tokens, rows, prompts)
-        lengths = [span.end - span.start for span in row_spans(rows, prompts)]
-        pack = PackLayout(lengths, prefixes, self.attention, [row.context_len for row in rows])
+        spans = row_spans(rows, prompts)
+        lengths = [span.end - span.start for span in spans]
+        pack = PackLayout(lengths, prefixes, self.attention, list(map(context_len, rows, spans)))
         return self.family.hidden_states(words, tokens.segments, tokens.positions, pack)
 
     @torch.inference_mode()
@@ -228,6 +241,11 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     if dtype not in DTYPES:
         raise InvalidRequest(f"dtype {dtype!r} is not known: use auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def context_len(row: Row, span: RowSpan) -> int | None:
+    """How many vectors of a row see each other: a soft prompt stands before the context and is part of it."""
+    return None if row.context_len is None else span.prompt_len + row.context_len
 
 
 def soft_prompt(adapter: Adapter | None) -> Prompt | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,10 +24,13 @@ from prefixrack_adapters.file_pages import FilePages
 if TYPE_CHECKING:
     from torch import Tensor
 
+SAFETENSORS = ".safetensors"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
+RANK_FILES = "mp_rank_*_model_states.pt"  # SwissArmyTransformer's, in the folder that the file `latest` names
+RANK_POINTER = "latest"
 WEIGHT_FILES = (SINGLE_FILE, INDEX_FILE, TORCH_FILE, TORCH_INDEX_FILE)  # the first that is there counts
 
 NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -70,12 +74,12 @@ class WeightTensor:
 def weight_tensors(folder: Path) -> Iterator[WeightTensor]:
     """Every floating-point tensor of a backbone folder. Raises UnsupportedBackbone where there is no weight file."""
     for path in weight_files(folder):
-        yield from _torch_tensors(path) if path.suffix == ".bin" else _mapped_tensors(path)
+        yield from _mapped_tensors(path) if path.suffix == SAFETENSORS else _torch_tensors(path)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights. Raises UnsupportedBackbone where there are none, or one of them is missing."""
-    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None) or _only_rank(folder)
     if found is None:
         raise UnsupportedBackbone(
             f"{folder} holds no weights: one of {', '.join(WEIGHT_FILES)} is needed; give the folder that "
@@ -89,6 +93,39 @@ def weight_files(folder: Path) -> list[Path]:
             "names): copy or fetch the whole folder again"
         )
     return paths
+
+
+def _only_rank(folder: Path) -> Path | None:
+    ranks = rank_files(folder)
+    if len(ranks) > 1:
+        raise UnsupportedBackbone(
+            f"{ranks[0].parent} holds the parts of {len(ranks)} model-parallel ranks; one is needed: merge them first "
+            "with SwissArmyTransformer's own merge_model"
+        )
+    return ranks[0] if ranks else None
+
+
+def rank_files(folder: Path) -> list[Path]:
+    """SwissArmyTransformer's state files in a folder or in the one that its `latest` names, one per rank."""
+    pointer = folder / RANK_POINTER
+    inner = folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else folder
+    return sorted(inner.glob(RANK_FILES))
+
+
+def torch_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `torch.save` wrote, mapped. Raises UnsupportedBackbone where it has other objects."""
+    import torch  # only for old files: nothing else here needs it
+
+    try:
+        # files from before PyTorch 1.6 are no zip archives and cannot be mapped
+        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UnsupportedBackbone(
+            f"{path} is not a file of plain tensors ({reason}): copy it again, or save its tensors as {SINGLE_FILE}"
+        ) from None
+    named = state.get("module", state).items()
+    return {name: value for name, value in named if isinstance(value, torch.Tensor)}
 
 
 def _indexed_files(index: Path) -> list[Path]:
@@ -123,10 +160,7 @@ def _map(path: Path, dtype: str, start: int, size: int) -> Iterator[NDArray[Any]
 
 
 def _torch_tensors(path: Path) -> Iterator[WeightTensor]:
-    import torch  # only for old .bin files: nothing else here needs it
-
-    # files from before PyTorch 1.6 are no zip archives and cannot be mapped
-    state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    state = torch_state(path)
     pages = FilePages()
     for name, tensor in state.items():
         if tensor.is_floating_point():

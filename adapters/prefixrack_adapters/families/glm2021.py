@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prefixrack.errors import UnsupportedBackbone
@@ -21,7 +22,7 @@ from prefixrack_adapters.architectures import ARCHITECTURES, GLM_2021
 from prefixrack_adapters.attention import AttentionCall, PackLayout
 from prefixrack_adapters.families.base import Family
 from prefixrack_adapters.families.casting import cast_parameters
-from prefixrack_adapters.weights import weight_files
+from prefixrack_adapters.weights import SAFETENSORS, torch_state, weight_files
 
 BLOCK_POSITIONS = "mixins.block_position_embedding.block_position_embeddings.weight"
 # Where versions of the tool before its mixins had names of their own stored the same tensor.
@@ -146,12 +147,7 @@ def _assign(model: GlmModel, folder: Path) -> None:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return dict(state.get("module", state))
+    return load_file(path) if path.suffix == SAFETENSORS else torch_state(path)
 
 
 def _current_name(name: str) -> str:

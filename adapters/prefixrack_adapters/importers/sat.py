@@ -1,8 +1,9 @@
 """SwissArmyTransformer's prefixes for GLM (2021): its `PTuningV2Mixin`, with or without a classification head.
 
 A checkpoint folder has `latest`, the name of the folder beside it with `mp_rank_00_model_states.pt`: a state whose
-`module` has `mixins.ptuning.prefix.L` [2, heads, prefix_len, head_dim] for every layer L, the head's
-`mixins.classification_head.layers.I.*` (its layers joined by ReLU, read from token 0) and the frozen transformer.
+`module` has `mixins.NAME.prefix.L` [2, heads, prefix_len, head_dim] for every layer L, the head's
+`mixins.OTHER.layers.I.*` (its layers joined by ReLU, read from token 0) and the frozen transformer. The script that
+trained it chose the two names: `ptuning` and `classification_head`, say.
 """
 
 from __future__ import annotations
@@ -32,20 +33,19 @@ from prefixrack_adapters.importers.base import (
 )
 from prefixrack_adapters.importers.frozen import Separated, separate
 from prefixrack_adapters.manifest import DecodingSpec, HeadSpec, PrefixSpec
+from prefixrack_adapters.weights import RANK_FILES, RANK_POINTER, rank_files
 
 TOOL = "THUDM/SwissArmyTransformer"
-OWN_MODULES = ("mixins.ptuning.", "mixins.classification_head.")
-PREFIX_NAME = re.compile(r"mixins\.ptuning\.prefix\.(\d+)")
-HEAD_NAME = re.compile(r"mixins\.classification_head\.layers\.(\d+)\.(weight|bias)")
-POINTER = "latest"
-RANK_FILES = "mp_rank_*_model_states.pt"
+MIXIN = re.compile(r"mixins\.[^.]+\.")
+PREFIX_NAME = re.compile(r"mixins\.[^.]+\.prefix\.(\d+)")
+HEAD_NAME = re.compile(r"mixins\.[^.]+\.layers\.(\d+)\.(weight|bias)")
 TRAINED_FILE = "trained_params.safetensors"
 
 
 def read(source: Source) -> Imported:
     """A checkpoint as a bundle's content. Raises InvalidRequest, MalformedBundle, TensorMismatch, BackboneMismatch."""
     path = _state_file(source.folder)
-    parts = separate(_tensors(path), source, OWN_MODULES)
+    parts = separate(_tensors(path), source, _own_mixins(path))
     prefix, values = _prefix(source, parts.own)
     layers, arrays = dense_layers(_head(parts.own))
     task = _task(source, bool(layers))
@@ -71,21 +71,39 @@ def _state_file(folder: Path) -> Path:
     """The one file with the tensors. Raises MalformedBundle where there is none, or one for each of several ranks."""
     if folder.is_file():
         return folder
-    pointer = folder / POINTER
-    inner = folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else folder
-    ranks = sorted(inner.glob(RANK_FILES))
+    ranks = rank_files(folder)
     if len(ranks) > 1:
         raise MalformedBundle(
-            f"{inner} holds the parts of {len(ranks)} model-parallel ranks; one is needed: merge them first with the "
+            f"{ranks[0].parent} holds the parts of {len(ranks)} model-parallel ranks; one is needed: merge them first with the "
             "tool's own merge_model"
         )
     found = ranks or [path for path in (folder / TRAINED_FILE,) if path.is_file()]
     if not found:
         raise MalformedBundle(
-            f"{folder} holds neither {POINTER!r} with {RANK_FILES} nor {TRAINED_FILE}: give the folder "
+            f"{folder} holds neither {RANK_POINTER!r} with {RANK_FILES} nor {TRAINED_FILE}: give the folder "
             "that the tool saved to"
         )
     return found[0]
+
+
+def _own_mixins(path: Path) -> tuple[str, ...]:
+    """How the names of the prefix's and the head's tensors begin. Raises MalformedBundle where there are several.
+
+    Any other mixin is left to the comparison with the backbone: what that has not, cannot be run.
+    """
+    own: list[str] = []
+    for kind, pattern in (("prefix", PREFIX_NAME), ("head", HEAD_NAME)):
+        mixins = sorted({MIXIN.match(name)[0] for name in _names(path) if pattern.fullmatch(name)})  # type: ignore[index]
+        if len(mixins) > 1:
+            raise MalformedBundle(
+                f"{path} has more than one {kind}: {', '.join(mixins)}; one is needed: save a checkpoint of one task"
+            )
+        own += mixins
+    return tuple(own)
+
+
+def _names(path: Path) -> list[str]:
+    return [name for name, _ in _tensors(path)]
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
