@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.manifest import Manifest
@@ -46,7 +47,7 @@ def with_answer(fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], range | N
         return fields, None
     answer, token_ids = list(fields["answer_ids"]), list(fields["input_ids"])
     start = fields.get("context_length")
-    if not answer or not isinstance(start, Integral) or not 0 < start < len(token_ids):
+    if not answer or not isinstance(start, int | np.integer) or not 0 < start < len(token_ids):
         raise InvalidRequest(
             f"a row with answer_ids has context_length {start!r} and {len(token_ids)} input_ids; at least one answer "
             "id is needed, and input_ids go beyond the context by the token that starts the piece"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor
 from prefixrack.errors import InvalidRequest, PositionOutOfRange, UnsupportedBackbone
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.packing import Prompt
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import build_task
-from tiny import make_manifest, random_arrays, write_glm2021
+from tiny import make_manifest, random_arrays, write_backbone, write_glm2021
 
 HEADS, WIDTH = 4, 32
 IDS = (2, 9, 11, 6, 3, 14, 15)
@@ -134,11 +136,63 @@ def test_a_blank_is_filled_from_left_to_right(folder: Path, backbone: Backbone, 
     assert pooled.shape == (WIDTH,)
 
 
+def cloze(**changes: Any) -> dict[str, Any]:
+    positions = [PLACES[:6], BLOCKS[:6]]
+    fields = {"input_ids": IDS[:6], "position_ids": positions, "context_length": CONTEXT, "answer_ids": [3, 4]}
+    return fields | changes
+
+
+def test_a_cloze_row_may_hold_arrays_and_all_of_its_positions(backbone: Backbone) -> None:
+    adapter = adapter_of(backbone)
+    whole = [[*PLACES[:6], PLACES[5]], [*BLOCKS[:6], BLOCKS[5] + 1]]
+    arrays = {name: np.asarray(value) for name, value in cloze(position_ids=whole).items()}
+    arrays |= {"context_length": np.int64(CONTEXT)}  # type: ignore[dict-item]
+    seen, wanted = backbone.logits([(adapter, arrays), (adapter, cloze())])
+    assert np.abs(seen - wanted).max() < TOLERANCE * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("change", [{"context_length": None}, {"context_length": 6}, {"answer_ids": []}])
 def test_a_cloze_row_without_its_parts_is_refused(backbone: Backbone, change: dict[str, Any]) -> None:
-    fields = {"input_ids": list(IDS[:6]), "context_length": CONTEXT, "answer_ids": [3]} | change
     with pytest.raises(InvalidRequest, match="context_length"):
-        backbone.logits([(adapter_of(backbone), fields)])
+        backbone.logits([(adapter_of(backbone), cloze(**change))])
+
+
+@pytest.mark.parametrize("positions", [None, [], [PLACES[:6]], [PLACES[:5], BLOCKS[:5]], [PLACES[:6], BLOCKS[:5]]])
+def test_a_cloze_row_says_which_blank_it_fills(backbone: Backbone, positions: Any) -> None:
+    with pytest.raises(InvalidRequest, match="which blank"):
+        backbone.logits([(adapter_of(backbone), cloze(position_ids=positions))])
+
+
+@pytest.mark.parametrize("context", [-1, 0, 8])
+def test_a_context_that_the_row_has_no_place_for_is_refused(backbone: Backbone, context: int) -> None:
+    with pytest.raises(InvalidRequest, match="context_length"):
+        backbone.logits([(adapter_of(backbone), {"input_ids": IDS, "context_length": context})])
+
+
+def test_other_families_take_no_context(tmp_path: Path) -> None:
+    other = Backbone.load(write_backbone(tmp_path, "bert"), device="cpu")
+    with pytest.raises(InvalidRequest, match=r"only GLM \(2021\)"):
+        other.check(Row(IDS, (0,) * 7, 0, (), CONTEXT))
+
+
+@torch.no_grad()
+def test_a_soft_prompt_is_part_of_the_context(folder: Path, backbone: Backbone) -> None:
+    """As words of the vocabulary in front of the row would be."""
+    words = load_file(folder / "model.safetensors")["transformer.word_embeddings.weight"]
+    extra = (17, 18)
+    prompts = [Prompt(words[list(extra)], "once"), None]
+    seen = backbone.hidden_states([glm_row(), glm_row(6)], [None, None], prompts)[: len(IDS) + 2]
+    moved = ((0, 1, *(place + 2 for place in PLACES)), (0, 0, *BLOCKS))
+    wanted = by_hand(folder, Row(extra + IDS, (0,) * 9, 0, moved, CONTEXT + 2))
+    assert float((seen - wanted).abs().max()) <= TOLERANCE * float(wanted.abs().max())
+
+
+def test_positions_leave_room_for_a_soft_prompt(backbone: Backbone) -> None:
+    last = backbone.spec.max_positions - 1
+    row = Row(IDS, (0,) * 7, 0, ((0,) * 6 + (last - 2,), (0,) * 6 + (last,)))
+    backbone.check(row, 2)
+    with pytest.raises(PositionOutOfRange, match="soft prompt"):
+        backbone.check(row, 3)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +237,37 @@ def test_loads_from_shards_and_in_other_dtypes(folder: Path, tmp_path: Path) -> 
         half = Backbone.load(tmp_path, device="cpu", dtype="bfloat16").hidden_states([row], [None])
     assert half.dtype is torch.bfloat16
     assert float(F.cosine_similarity(half.float(), wanted, dim=-1).min()) > 0.98
+
+
+def rank_file(folder: Path, target: Path, rank: int = 0, **beside: object) -> Path:
+    """The same model as the tool's own checkpoint, a head and a prefix among its tensors."""
+    (target / "200").mkdir(parents=True, exist_ok=True)
+    (target / "latest").write_text("200\n")
+    (target / "config.json").write_bytes((folder / "config.json").read_bytes())
+    own = {"mixins.ptuning.prefix.0": torch.ones(2, 2), "mixins.head.layers.0.weight": torch.ones(1, WIDTH)}
+    state = {"module": load_file(folder / "model.safetensors") | own, "iteration": 200} | beside
+    torch.save(state, target / "200" / f"mp_rank_{rank:02d}_model_states.pt")
+    return target
+
+
+@torch.no_grad()
+def test_loads_from_the_tools_own_checkpoint(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+    seen = Backbone.load(rank_file(folder, tmp_path), device="cpu")
+    assert seen.spec.fingerprint == backbone.spec.fingerprint
+    assert torch.equal(seen.hidden_states([glm_row()], [None]), backbone.hidden_states([glm_row()], [None]))
+
+
+def test_parts_of_several_ranks_are_refused(folder: Path, tmp_path: Path) -> None:
+    rank_file(folder, tmp_path, 0)
+    rank_file(folder, tmp_path, 1)
+    with pytest.raises(UnsupportedBackbone, match=r"2 model-parallel ranks.*merge"):
+        Backbone.load(tmp_path, device="cpu")
+
+
+def test_a_checkpoint_with_objects_in_it_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    rank_file(folder, tmp_path, args=Namespace(num_layers=2))
+    with pytest.raises(UnsupportedBackbone, match="not a file of plain tensors"):
+        Backbone.load(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(("change", "message"), [({"num_layers": 3}, "lacks"), ({"inner_hidden_size": 40}, "in shape")])

@@ -92,6 +92,29 @@ def headless(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     return tmp_path / "plain"
 
 
+def test_the_names_of_its_mixins_are_the_trainers_choice(checkpoint: Checkpoint) -> None:
+    own = {
+        name.replace("ptuning", "prefix-tuning").replace("classification_head", "head"): values
+        for name, values in trained().items()
+    }
+    imported = read(checkpoint.write(checkpoint.frozen() | own).source())
+    assert np.array_equal(imported.arrays["prefix"][0, 1, 3, 2], own["mixins.prefix-tuning.prefix.0"][1, 2, 3].numpy())
+    assert np.array_equal(imported.arrays["head.1.weight"], own["mixins.head.layers.1.weight"].numpy())
+
+
+def test_two_prefixes_are_refused(checkpoint: Checkpoint) -> None:
+    state = trained()
+    state["mixins.other.prefix.0"] = state["mixins.ptuning.prefix.0"]
+    with pytest.raises(MalformedBundle, match=r"more than one prefix: mixins\.other\., mixins\.ptuning\."):
+        read(checkpoint.write(state).source())
+
+
+def test_a_mixin_that_cannot_be_run_is_refused(checkpoint: Checkpoint) -> None:
+    state = trained() | {"mixins.lora.matrix_A.0": torch.ones(4, WIDTH)}
+    with pytest.raises(BackboneMismatch, match=r"mixins\.lora\.matrix_A"):
+        read(checkpoint.write(state).source())
+
+
 def test_several_outputs_need_names(checkpoint: Checkpoint) -> None:
     checkpoint.write(trained(3))
     with pytest.raises(InvalidRequest, match="--labels"):

@@ -36,9 +36,8 @@ from prefixrack_adapters.manifest import DecodingSpec, HeadSpec, PrefixSpec
 from prefixrack_adapters.weights import RANK_FILES, RANK_POINTER, rank_files
 
 TOOL = "THUDM/SwissArmyTransformer"
-MIXIN = re.compile(r"mixins\.[^.]+\.")
-PREFIX_NAME = re.compile(r"mixins\.[^.]+\.prefix\.(\d+)")
-HEAD_NAME = re.compile(r"mixins\.[^.]+\.layers\.(\d+)\.(weight|bias)")
+PREFIX_NAME = re.compile(r"mixins\.(?P<mixin>[^.]+)\.prefix\.(?P<layer>\d+)")
+HEAD_NAME = re.compile(r"mixins\.(?P<mixin>[^.]+)\.layers\.(?P<index>\d+)\.(?P<part>weight|bias)")
 TRAINED_FILE = "trained_params.safetensors"
 
 
@@ -74,8 +73,8 @@ def _state_file(folder: Path) -> Path:
     ranks = rank_files(folder)
     if len(ranks) > 1:
         raise MalformedBundle(
-            f"{ranks[0].parent} holds the parts of {len(ranks)} model-parallel ranks; one is needed: merge them first with the "
-            "tool's own merge_model"
+            f"{ranks[0].parent} holds the parts of {len(ranks)} model-parallel ranks; one is needed: merge them first "
+            "with the tool's own merge_model"
         )
     found = ranks or [path for path in (folder / TRAINED_FILE,) if path.is_file()]
     if not found:
@@ -91,19 +90,16 @@ def _own_mixins(path: Path) -> tuple[str, ...]:
 
     Any other mixin is left to the comparison with the backbone: what that has not, cannot be run.
     """
+    names = [name for name, _ in _tensors(path)]
     own: list[str] = []
     for kind, pattern in (("prefix", PREFIX_NAME), ("head", HEAD_NAME)):
-        mixins = sorted({MIXIN.match(name)[0] for name in _names(path) if pattern.fullmatch(name)})  # type: ignore[index]
+        mixins = sorted({f"mixins.{match['mixin']}." for name in names if (match := pattern.fullmatch(name))})
         if len(mixins) > 1:
             raise MalformedBundle(
                 f"{path} has more than one {kind}: {', '.join(mixins)}; one is needed: save a checkpoint of one task"
             )
         own += mixins
     return tuple(own)
-
-
-def _names(path: Path) -> list[str]:
-    return [name for name, _ in _tensors(path)]
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -116,7 +112,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 def _prefix(source: Source, own: Arrays) -> tuple[PrefixSpec, NDArray[np.float32]]:
     """The manifest's entry and the bundle's [L, 2, P, H, D], from [2, H, P, D] per layer."""
-    by_layer = {int(match[1]): values for name, values in own.items() if (match := PREFIX_NAME.fullmatch(name))}
+    by_layer = {int(match["layer"]): values for name, values in own.items() if (match := PREFIX_NAME.fullmatch(name))}
     spec = source.spec
     if sorted(by_layer) != list(range(spec.num_layers)):
         raise TensorMismatch(
@@ -141,7 +137,7 @@ def _head(own: Arrays) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | 
     parts: dict[int, dict[str, NDArray[np.float32]]] = {}
     for name, values in own.items():
         if match := HEAD_NAME.fullmatch(name):
-            parts.setdefault(int(match[1]), {})[match[2]] = values
+            parts.setdefault(int(match["index"]), {})[match["part"]] = values
     last = max(parts, default=0)
     return [
         (parts[index]["weight"], parts[index].get("bias"), None if index == last else "relu") for index in sorted(parts)
