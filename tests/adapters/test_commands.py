@@ -11,9 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from checkpoints import write_checkpoint
-from prefixrack_adapters import commands
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.bundle import bundle_digest
+from prefixrack_adapters.commands.evaluate import evaluate
+from prefixrack_adapters.commands.import_bundle import import_bundle
+from prefixrack_adapters.commands.train import portable_command, train
 from synthetic import single, write_data
 from tiny import write_random_bundle
 
@@ -21,9 +23,9 @@ from tiny import write_random_bundle
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command("train")(commands.train)
-    app.command("evaluate")(commands.evaluate)
-    app.command("import")(commands.import_bundle)
+    app.command("train")(train)
+    app.command("evaluate")(evaluate)
+    app.command("import")(import_bundle)
     return app
 
 
@@ -153,10 +155,10 @@ def test_the_card_shows_a_command_that_works_elsewhere() -> None:
         "--description",
         "two words",
     ]
-    assert commands.portable_command(arguments, {"PREFIXRACK_DATA": "/data/"}) == (
+    assert portable_command(arguments, {"PREFIXRACK_DATA": "/data/"}) == (
         "prefixrack train --train $PREFIXRACK_DATA/snli/train.jsonl.gz --output x --description 'two words'"
     )
-    assert commands.portable_command(["train", "--train", "/data/x"], {}) == "prefixrack train --train x"
+    assert portable_command(["train", "--train", "/data/x"], {}) == "prefixrack train --train x"
 
 
 def test_evaluating_changes_nothing_in_a_bundle(
