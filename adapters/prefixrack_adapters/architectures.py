@@ -61,6 +61,11 @@ class Architecture:
         value = config.get(self.names.get(name, name), self.absent.get(name))
         return default if value is None else value
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it: then the last one stands for the row."""
+        return False
+
     def refusal(self, config: Config) -> str | None:
         """The option that cannot be computed, and what is allowed; None where all can."""
         return None
@@ -226,6 +231,10 @@ class ModernBert(Architecture):
 
 class Gpt2(Architecture):
     """A decoder with learned positions."""
+
+    @property
+    def is_causal(self) -> bool:
+        return True
 
     def refusal(self, config: Config) -> str | None:
         """Some embedding models switch a decoder's causal mask off in the config: that is another model."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefixrack_adapters.families.base import Family
-from prefixrack_adapters.heads import Head
+from prefixrack_adapters.heads import Gather, Head
 from prefixrack_adapters.rows import Row
 
 
@@ -122,7 +122,10 @@ def _with_prompt(
 
 def gather_states(hidden: Tensor, spans: Sequence[RowSpan], head: Head | None) -> tuple[Tensor, list[int]]:
     """The states that a head reads, rows end to end, and how many belong to each row. None reads every token's."""
-    gather = "every_token" if head is None else head.gather
+    return gather_by(hidden, spans, "every_token" if head is None else head.gather)
+
+
+def gather_by(hidden: Tensor, spans: Sequence[RowSpan], gather: Gather) -> tuple[Tensor, list[int]]:
     match gather:
         case "first_token":
             return hidden[_index([span.first_token for span in spans], hidden)], [1] * len(spans)

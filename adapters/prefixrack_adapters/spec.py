@@ -75,6 +75,11 @@ class BackboneSpec:
             embedding_size=architecture.read(config, "embedding_size", hidden_size),
         )
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it, so that a row's last token is the one that has seen all."""
+        return ARCHITECTURES[self.architecture].is_causal
+
     def first_position(self, prefix_len: int, positions: str) -> int:
         """Position id of a row's first token: training tools differ in whether the prefix counts."""
         return self.base_position + (prefix_len if positions == "after_prefix" else 0)

@@ -19,9 +19,10 @@ from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE, TENSORS_FILE, b
 from prefixrack_adapters.evaluation import evaluate
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.training.data import read_examples
-from prefixrack_adapters.training.run import draft_manifest, read_data, run_training
+from prefixrack_adapters.training.drafts import draft_manifest, read_data
+from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.settings import TrainSettings
-from prefixrack_adapters.training.trainer import train_prompt, training_backbone
+from prefixrack_adapters.training.trainer import DataSet, train_prompt, training_backbone
 from synthetic import answer, choice, number, several, single, tags, write_data
 
 Record = Callable[[Random], dict[str, Any]]
@@ -36,8 +37,8 @@ def make_settings(backbone_folder: Path, tmp_path: Path) -> MakeSettings:
             "name": "tiny",
             "task": task,
             "backbone": backbone_folder,
-            "train_file": train_file,
-            "dev_file": dev_file,
+            "train_file": str(train_file),
+            "dev_file": str(dev_file),
             "output": tmp_path / "bundle",
             "prefix_len": 4,
             "epochs": 1,
@@ -93,7 +94,9 @@ def test_a_run_learns_and_its_bundle_scores_what_it_reports(
     assert capsys.readouterr().out == "", "standard output belongs to the command"
 
 
-def test_the_backbone_stays_bit_for_bit_and_checkpoints_hold_no_tensor_of_it(make_settings: MakeSettings) -> None:
+def test_the_backbone_stays_bit_for_bit_and_checkpoints_hold_no_tensor_of_it(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
     settings = make_settings()
     data, backbone = read_data(settings), training_backbone(settings)
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
@@ -105,10 +108,11 @@ def test_the_backbone_stays_bit_for_bit_and_checkpoints_hold_no_tensor_of_it(mak
             seen.extend(set(load_file(path)) for path in Path(args.output_dir).glob("checkpoint-*/*.safetensors"))
 
     manifest = draft_manifest(settings, backbone.spec, data)
-    result = train_prompt(settings, backbone, manifest, data.train, data.dev, [Checkpoints()])
+    sets = [DataSet(manifest, data.train, data.dev)]
+    result = train_prompt(settings, backbone, sets, tmp_path / "checkpoints", [Checkpoints()])
     after = backbone.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert seen == [{"encoder.embedding.weight", "head.0.weight", "head.0.bias"}]
+    assert seen == [{"encoder.embedding.weight", "heads.0.0.weight", "heads.0.0.bias"}]
     assert result.num_trained == 4 * 2 * 2 * 32 + 2 * 32 + 2
 
 
@@ -197,14 +201,14 @@ def test_max_len_is_held_to_what_the_backbone_has(make_settings: MakeSettings) -
 
 def test_examples_that_cannot_be_trained_on_are_counted(make_settings: MakeSettings) -> None:
     settings = make_settings()
-    with settings.train_file.open("a") as file:
+    with Path(settings.train_file).open("a") as file:
         file.write('{"text": " ", "label": "cat"}\n')
     assert run_training(settings).num_skipped == 1
 
 
 def test_a_dev_label_without_training_data_is_refused(make_settings: MakeSettings) -> None:
     settings = make_settings()
-    with settings.dev_file.open("a") as file:
+    with Path(settings.dev_file).open("a") as file:
         file.write('{"text": "rain", "label": "weather"}\n')
     with pytest.raises(InvalidRequest, match=r"labels that .* lacks: \['weather'\]"):
         run_training(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prefixrack_adapters.bundle import file_sha256
 from prefixrack_adapters.manifest import Manifest
@@ -27,6 +28,7 @@ class Report:
     seconds: float
     exact_scores: dict[str, float] = field(default_factory=dict)
     without_prefix: dict[str, float] = field(default_factory=dict)
+    log: list[dict[str, float]] = field(default_factory=list)
 
 
 def render_card(settings: TrainSettings, manifest: Manifest, report: Report) -> str:
@@ -65,7 +67,7 @@ def _body(settings: TrainSettings, manifest: Manifest, report: Report) -> list[s
         + (f", {report.num_skipped} skipped as empty" if report.num_skipped else ""),
         f"- Source: {settings.source or 'not given'}",
         f"- Licence: {settings.licence or 'not given'}",
-        *(f"- `{path.name}`: sha256 `{file_sha256(path)}`" for path in (settings.train_file, settings.dev_file)),
+        *(f"- {_file(source)}" for source in (settings.train_file, settings.dev_file)),
         "",
         "## Training",
         "",
@@ -94,3 +96,9 @@ def _scores(report: Report) -> list[str]:
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _file(source: str) -> str:
+    """A file by its name and bytes; anything else, such as a hub id, as it was given."""
+    path = Path(source)
+    return f"`{path.name}`: sha256 `{file_sha256(path)}`" if path.is_file() else f"`{source}`"

@@ -34,7 +34,22 @@ class GoldAnswers:
     starts: tuple[int, ...]
 
 
-Target = str | float | int | tuple[str, ...] | GoldAnswers
+@dataclass(frozen=True, slots=True)
+class CandidateLabels:
+    """A label for each candidate of an input, by its name."""
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """How alike the two texts of a pair are; None: they belong together, nothing else is known."""
+
+    score: float | None
+
+
+Target = str | float | int | tuple[str, ...] | GoldAnswers | CandidateLabels | Similarity
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +58,17 @@ class Example:
 
     input: Any
     target: Target
+    place: str = ""
 
 
-def read_examples(path: Path, task: str, columns: Mapping[str, str], input_format: str = PLAIN) -> list[Example]:
+def read_examples(
+    source: str | Path, task: str, columns: Mapping[str, str], input_format: str = PLAIN, split: str = "train"
+) -> list[Example]:
     """Every example of a file. Raises InvalidRequest, naming the file, the line and the column that is wrong.
 
     With another format than plain, inputs keep the data set's own fields, which the adapter's task puts into words.
     """
+    path = Path(source)
     read = reader_of(task, input_format)
     examples = []
     for number, record in enumerate(_records(path), start=1):
@@ -236,6 +255,12 @@ def _own_fields(row: _Columns, form: Format) -> dict[str, Any]:
     if missing:
         raise ValueError(f"no column {missing[0]!r} of input format {form.name!r}")
     return {name: value for name, value in found.items() if value is not None}
+
+
+def check_dev_labels(task: str, labels: Sequence[str], dev: Sequence[Example]) -> None:
+    unknown = sorted(set(labels_of(task, dev)) - set(labels)) if labels else []
+    if unknown:
+        raise InvalidRequest(f"dev has labels that the training data lacks: {unknown[:5]}")
 
 
 def problem_of(task: str, examples: Sequence[Example]) -> str:

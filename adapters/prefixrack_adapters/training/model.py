@@ -1,8 +1,10 @@
-"""The trained module: prefix and head around a frozen backbone, through the packed forward pass that serves."""
+"""The trained module: prefix and heads around a frozen backbone, through the packed forward pass that serves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,30 +16,38 @@ from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.heads import Dense
 from prefixrack_adapters.manifest import Manifest
-from prefixrack_adapters.training.objectives import Item, Objective
-from prefixrack_adapters.training.prefix_encoder import PrefixEncoder
+from prefixrack_adapters.packing import Prompt, RowSpan, row_spans
+from prefixrack_adapters.rows import Row
+from prefixrack_adapters.training.objectives import Item, Objective, Spans
+from prefixrack_adapters.training.prefix_encoder import PrefixEncoder, PromptEncoder
 from prefixrack_adapters.weights import weight_tensors
+
+Encoder = PrefixEncoder | PromptEncoder
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One data set's share of a run: what its adapter will be, and what it learns from."""
+
+    manifest: Manifest
+    objective: Objective
 
 
 class PromptModel(nn.Module):
-    """What `Trainer` trains. Its state dict holds the trained tensors only.
+    """What `Trainer` trains: one prefix, and a head for each part. Its state dict holds the trained tensors only.
 
     The frozen backbone is kept out of the module tree on purpose: checkpoints then hold 0.1–3 % of the model. With
     `train_backbone` (the fine-tuning baseline) it is part of the tree.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        manifest: Manifest,
-        objective: Objective,
-        encoder: PrefixEncoder | None,
-        train_backbone: bool,
+        self, backbone: Backbone, parts: Sequence[Part], encoder: Encoder | None, train_backbone: bool = False
     ) -> None:
         super().__init__()
-        self._outside = (backbone, objective, manifest)
+        self._outside = (backbone, tuple(parts))
         self.encoder = encoder
-        self.head = _head_modules(backbone, manifest)
+        self.heads = nn.ModuleList(_head_modules(backbone, part.manifest) for part in parts)
         self.backbone_model = backbone.model if train_backbone else None
         backbone.model.requires_grad_(train_backbone)
 
@@ -45,39 +55,105 @@ class PromptModel(nn.Module):
     def backbone(self) -> Backbone:
         return self._outside[0]
 
+    @property
+    def parts(self) -> Sequence[Part]:
+        return self._outside[1]
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether a batch may be computed in several packs without a change of the loss."""
+        return all(part.objective.is_divisible for part in self.parts)
+
     def train(self, mode: bool = True) -> PromptModel:
         """Dropout inside the backbone only where it is trained: frozen, it only costs time on a CPU."""
         super().train(mode)
         self.backbone.model.train(mode and self.backbone_model is not None)
         return self
 
-    def forward(self, items: Sequence[Item], **_: Any) -> dict[str, Tensor]:
+    def forward(self, items: Sequence[Item], batch: Sequence[Item] | None = None) -> dict[str, Tensor]:
+        """The items' share in the loss of their batch (None: they are all of it).
+
+        The losses of parts count by their numbers of items, so a batch of several data sets is like one of a large one.
+        """
+        hidden, spans = self._hidden_states(items)
+        losses = []
+        for index, part in enumerate(self.parts):
+            members = [member for member, item in enumerate(items) if item.part == index]
+            if not members:
+                continue
+            own = [items[member] for member in members]
+            loss = part.objective.loss(hidden, [spans[member] for member in members], own, self._head(index))
+            losses.append(loss * _share(part.objective, own, index, items if batch is None else batch))
+        return {"loss": torch.stack(losses).sum()}
+
+    def _hidden_states(self, items: Sequence[Item]) -> tuple[Tensor, Spans]:
+        """[T, hidden_size] and where each item's rows lie. Rows of equal length are neighbours: they share calls."""
         rows = [row for item in items for row in item.rows]
-        prefix = self.encoder().unbind(0) if self.encoder is not None else None
-        hidden = self.backbone.hidden_states(rows, [prefix] * len(rows))
-        return {"loss": self._outside[1].loss(hidden.float(), items, self._apply_head)}
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        ordered = [rows[index] for index in order]
+        hidden, of_rows = self._run(ordered)
+        found = dict(zip(order, of_rows, strict=True))
+        indices = iter(range(len(rows)))
+        return hidden.float(), [[found[next(indices)] for _ in item.rows] for item in items]
 
-    def _apply_head(self, states: Tensor) -> Tensor:
-        specs = self._outside[2].head.layers
-        for module, spec in zip(self.head, specs, strict=True):
-            assert isinstance(module, nn.Linear)
-            states = Dense(module.weight, module.bias, spec.activation)(states)
-        return states
+    def _run(self, rows: Sequence[Row]) -> tuple[Tensor, list[RowSpan]]:
+        prefixes: list[Any] = [None] * len(rows)
+        prompts: list[Prompt | None] = [None] * len(rows)
+        match self.encoder:
+            case PrefixEncoder() as encoder:
+                prefixes = [encoder()] * len(rows)
+            case PromptEncoder() as encoder:
+                prompts = [Prompt(encoder().to(self.backbone.dtype), "once")] * len(rows)
+        return self.backbone.hidden_states(rows, prefixes, prompts), list(row_spans(rows, prompts))
 
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The tensors of a bundle, float32, with the reparameterization already folded."""
-        arrays = {} if self.encoder is None else {"prefix": _array(self.encoder.folded())}
-        for index, module in enumerate(self.head):
-            assert isinstance(module, nn.Linear)
-            arrays[f"head.{index}.weight"] = _array(module.weight)
-            if module.bias is not None:
-                arrays[f"head.{index}.bias"] = _array(module.bias)
+    def _head(self, part: int) -> Any:
+        def apply(states: Tensor) -> Tensor:
+            for layer in _layers(self.heads[part], self.parts[part].manifest):
+                states = layer(states)
+            return states
+
+        return apply
+
+    def arrays(self, part: int = 0) -> dict[str, NDArray[np.float32]]:
+        """The tensors of a part's bundle, float32, with the reparameterization already folded."""
+        name = "prompt" if isinstance(self.encoder, PromptEncoder) else "prefix"
+        arrays = {} if self.encoder is None else {name: _array(self.encoder.folded())}
+        for index, layer in enumerate(_layers(self.heads[part], self.parts[part].manifest)):
+            arrays[f"head.{index}.weight"] = _array(layer.weight)
+            if layer.bias is not None:
+                arrays[f"head.{index}.bias"] = _array(layer.bias)
         return arrays
 
-    def adapter(self) -> Adapter:
-        """The adapter as it would serve now."""
+    def adapter(self, part: int = 0) -> Adapter:
+        """A part's adapter as it would serve now."""
         backbone = self.backbone
-        return Adapter.from_arrays(self._outside[2], self.arrays(), device=backbone.device, dtype=backbone.dtype)
+        manifest = self.parts[part].manifest
+        return Adapter.from_arrays(manifest, self.arrays(part), device=backbone.device, dtype=backbone.dtype)
+
+    @torch.no_grad()
+    def start_from(self, arrays: Arrays) -> None:
+        """Take over the prefix of a bundle's tensors, and its head where all its shapes are ours."""
+        if isinstance(self.encoder, PrefixEncoder):
+            self.encoder.start_from(_tensor(arrays["prefix"], self.backbone.device))
+        own = {f"head.{name}": values for name, values in self.heads[0].named_parameters()}
+        if all(name in arrays and arrays[name].shape == values.shape for name, values in own.items()):
+            for name, values in own.items():
+                values.copy_(_tensor(arrays[name], self.backbone.device))
+
+
+def _share(objective: Objective, own: Sequence[Item], part: int, batch: Sequence[Item]) -> float:
+    whole = [item for item in batch if item.part == part]
+    return objective.weight(own) / objective.weight(whole) * len(whole) / len(batch)
+
+
+def _layers(modules: nn.Module, manifest: Manifest) -> list[Dense]:
+    specs = manifest.head.layers
+    linears = [module for module in modules.children() if isinstance(module, nn.Linear)]
+    return [Dense(module.weight, module.bias, spec.activation) for module, spec in zip(linears, specs, strict=True)]
+
+
+def _tensor(values: NDArray[Any], device: str) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).to(device)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -85,7 +161,7 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _head_modules(backbone: Backbone, manifest: Manifest) -> nn.ModuleList:
-    """Fresh linear layers; a pooler in front is the backbone's own where its file has one, and frozen, as trained."""
+    """Fresh linear layers, as the original code starts them."""
     modules, width = [], backbone.spec.hidden_size
     for spec in manifest.head.layers:
         modules.append(nn.Linear(width, spec.num_outputs, bias=spec.bias, device=backbone.device))
@@ -96,7 +172,7 @@ def _head_modules(backbone: Backbone, manifest: Manifest) -> nn.ModuleList:
     return nn.ModuleList(modules)
 
 
-def load_pooler(model: PromptModel, folder: Any) -> bool:
+def load_pooler(head: nn.Module, folder: Path) -> bool:
     """Copy the backbone's pretrained pooler into a two-layer head and freeze it; False where the file has none.
 
     Then the head's first layer is trained from its random start instead, and travels in the bundle either way.
@@ -106,7 +182,7 @@ def load_pooler(model: PromptModel, folder: Any) -> bool:
         _, mark, part = tensor.name.rpartition("pooler.dense.")
         if mark:
             found[part] = tensor
-    pooler = model.head[0]
+    pooler = next(iter(head.children()))
     assert isinstance(pooler, nn.Linear)
     if set(found) != {"weight", "bias"}:
         return False

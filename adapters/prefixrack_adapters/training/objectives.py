@@ -5,77 +5,99 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prefixrack.errors import InputFault
-from prefixrack.types import Parameters
+from prefixrack.types import Overlong, Parameters
 from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.packing import RowSpan, gather_by
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.tasks import AnyTask, Prepared
+from prefixrack_adapters.tasks.candidate_classification import PreparedCandidates
 from prefixrack_adapters.tasks.question_answering import PreparedContext
 from prefixrack_adapters.tasks.token_classification import PreparedWords
-from prefixrack_adapters.training.data import Example, GoldAnswers
+from prefixrack_adapters.training.data import CandidateLabels, Example, GoldAnswers
 
 Head = Callable[[Tensor], Tensor]
+Spans = Sequence[Sequence[RowSpan]]
+"""Where the rows of each item lie in the pack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One example ready to train on: its rows, and the target in the objective's own form."""
+    """One example ready to train on: its rows, the target in the objective's own form, and whose item it is."""
 
     rows: tuple[Row, ...]
     target: Any
+    part: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(row) for row in self.rows)
 
 
 class Objective(ABC):
     """Knows one task's targets and loss. `num_skipped` counts examples that cannot be trained on (empty texts)."""
 
-    overlong = "truncate"
+    overlong: ClassVar[Overlong] = "truncate"
+    is_divisible: ClassVar[bool] = True  # the mean loss of a batch is the weighted mean of its parts'
 
-    def __init__(self, manifest: Manifest, task: AnyTask) -> None:
+    def __init__(self, manifest: Manifest, task: AnyTask, part: int = 0) -> None:
         self.manifest = manifest
         self.task = task
+        self.part = part
         self.index_of = {label: index for index, label in enumerate(manifest.labels)}
         self.num_skipped = 0
 
     def items(self, examples: Sequence[Example]) -> list[Item]:
-        prepared = self.task.prepare_many([one.input for one in examples], Parameters(overlong=self.overlong))
-        items = []
+        prepared = self.prepare([one.input for one in examples])
+        items: list[Item] = []
         for one, example in zip(prepared, examples, strict=True):
             if isinstance(one, InputFault):
                 self.num_skipped += 1
             else:
-                items.extend(self.encode(one, example))
+                items.extend(Item(rows, target, self.part) for rows, target in self.encode(one, example))
         return items
 
-    @abstractmethod
-    def encode(self, prepared: Any, example: Example) -> list[Item]:
-        """Items of one example: usually one; one per window where windows are trained on separately."""
+    def prepare(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        prepared: Sequence[Any] = self.task.prepare_many(inputs, Parameters(overlong=self.overlong))
+        return prepared
 
     @abstractmethod
-    def loss(self, hidden: Tensor, items: Sequence[Item], head: Head) -> Tensor:
-        """Mean loss of a batch. `hidden` [T, hidden_size] holds the rows of the items end to end."""
+    def encode(self, prepared: Any, example: Example) -> list[tuple[tuple[Row, ...], Any]]:
+        """Rows and target of each item of an example: usually one; one per window where those are trained alone."""
 
+    def weight(self, items: Sequence[Item]) -> int:
+        """How many terms the loss of these items is the mean of."""
+        return len(items)
 
-def row_starts(items: Sequence[Item]) -> list[int]:
-    """Index in the pack of each row's first token, one more at the end."""
-    return [0, *accumulate(len(row) for item in items for row in item.rows)]
+    @abstractmethod
+    def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
+        """Mean loss of items. `hidden` [T, hidden_size] is the pack's; `spans[i]` are where item i's rows lie."""
 
-
-def first_states(hidden: Tensor, items: Sequence[Item]) -> Tensor:
-    return hidden[torch.tensor(row_starts(items)[:-1], device=hidden.device)]
+    def pooled(self, hidden: Tensor, spans: Spans) -> Tensor:
+        """One state per row, as the head's gather says: [num_rows, hidden_size]."""
+        return gather_by(hidden, [span for of_item in spans for span in of_item], self.manifest.head.gather)[0]
 
 
 class TextObjective(Objective):
     """Cross entropy for one label, binary cross entropy for several, squared error for a number."""
 
-    def encode(self, prepared: Prepared, example: Example) -> list[Item]:
-        return [Item(prepared.rows, self._target(example))]
+    def encode(self, prepared: Prepared, example: Example) -> list[tuple[tuple[Row, ...], Any]]:
+        if isinstance(prepared, PreparedCandidates) and isinstance(example.target, CandidateLabels):
+            return self._candidates(prepared, example.target)
+        return [(prepared.rows, self._target(example))]
+
+    def _candidates(self, prepared: PreparedCandidates, target: CandidateLabels) -> list[tuple[tuple[Row, ...], Any]]:
+        """Each candidate is an item of its own, as in the original code."""
+        label_of = dict(zip(target.names, target.labels, strict=True))
+        names = prepared.names or ()
+        parts = zip(names, prepared.parts, strict=True)
+        return [(part.rows, self.index_of[label_of[name]]) for name, part in parts]
 
     def _target(self, example: Example) -> Any:
         match self.manifest.decoding.problem:
@@ -86,8 +108,8 @@ class TextObjective(Objective):
                 return [float(label in several) for label in self.manifest.labels]
         return self.index_of[example.target]  # type: ignore[index]
 
-    def loss(self, hidden: Tensor, items: Sequence[Item], head: Head) -> Tensor:
-        logits = head(first_states(hidden, items))
+    def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
+        logits = head(self.pooled(hidden, spans))
         target = torch.tensor([item.target for item in items], device=hidden.device)
         match self.manifest.decoding.problem:
             case "regression":
@@ -102,19 +124,20 @@ class TokenObjective(Objective):
 
     overlong = "window"
 
-    def encode(self, prepared: PreparedWords, example: Example) -> list[Item]:
+    def encode(self, prepared: PreparedWords, example: Example) -> list[tuple[tuple[Row, ...], Any]]:
         tags: Sequence[str] = example.target  # type: ignore[assignment]
         places = [(place, tag) for place, tag in zip(prepared.places, tags, strict=True) if place is not None]
         target = [(row, index, self.index_of[tag]) for (row, index), tag in places]
-        return [Item(prepared.rows, target)]
+        return [(prepared.rows, target)] if target else []
 
-    def loss(self, hidden: Tensor, items: Sequence[Item], head: Head) -> Tensor:
-        starts = iter(row_starts(items))
+    def weight(self, items: Sequence[Item]) -> int:
+        return sum(len(item.target) for item in items)
+
+    def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
         picks: list[int] = []
         labels: list[int] = []
-        for item in items:
-            row_start = [next(starts) for _ in item.rows]
-            picks.extend(row_start[row] + index for row, index, _ in item.target)
+        for of_item, item in zip(spans, items, strict=True):
+            picks.extend(of_item[row].first_token + index for row, index, _ in item.target)
             labels.extend(label for _, _, label in item.target)
         logits = head(hidden[torch.tensor(picks, device=hidden.device)])
         return F.cross_entropy(logits, torch.tensor(labels, device=hidden.device))
@@ -128,20 +151,20 @@ class AnswerObjective(Objective):
 
     overlong = "window"
 
-    def encode(self, prepared: PreparedContext, example: Example) -> list[Item]:
+    def encode(self, prepared: PreparedContext, example: Example) -> list[tuple[tuple[Row, ...], Any]]:
         gold: GoldAnswers = example.target  # type: ignore[assignment]
         span = answer_tokens(prepared, gold)
-        items = []
+        items: list[tuple[tuple[Row, ...], Any]] = []
         for row, (start, end) in zip(prepared.rows, prepared.ranges, strict=True):
             is_inside = span is not None and start <= span[0] and span[1] < end
             shift = prepared.first - start
             target = (span[0] + shift, span[1] + shift) if span is not None and is_inside else (0, 0)
-            items.append(Item((row,), target))
+            items.append(((row,), target))
         return items
 
-    def loss(self, hidden: Tensor, items: Sequence[Item], head: Head) -> Tensor:
-        lengths = [len(item.rows[0]) for item in items]
-        rows = head(hidden).split(lengths)
+    def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
+        states, lengths = gather_by(hidden, [span for (span,) in spans], self.manifest.head.gather)
+        rows = head(states).split(lengths)
         logits = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("-inf"))
         target = torch.tensor([item.target for item in items], device=hidden.device)
         start_loss = F.cross_entropy(logits[..., 0], target[:, 0])
@@ -161,18 +184,10 @@ def answer_tokens(prepared: PreparedContext, gold: GoldAnswers) -> tuple[int, in
 class ChoiceObjective(Objective):
     """Cross entropy over the scores of one example's choices, however many it has."""
 
-    def encode(self, prepared: Prepared, example: Example) -> list[Item]:
-        return [Item(prepared.rows, int(example.target))]  # type: ignore[arg-type]
+    def encode(self, prepared: Prepared, example: Example) -> list[tuple[tuple[Row, ...], Any]]:
+        return [(prepared.rows, int(example.target))]  # type: ignore[arg-type]
 
-    def loss(self, hidden: Tensor, items: Sequence[Item], head: Head) -> Tensor:
-        scores = head(first_states(hidden, items))[:, 0].split([len(item.rows) for item in items])
+    def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
+        scores = head(self.pooled(hidden, spans))[:, 0].split([len(item.rows) for item in items])
         logits = torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=float("-inf"))
         return F.cross_entropy(logits, torch.tensor([item.target for item in items], device=hidden.device))
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "text-classification": TextObjective,
-    "token-classification": TokenObjective,
-    "question-answering": AnswerObjective,
-    "multiple-choice": ChoiceObjective,
-}

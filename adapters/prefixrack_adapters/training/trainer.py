@@ -1,29 +1,69 @@
-"""One training run: data → items → transformers' Trainer → the best checkpoint → adapter. Knows no files of bundles."""
+"""One training run: data → items → transformers' Trainer → the best checkpoint. Knows no files of bundles."""
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
 
+from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.attention import RowLoop
 from prefixrack_adapters.backbone import Backbone, resolve_device
-from prefixrack_adapters.evaluation import Evaluation, evaluate
+from prefixrack_adapters.evaluation import evaluate
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import build_task
+from prefixrack_adapters.training.batches import BatchSampler
+from prefixrack_adapters.training.contrastive import ContrastiveObjective
 from prefixrack_adapters.training.data import Example
-from prefixrack_adapters.training.model import PromptModel, load_pooler
-from prefixrack_adapters.training.objectives import OBJECTIVES, Item, Objective
-from prefixrack_adapters.training.prefix_encoder import PrefixEncoder
+from prefixrack_adapters.training.model import Arrays, Encoder, Part, PromptModel, load_pooler
+from prefixrack_adapters.training.objectives import (
+    AnswerObjective,
+    ChoiceObjective,
+    Item,
+    Objective,
+    TextObjective,
+    TokenObjective,
+)
+from prefixrack_adapters.training.prefix_encoder import PrefixEncoder, PromptEncoder
 from prefixrack_adapters.training.settings import TrainSettings
+
+MAX_EVALUATION_TOKENS = 4096
+OBJECTIVES: dict[str, type[Objective]] = {
+    "text-classification": TextObjective,
+    "token-classification": TokenObjective,
+    "question-answering": AnswerObjective,
+    "multiple-choice": ChoiceObjective,
+    "text-embedding": ContrastiveObjective,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """What one part of a run learns from, and what its adapter's manifest will be."""
+
+    manifest: Manifest
+    train: Sequence[Example]
+    dev: Sequence[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """`history`: the main dev score of every epoch; `log`: all that the run recorded; `best_epoch` counts from 1."""
+
+    model: PromptModel
+    history: list[float]
+    log: list[dict[str, float]]
+    best_epoch: int
+    num_trained: int
+    num_skipped: int
 
 
 class Items(Dataset[Item]):
@@ -37,42 +77,100 @@ class Items(Dataset[Item]):
         return self._items[index]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """`history` holds one Evaluation per epoch, `best_epoch` counts from 1."""
-
-    model: PromptModel
-    history: list[Evaluation]
-    best_epoch: int
-    num_trained: int
-    num_skipped: int
-
-
 class PromptTrainer(Trainer):
-    """transformers' Trainer whose evaluation answers the dev examples through the serving path."""
+    """transformers' Trainer, with batches and packs of our own, that scores dev through the serving path."""
 
-    def __init__(self, *, dev: Sequence[Example], history: list[Evaluation], **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self, *, items: Sequence[Item], dev: Sequence[Sequence[Example]], settings: TrainSettings, **options: Any
+    ) -> None:
+        super().__init__(train_dataset=Items(items), eval_dataset=Items([]), data_collator=_collate, **options)
+        self._items = items
         self._dev = dev
-        self._history = history
+        self._settings = settings
+        self.pack_tokens = settings.pack_tokens
+
+    def get_train_dataloader(self) -> DataLoader[Item]:
+        settings = self._settings
+        lengths = [item.num_tokens for item in self._items]
+        sampler = BatchSampler(lengths, settings.batch_size, settings.batch_tokens, settings.seed)
+        loader = DataLoader(Items(self._items), batch_sampler=sampler, collate_fn=_collate)
+        prepared: DataLoader[Item] = self.accelerator.prepare(loader)
+        return prepared
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Gradients of one batch. Out of memory, it is done again in packs of half the tokens, from where it began."""
+        before = [None if part.grad is None else part.grad.clone() for part in model.parameters()]
+        while True:
+            try:
+                return self._accumulate(model, inputs["items"])
+            except torch.OutOfMemoryError:
+                for part, gradient in zip(model.parameters(), before, strict=True):
+                    part.grad = gradient
+                self._halve(inputs["items"])
+                before = [None if gradient is None else gradient.clone() for gradient in before]
+
+    def _accumulate(self, model: nn.Module, items: Sequence[Item]) -> Tensor:
+        packs = item_packs(items, self.pack_tokens) if self._model.is_divisible else [list(items)]
+        losses = [super(PromptTrainer, self).training_step(model, {"items": pack, "batch": items}) for pack in packs]
+        return torch.stack(losses).sum()
+
+    def _halve(self, items: Sequence[Item]) -> None:
+        """Raises InvalidRequest where there is nothing left to halve."""
+        num_tokens = sum(item.num_tokens for item in items)
+        longest = max(item.num_tokens for item in items)
+        if not self._model.is_divisible or min(self.pack_tokens, num_tokens) <= longest:
+            raise InvalidRequest(
+                f"the device has no memory for {longest if self._model.is_divisible else num_tokens} tokens in one "
+                "pass, which cannot be divided: lower --max-len, --prefix-len or, for embeddings, --batch-size"
+            ) from None
+        self.pack_tokens = max(longest, min(self.pack_tokens, num_tokens) // 2)
+        self.log({"pack_tokens": float(self.pack_tokens)})
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @property
+    def _model(self) -> PromptModel:
+        model: PromptModel = self.accelerator.unwrap_model(self.model)
+        return model
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        model: Any = self.accelerator.unwrap_model(self.model)
-        model.eval()
-        result = evaluate(model.backbone, model.adapter(), self._dev)
-        self._history.append(result)
-        metrics = {"eval_main": result.value} | {f"eval_{name}": value for name, value in result.scores.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        """Every part's scores on its dev examples; the main one is the mean of the parts'."""
+        model = self._model.eval()
+        max_tokens = min(self.pack_tokens, MAX_EVALUATION_TOKENS)
+        results = [
+            evaluate(model.backbone, model.adapter(part), examples, max_tokens)
+            for part, examples in enumerate(self._dev)
+        ]
+        logged = {"eval_main": sum(result.value for result in results) / len(results)}
+        for part, result in zip(model.parts, results, strict=True):
+            where = f"{part.manifest.name}/" if len(results) > 1 else ""
+            logged |= {f"eval_{where}{name}": value for name, value in result.scores.items()}
+        self.log(logged)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
+        return logged
+
+
+def item_packs(items: Sequence[Item], max_tokens: int) -> list[list[Item]]:
+    """Items in packs of at most `max_tokens` tokens, longest first; a longer item goes alone."""
+    packs: list[list[Item]] = []
+    room = 0
+    for item in sorted(items, key=lambda item: -item.num_tokens):
+        if not packs or item.num_tokens > room:
+            packs.append([])
+            room = max_tokens
+        packs[-1].append(item)
+        room -= item.num_tokens
+    return packs
 
 
 def training_backbone(settings: TrainSettings) -> Backbone:
-    """The frozen backbone in the dtype that trains fastest on this device; fine-tuning keeps float32 weights."""
+    """The backbone in the dtype that trains fastest on this device; fine-tuning keeps its weights in float32."""
     device = resolve_device(settings.device)
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if settings.method == "p-tuning-v2" and _has_fast_bfloat16(device) else "float32"
+    dtype: str = settings.dtype
+    if settings.method == "fine-tuning":
+        dtype = "float32"
+    elif dtype == "auto":
+        dtype = "bfloat16" if _has_fast_bfloat16(device) else "float32"
     backbone = Backbone.load(settings.backbone, device, dtype)
     backbone.attention = RowLoop(torch.float32 if device == "cpu" else None)
     return backbone
@@ -87,72 +185,98 @@ def _has_fast_bfloat16(device: str) -> bool:
 def train_prompt(
     settings: TrainSettings,
     backbone: Backbone,
-    manifest: Manifest,
-    train: Sequence[Example],
-    dev: Sequence[Example],
+    data: Sequence[DataSet],
+    folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
+    start: Arrays | None = None,
 ) -> TrainingResult:
-    """Train until dev stops improving or the epochs are over; the best epoch's tensors are in the result's model."""
+    """Train until dev stops improving or the epochs are over; the best epoch's tensors are in the result's model.
+
+    `folder` keeps checkpoints; one that is there already is gone on from, with the same result as without the break.
+    `start` are tensors of a bundle to begin with.
+    """
     set_seed(settings.seed)
-    objective = OBJECTIVES[manifest.task](manifest, build_task(manifest, backbone.spec, backbone.tokenizer))
-    items = objective.items(train)
-    model = _build_model(settings, backbone, manifest, objective)
-    history: list[Evaluation] = []
-    with tempfile.TemporaryDirectory(prefix="prefixrack-train-") as folder:
-        trainer = PromptTrainer(
-            dev=dev,
-            history=history,
-            model=model,
-            args=_arguments(settings, Path(folder), len(items), backbone.device),
-            train_dataset=Items(items),
-            eval_dataset=Items([]),
-            data_collator=_collate,
-            callbacks=[EarlyStoppingCallback(settings.patience), *callbacks],
-        )
-        trainer.remove_callback(PrinterCallback)  # prints every log line through our progress bar
-        trainer.train()
-    values = [result.value for result in history]
+    parts = [_part(backbone, one.manifest, index) for index, one in enumerate(data)]
+    items = [item for part, one in zip(parts, data, strict=True) for item in part.objective.items(one.train)]
+    if not items:
+        raise InvalidRequest(f"no example of {settings.train_file} can be trained on: all of their texts are empty")
+    model = _build_model(settings, backbone, parts)
+    if start is not None:
+        model.start_from(start)
+    trainer = PromptTrainer(
+        items=items,
+        dev=[one.dev for one in data],
+        settings=settings,
+        model=model,
+        args=_arguments(settings, folder, backbone.device),
+        callbacks=[EarlyStoppingCallback(settings.patience), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)  # prints every log line through our progress bar
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    return _result(trainer, model)
+
+
+def _part(backbone: Backbone, manifest: Manifest, index: int) -> Part:
+    task = build_task(manifest, backbone.spec, backbone.tokenizer)
+    return Part(manifest, OBJECTIVES[manifest.task](manifest, task, index))
+
+
+def _result(trainer: PromptTrainer, model: PromptModel) -> TrainingResult:
+    log = trainer.state.log_history
+    history = [float(entry["eval_main"]) for entry in log if "eval_main" in entry]
     num_trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
-    return TrainingResult(model, history, values.index(max(values)) + 1, num_trained, objective.num_skipped)
+    num_skipped = sum(part.objective.num_skipped for part in model.parts)
+    return TrainingResult(model, history, log, history.index(max(history)) + 1, num_trained, num_skipped)
 
 
 def _collate(items: list[Item]) -> dict[str, Any]:
-    """Sorted by length: rows of equal length then share an attention call."""
-    return {"items": sorted(items, key=lambda item: len(item.rows[0]))}
+    return {"items": items}
 
 
-def _build_model(settings: TrainSettings, backbone: Backbone, manifest: Manifest, objective: Objective) -> PromptModel:
-    encoder = None
-    if manifest.prefix.prefix_len:
-        mlp_size = settings.reparameterization_size if settings.reparameterization == "mlp" else None
-        encoder = PrefixEncoder(backbone.spec, manifest.prefix.prefix_len, mlp_size, settings.prefix_dropout)
-        encoder.to(backbone.device)
-    model = PromptModel(backbone, manifest, objective, encoder, settings.method == "fine-tuning")
-    if len(manifest.head.layers) > 1:
-        load_pooler(model, settings.backbone)
+def _build_model(settings: TrainSettings, backbone: Backbone, parts: Sequence[Part]) -> PromptModel:
+    encoder = _encoder(settings, backbone, parts[0].manifest)
+    model = PromptModel(backbone, parts, encoder, settings.method == "fine-tuning")
+    for part, head in zip(parts, model.heads, strict=True):
+        if len(part.manifest.head.layers) > 1:
+            load_pooler(head, settings.backbone)
     return model
 
 
-def _arguments(settings: TrainSettings, folder: Path, num_items: int, device: str) -> TrainingArguments:
-    num_steps = settings.epochs * math.ceil(num_items / settings.batch_size)
+def _encoder(settings: TrainSettings, backbone: Backbone, manifest: Manifest) -> Encoder | None:
+    prefix = manifest.prefix
+    if prefix.kind == "soft":
+        words = backbone.family.words(torch.arange(backbone.spec.vocab_size, device=backbone.device))
+        return PromptEncoder(prefix.prefix_len, words)
+    if not prefix.prefix_len:
+        return None
+    mlp_size = settings.reparameterization_size if settings.reparameterization == "mlp" else None
+    encoder = PrefixEncoder(prefix, backbone.spec.hidden_size, mlp_size, settings.prefix_dropout)
+    return encoder.to(backbone.device)
+
+
+def _arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.rate,
         weight_decay=settings.weight_decay,
-        warmup_steps=round(settings.warmup * num_steps),
+        warmup_steps=settings.warmup,
         lr_scheduler_type="linear",
         max_grad_norm=1.0,
+        bf16=settings.method == "fine-tuning" and settings.dtype == "bfloat16",
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
         metric_for_best_model="eval_main",
         greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
         logging_strategy="steps",
         logging_steps=20,
-        report_to=[],
+        report_to=list(settings.trackers),
+        run_name=settings.name,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

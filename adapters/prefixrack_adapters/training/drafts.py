@@ -1,0 +1,150 @@
+"""A run's data and the manifest that it starts with. Knows settings and examples; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from prefixrack_adapters.manifest import (
+    AnyPrefix,
+    BackboneRef,
+    DecodingSpec,
+    DenseLayer,
+    Gather,
+    HeadSpec,
+    Manifest,
+    PrefixSpec,
+    PromptSpec,
+    Provenance,
+    Tagging,
+    TokenizationSpec,
+    check_tags,
+)
+from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.training.data import (
+    Example,
+    GoldAnswers,
+    check_dev_labels,
+    labels_of,
+    problem_of,
+    read_examples,
+)
+from prefixrack_adapters.training.settings import TrainSettings
+
+WINDOWED = ("token-classification", "question-answering")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    train: list[Example]
+    dev: list[Example]
+    labels: list[str]
+    problem: str
+
+
+def read_data(settings: TrainSettings) -> TrainingData:
+    """Both files, checked against each other. Raises InvalidRequest, naming file and line."""
+    task, columns, form = settings.task, settings.columns, settings.input_format
+    train = read_examples(settings.train_file, task, columns, form, settings.train_split)
+    dev = read_examples(settings.dev_file, task, columns, form, settings.dev_split)
+    labels = labels_of(task, train)
+    if task == "token-classification":
+        check_tags(labels, _tagging(labels))
+    check_dev_labels(task, labels, dev)
+    return TrainingData(train, dev, labels, problem_of(task, train))
+
+
+def draft_manifest(settings: TrainSettings, spec: BackboneSpec, data: TrainingData) -> Manifest:
+    """The manifest of the run before anything is measured."""
+    prefix = prefix_spec(settings, spec)
+    has_null = settings.task == "question-answering" and any(_is_unanswerable(one) for one in data.train)
+    return Manifest(
+        name=settings.name,
+        description=settings.description,
+        task=settings.task,
+        input_format=settings.input_format,
+        labels=data.labels,
+        backbone=BackboneRef(model_id=spec.model_id, architecture=spec.architecture, fingerprint=spec.fingerprint),
+        prefix=prefix,
+        head=head_spec(settings, spec, data),
+        tokenization=TokenizationSpec(
+            max_len=min(settings.max_len, spec.room(prefix)),
+            stride=settings.stride,
+            overlong="window" if settings.task in WINDOWED else "error",
+        ),
+        decoding=DecodingSpec(
+            problem=data.problem,
+            tagging=_tagging(data.labels),
+            no_answer=has_null,
+            normalize=settings.task == "text-embedding",
+        ),
+        example=_short_example(settings, data.dev),
+        provenance=Provenance(
+            tool="prefixrack",
+            tool_version=version("prefixrack"),
+            method=settings.method,
+            seed=settings.seed,
+            libraries={name: version(name).partition("+")[0] for name in ("torch", "transformers", "tokenizers")},
+            settings=_recorded(settings),
+        ),
+        licence=settings.licence,
+    )
+
+
+def prefix_spec(settings: TrainSettings, spec: BackboneSpec) -> AnyPrefix:
+    if settings.method == "prompt-tuning":
+        return PromptSpec(prefix_len=settings.prefix_len, width=spec.embedding_size)
+    return PrefixSpec(
+        prefix_len=settings.prefix_len if settings.has_deep_prefix else 0,
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        layers=None if settings.prefix_layers is None else list(settings.prefix_layers),
+    )
+
+
+def head_spec(settings: TrainSettings, spec: BackboneSpec, data: TrainingData) -> HeadSpec:
+    """Linear on every token for spans; a (tanh pooler and) linear on one state for whole texts; none for embeddings."""
+    match settings.task:
+        case "token-classification":
+            return HeadSpec(gather="every_token", layers=[DenseLayer(num_outputs=len(data.labels))])
+        case "question-answering":
+            return HeadSpec(gather="every_token", layers=[DenseLayer(num_outputs=2)])
+        case "text-embedding":
+            return HeadSpec(gather=_pooling(settings, spec), layers=[])
+        case "multiple-choice":
+            num_outputs = 1
+        case _:
+            num_outputs = 1 if data.problem == "regression" else len(data.labels)
+    pooler = [DenseLayer(num_outputs=spec.hidden_size, activation="tanh")] if settings.head == "pooler" else []
+    return HeadSpec(gather=_pooling(settings, spec), layers=[*pooler, DenseLayer(num_outputs=num_outputs)])
+
+
+def _pooling(settings: TrainSettings, spec: BackboneSpec) -> Gather:
+    """Of a decoder only the last token has seen the whole row."""
+    return settings.pooling or ("last_token" if spec.is_causal else "first_token")
+
+
+def _is_unanswerable(example: Example) -> bool:
+    return isinstance(example.target, GoldAnswers) and not example.target.texts
+
+
+def _tagging(labels: Sequence[str]) -> Tagging:
+    return "bioes" if any(label.startswith(("E-", "S-")) for label in labels) else "bio"
+
+
+def _short_example(settings: TrainSettings, dev: Sequence[Example]) -> Any:
+    """The shortest of the first dev examples: something to show and to probe with."""
+    shortest = min((one.input for one in dev[:50]), key=lambda value: len(str(value)))
+    return shortest[0] if settings.task == "text-embedding" else shortest
+
+
+def _recorded(settings: TrainSettings) -> dict[str, Any]:
+    """What shaped the result; paths of this machine stay out of the bundle."""
+    paths = {"backbone", "train_file", "dev_file", "output", "command", "init_from"}
+    told_elsewhere = {"name", "task", "description", "licence", "dataset", "source", "seed", "device", "columns"}
+    without_effect = {"trackers", "pack_tokens", "train_split", "dev_split", "input_format", "method"}
+    recorded = settings.model_dump(mode="json", exclude=paths | told_elsewhere | without_effect)
+    return recorded | {"learning_rate": settings.rate}

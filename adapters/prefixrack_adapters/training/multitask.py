@@ -1,0 +1,109 @@
+"""Multi-task training (MPT-2): one prefix for several data sets with a head each, then tuned for each alone.
+
+Source: the P-Tuning v2 paper (arXiv 2110.07602), section 3.2, "multi-task learning". Gives one bundle per data set.
+"""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefixrack.errors import InvalidRequest
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.training.card import Report
+from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data
+from prefixrack_adapters.training.model import Arrays
+from prefixrack_adapters.training.progress import TrainingProgress
+from prefixrack_adapters.training.run import asked_for, finish_part
+from prefixrack_adapters.training.settings import TrainSettings
+from prefixrack_adapters.training.staging import Workspace, told_if_full
+from prefixrack_adapters.training.trainer import DataSet, TrainingResult, train_prompt, training_backbone
+
+FIELDS = {
+    "train": "train_file",
+    "dev": "dev_file",
+    "train_split": "train_split",
+    "dev_split": "dev_split",
+    "task": "task",
+    "columns": "columns",
+    "input_format": "input_format",
+    "max_len": "max_len",
+    "dataset": "dataset",
+    "source": "source",
+    "licence": "licence",
+    "description": "description",
+}
+
+
+def read_sets(path: Path) -> dict[str, dict[str, Any]]:
+    """The data sets of a TOML file: a table each, by name, with the fields of settings that it sets.
+
+    Paths in it are relative to the file. Raises InvalidRequest, naming what is wrong with which table.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{path} cannot be read as TOML ({error}): one table [name] for each data set") from None
+    if len(tables) < 2 or not all(isinstance(table, dict) for table in tables.values()):
+        raise InvalidRequest(
+            f"{path} has {len(tables)} entries: at least two tables [name] with train and dev are needed"
+        )
+    return {name: _fields(path, name, table) for name, table in tables.items()}
+
+
+def _fields(path: Path, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(table.keys() - FIELDS.keys())
+    missing = sorted({"train", "dev"} - table.keys())
+    if unknown or missing:
+        raise InvalidRequest(
+            f"{path}, table {name}: lacks {missing or 'nothing'}, has unknown fields {unknown or 'none'}; known are "
+            f"{', '.join(FIELDS)}"
+        )
+    fields = {FIELDS[key]: value for key, value in table.items()}
+    for key in ("train_file", "dev_file"):
+        local = path.parent / fields[key]
+        fields[key] = str(local) if local.exists() else fields[key]
+    return fields
+
+
+def run_multitask(settings: Sequence[TrainSettings], on_leftovers: str | None = None) -> dict[str, Report]:
+    """Train the shared prefix, tune it for each data set if `tune_epochs` says so, and write a bundle for each.
+
+    The settings differ in their data sets only; their outputs are folders of one parent.
+    """
+    started = time.monotonic()
+    shared = settings[0]
+    data = [read_data(one) for one in settings]
+    workspace = Workspace(shared.output.parent, asked_for(settings))
+    with told_if_full(shared.output.parent):
+        folder = workspace.open(on_leftovers)
+        backbone = training_backbone(shared)
+        manifests = [draft_manifest(one, backbone.spec, own) for one, own in zip(settings, data, strict=True)]
+        sets = [DataSet(manifest, own.train, own.dev) for manifest, own in zip(manifests, data, strict=True)]
+        result = train_prompt(shared, backbone, sets, folder / "shared", [TrainingProgress("mean of scores")])
+        backbone.model.eval()
+        starts = [result.model.arrays(part) for part in range(len(sets))]
+        reports = {}
+        for part, (one, own, manifest) in enumerate(zip(settings, data, manifests, strict=True)):
+            if shared.tune_epochs:
+                tuned = _tune(one, own, manifest, backbone, folder / one.name, starts[part])
+                reports[one.name] = finish_part(one, own, manifest, tuned, 0, started)
+            else:
+                reports[one.name] = finish_part(one, own, manifest, result, part, started)
+    workspace.remove()
+    return reports
+
+
+def _tune(
+    settings: TrainSettings, data: TrainingData, manifest: Manifest, backbone: Backbone, folder: Path, start: Arrays
+) -> TrainingResult:
+    """The second phase: one data set alone, from the shared prefix and its own head."""
+    rate = settings.tune_learning_rate or settings.rate
+    changes = {"epochs": settings.tune_epochs, "reparameterization": "none", "learning_rate": rate}
+    alone = settings.model_copy(update=changes)
+    bar = TrainingProgress(f"score of {settings.name}")
+    return train_prompt(alone, backbone, [DataSet(manifest, data.train, data.dev)], folder, [bar], start)
