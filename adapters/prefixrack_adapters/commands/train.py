@@ -44,6 +44,9 @@ def train(
         list[str] | None, typer.Option("--column", help="canonical=yours, e.g. text=premise; repeat as needed.")
     ] = None,
     input_format: Annotated[str, typer.Option(help="The data set's own input form, e.g. srl, wsc, boolq.")] = "plain",
+    labels: Annotated[
+        str | None, typer.Option(help="All labels, with commas between; those that occur in --train by default.")
+    ] = None,
     method: Annotated[
         str,
         typer.Option(help="p-tuning-v2, prompt-tuning, multitask; baselines: fine-tuning, head-only (no bundle)."),
@@ -123,12 +126,13 @@ def _on_leftovers(resume: bool, restart: bool) -> str | None:
 
 def _common(options: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """Settings that all data sets of a run share."""
-    layers = options["prefix_layers"]
+    layers, labels = options["prefix_layers"], options["labels"]
     return options | {
         "columns": column_mapping(columns),
         "command": portable_command(sys.argv[1:], os.environ),
         "backbone": resolve_backbone(options["backbone"]),
         "prefix_layers": None if layers is None else layers.split(","),
+        "labels": None if labels is None else [label.strip() for label in labels.split(",")],
         "trackers": options["trackers"] or [],
     }
 

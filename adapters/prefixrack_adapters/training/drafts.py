@@ -49,10 +49,11 @@ def read_data(settings: TrainSettings) -> TrainingData:
     task, columns, form = settings.task, settings.columns, settings.input_format
     train = read_examples(settings.train_file, task, columns, form, settings.train_split)
     dev = read_examples(settings.dev_file, task, columns, form, settings.dev_split)
-    labels = labels_of(task, train)
+    labels = labels_of(task, train) if settings.labels is None else list(settings.labels)
     if task == "token-classification":
         check_tags(labels, _tagging(labels))
-    check_dev_labels(task, labels, dev)
+    for examples in (dev,) if settings.labels is None else (train, dev):
+        check_dev_labels(task, labels, examples)
     return TrainingData(train, dev, labels, problem_of(task, train))
 
 
@@ -145,6 +146,6 @@ def _recorded(settings: TrainSettings) -> dict[str, Any]:
     """What shaped the result; paths of this machine stay out of the bundle."""
     paths = {"backbone", "train_file", "dev_file", "output", "command", "init_from"}
     told_elsewhere = {"name", "task", "description", "licence", "dataset", "source", "seed", "device", "columns"}
-    without_effect = {"trackers", "pack_tokens", "train_split", "dev_split", "input_format", "method"}
+    without_effect = {"trackers", "pack_tokens", "train_split", "dev_split", "input_format", "method", "labels"}
     recorded = settings.model_dump(mode="json", exclude=paths | told_elsewhere | without_effect)
     return recorded | {"learning_rate": settings.rate}

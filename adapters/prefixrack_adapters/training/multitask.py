@@ -30,6 +30,7 @@ FIELDS = {
     "dev_split": "dev_split",
     "task": "task",
     "columns": "columns",
+    "labels": "labels",
     "input_format": "input_format",
     "max_len": "max_len",
     "dataset": "dataset",

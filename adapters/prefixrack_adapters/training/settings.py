@@ -32,7 +32,7 @@ class TrainSettings(BaseModel):
 
     `batch_size` examples make a step; with `batch_tokens` a step has about so many tokens instead, however many
     examples that is. A step is computed in packs of at most `pack_tokens` tokens: that bounds memory and changes no
-    result. `learning_rate` None is the method's own.
+    result. `learning_rate` None is the method's own, `labels` None those that occur in the training data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +47,7 @@ class TrainSettings(BaseModel):
     output: Path
     columns: dict[str, str] = {}
     input_format: str = PLAIN
+    labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     description: str = ""
     licence: str | None = None
     dataset: str = ""

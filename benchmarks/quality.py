@@ -1,0 +1,198 @@
+"""The P-Tuning v2 paper's comparison, run again: fine-tuning, head alone, prompt tuning, P-Tuning v2, multi-task.
+
+A cell is one data set, one method, one seed. Each finished cell is a JSON line in the results file, and a cell that
+has a line is not run again: a run that was broken off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from prefixrack_adapters.backbone import resolve_device
+from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
+from prefixrack_adapters.training.card import Report
+from prefixrack_adapters.training.multitask import run_multitask
+from prefixrack_adapters.training.run import run_training
+from prefixrack_adapters.training.settings import TrainSettings
+from quality_sets import DEFAULT_SETS, METHODS, SETS, QualitySet, labels_of_set, partners, recipe, write_subset
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSOLE = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """At most so many examples of each data set."""
+
+    train: int
+    dev: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One invocation: where data and backbone are, what is tried, where results go."""
+
+    data: Path
+    backbone: Path
+    device: str
+    sizes: Sizes
+    changes: Mapping[str, Any]
+    results: Path
+
+    def key(self, name: str, method: str, seed: int) -> tuple[Any, ...]:
+        return (name, method, seed, self.sizes.train, self.sizes.dev, json.dumps(self.changes, sort_keys=True))
+
+    def finished(self) -> set[tuple[Any, ...]]:
+        lines = self.results.read_text().splitlines() if self.results.is_file() else []
+        return {_key_of(json.loads(line)["setup"]) for line in lines}
+
+    def run_cell(self, name: str, method: str, seed: int) -> None:
+        """Run a cell and record it; a multi-task run gives the cells of all of its data sets at once."""
+        with tempfile.TemporaryDirectory(prefix="prefixrack-quality-") as folder:
+            if method != "multitask":
+                settings = self._settings(SETS[name], method, seed, Path(folder))
+                self._record(settings, run_training(settings))
+                return
+            joined = [self._settings(SETS[one], method, seed, Path(folder)) for one in partners(name)]
+            reports = run_multitask(joined)
+            for settings in joined:
+                self._record(settings, reports[settings.name], partners(name))
+
+    def _settings(self, one: QualitySet, method: str, seed: int, folder: Path) -> TrainSettings:
+        train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train, folder)
+        dev_file, _ = write_subset(self.data, one.name, "dev", self.sizes.dev, folder)
+        options = {**recipe(method, num_train), **self.changes}
+        return TrainSettings(
+            name=one.name,
+            task=one.task,
+            backbone=self.backbone,
+            train_file=str(train_file),
+            dev_file=str(dev_file),
+            output=folder / "out" / one.name,
+            columns=dict(one.columns),
+            input_format=one.input_format,
+            labels=labels_of_set(self.data, one.name),
+            method=method,
+            max_len=one.max_len,
+            seed=seed,
+            device=self.device,
+            dataset=one.name,
+            **options,
+        )
+
+    def _record(self, settings: TrainSettings, report: Report, joined: Sequence[str] = ()) -> None:
+        line = {
+            "commit": _commit(),
+            "device": _device_name(self.device),
+            "setup": {
+                "dataset": settings.name,
+                "method": settings.method,
+                "seed": settings.seed,
+                "max_train": self.sizes.train,
+                "max_dev": self.sizes.dev,
+                "changes": self.changes,
+                "joined_with": list(joined),
+                "num_train": report.num_train,
+                "num_dev": report.num_dev,
+                "settings": _shown(settings),
+            },
+            "result": {
+                "main": report.main,
+                "score": report.scores[report.main],
+                "scores": report.scores,
+                "majority": report.majority,
+                "history": report.history,
+                "best_epoch": report.best_epoch,
+                "num_trained": report.num_trained,
+                "num_backbone": report.num_backbone,
+                "seconds": round(report.seconds, 1),
+            },
+        }
+        self.results.parent.mkdir(parents=True, exist_ok=True)
+        with self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        score = report.scores[report.main]
+        CONSOLE.print(f"{settings.name} {settings.method} seed {settings.seed}: {report.main} {score:.4f}")
+
+
+def _key_of(setup: Mapping[str, Any]) -> tuple[Any, ...]:
+    changes = json.dumps(setup["changes"], sort_keys=True)
+    return (setup["dataset"], setup["method"], setup["seed"], setup["max_train"], setup["max_dev"], changes)
+
+
+def _shown(settings: TrainSettings) -> dict[str, Any]:
+    names = {"epochs", "patience", "batch_size", "max_len", "prefix_len", "reparameterization", "tune_epochs", "warmup"}
+    return settings.model_dump(include=names) | {"learning_rate": settings.rate}
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+
+
+def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[tuple[str, str, int]]:
+    """What is left to do, all methods of a data set before the next, all data sets before the next seed."""
+    for seed in arguments.seed or (13, 14, 15):
+        for name in arguments.set or DEFAULT_SETS:
+            for method in arguments.method or METHODS:
+                if bench.key(name, method, seed) not in bench.finished():
+                    yield name, method, seed
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=environ.get("PREFIXRACK_DATA"), help="folder of the data sets")
+    parser.add_argument("--set", action="append", choices=list(SETS), help="data sets; repeat as needed")
+    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--seed", action="append", type=int, help="13, 14 and 15 by default")
+    parser.add_argument("--max-train", type=int, default=1000)
+    parser.add_argument("--max-dev", type=int, default=500)
+    parser.add_argument("--change", action="append", default=[], help="a setting to try, e.g. learning_rate=3e-3")
+    parser.add_argument("--backbone", default=EMBEDDED)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--results", type=Path, help="benchmarks/results/quality-<device>.jsonl by default")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        parser.error("no data: give --data or set PREFIXRACK_DATA to the folder of the data sets")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    device = resolve_device(arguments.device)
+    default = ROOT / "benchmarks" / "results" / f"quality-{device.partition(':')[0]}.jsonl"
+    bench = Bench(
+        data=Path(arguments.data),
+        backbone=resolve_backbone(arguments.backbone),
+        device=device,
+        sizes=Sizes(arguments.max_train, arguments.max_dev),
+        changes={name: json.loads(value) for name, _, value in (one.partition("=") for one in arguments.change)},
+        results=arguments.results or default,
+    )
+    todo = list(cells(arguments, bench))
+    for index, cell in enumerate(todo):
+        if bench.key(*cell) in bench.finished():
+            continue  # came with another cell's multi-task run
+        CONSOLE.rule(f"cell {index + 1} of {len(todo)}: {' '.join(map(str, cell))}")
+        bench.run_cell(*cell)
+
+
+if __name__ == "__main__":
+    main()

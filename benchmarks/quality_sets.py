@@ -1,0 +1,97 @@
+"""What `quality.py` compares: data sets, how they are read, and how each method trains on them. Measures nothing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+METHODS = ("fine-tuning", "head-only", "prompt-tuning", "p-tuning-v2", "multitask")
+SAMPLING_SEED = 13  # of the subsets: the same for every method and every training seed
+SMALL = 500  # training examples: below, epochs are short and more of them are needed
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySet:
+    """`kind` is the row of the table's summary; `group` the data sets that multi-task training joins it with."""
+
+    name: str
+    task: str
+    kind: str
+    group: str
+    input_format: str = "plain"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    max_len: int = 128
+
+
+PAIR, CHOICE, TAGS, QA = "text-classification", "multiple-choice", "token-classification", "question-answering"
+SETS = {
+    one.name: one
+    for one in (
+        QualitySet("crossner_music", TAGS, "tagging", "ner"),
+        QualitySet("crossner_politics", TAGS, "tagging", "ner"),
+        QualitySet("crossner_science", TAGS, "tagging", "ner"),
+        QualitySet("wnut17", TAGS, "tagging", "ner"),
+        QualitySet("fewnerd_inter", TAGS, "tagging", "ner"),
+        QualitySet("wsc", PAIR, "classification", "pairs", "wsc"),
+        QualitySet("copa", CHOICE, "classification", "choice"),
+        QualitySet("snli", PAIR, "classification", "pairs"),
+        QualitySet("goemotions", PAIR, "classification", "sentences"),
+        QualitySet("stsb_open", PAIR, "classification", "pairs"),
+        QualitySet("ecare", CHOICE, "classification", "choice"),
+        QualitySet("srl_ewt", TAGS, "tagging", "roles", "srl"),
+        QualitySet("boolq", PAIR, "classification", "pairs"),
+        QualitySet("squad1", QA, "question answering", "qa", max_len=256),
+        QualitySet("squad2", QA, "question answering", "qa", max_len=256),
+        # partners of multi-task training, and sets that may be measured but not shipped
+        QualitySet("snips", TAGS, "tagging", "roles"),
+        QualitySet("sst2", PAIR, "classification", "sentences"),
+        QualitySet("rte", PAIR, "classification", "pairs"),
+        QualitySet("trec", PAIR, "classification", "sentences"),
+    )
+}
+DEFAULT_SETS = tuple(name for name in SETS if name not in ("snips", "sst2", "rte", "trec"))
+LOW_RESOURCE = ("crossner_music", "crossner_politics", "crossner_science")
+
+
+def partners(name: str) -> list[str]:
+    """The data sets that a multi-task run on this one is made of."""
+    with_company = {"sentences": ("goemotions", "sst2"), "roles": ("srl_ewt", "snips")}
+    group = SETS[name].group
+    return list(with_company.get(group, [one for one in DEFAULT_SETS if SETS[one].group == group]))
+
+
+def recipe(method: str, num_train: int) -> dict[str, Any]:
+    """Settings of a method. Found on seed 13; docs/training.md shows the sweep."""
+    is_small = num_train < SMALL
+    common: dict[str, Any] = {"batch_size": 8 if is_small else 32}
+    match method:
+        case "fine-tuning":
+            return common | {"epochs": 12 if is_small else 6, "patience": 3, "dtype": "bfloat16"}
+        case "multitask":
+            tuning = {"tune_epochs": 12 if is_small else 6, "tune_learning_rate": 3e-3}
+            return common | tuning | {"epochs": 12, "patience": 3, "batch_size": 32}
+    return common | {"epochs": 20 if is_small else 12, "patience": 4}
+
+
+def labels_of_set(data: Path, name: str) -> list[str] | None:
+    """All labels of a data set, of which a subset may show only some; None where they have no names."""
+    described = json.loads((data / name / "dataset.json").read_text(encoding="utf-8"))
+    labels = described.get("labels")
+    return None if labels is None or SETS[name].task == CHOICE else [str(label) for label in labels]
+
+
+def write_subset(data: Path, name: str, split: str, size: int, folder: Path) -> tuple[Path, int]:
+    """A seeded sample of a split as jsonl, and how many examples it has."""
+    with gzip.open(data / name / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    chosen: Sequence[Any] = records
+    if len(records) > size:
+        chosen = Random(f"{SAMPLING_SEED}:{name}:{split}").sample(records, size)
+    path = folder / f"{name}-{split}.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in chosen), encoding="utf-8")
+    return path, len(chosen)
