@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from throughput import device_name, git_commit
+from machine import device_name, git_commit
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from machine import device_name, git_commit
 from prefixrack.types import Parameters
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.architectures import ARCHITECTURES
@@ -35,7 +36,6 @@ from prefixrack_adapters.rows import Row
 from prefixrack_adapters.tasks import Prepared, build_task
 from prefixrack_adapters.token_rows import token_row
 from prefixrack_adapters.training.data import Example, read_examples
-from throughput import device_name, git_commit
 from workload import natural_lengths, random_texts
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from machine import device_name, git_commit
 from prefixrack_adapters.backbone import resolve_device
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 from prefixrack_adapters.training.card import Report
@@ -93,8 +93,8 @@ class Bench:
 
     def _record(self, settings: TrainSettings, report: Report, joined: Sequence[str] = ()) -> None:
         line = {
-            "commit": _commit(),
-            "device": _device_name(self.device),
+            "commit": git_commit(),
+            "device": device_name(self.device),
             "setup": {
                 "dataset": settings.name,
                 "method": settings.method,
@@ -105,6 +105,7 @@ class Bench:
                 "joined_with": list(joined),
                 "num_train": report.num_train,
                 "num_dev": report.num_dev,
+                "threads": torch.get_num_threads(),
                 "settings": _shown(settings),
             },
             "result": {
@@ -134,17 +135,6 @@ def _key_of(setup: Mapping[str, Any]) -> tuple[Any, ...]:
 def _shown(settings: TrainSettings) -> dict[str, Any]:
     names = {"epochs", "patience", "batch_size", "max_len", "prefix_len", "reparameterization", "tune_epochs", "warmup"}
     return settings.model_dump(include=names) | {"learning_rate": settings.rate}
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
 
 
 def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[tuple[str, str, int]]:

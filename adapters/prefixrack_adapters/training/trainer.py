@@ -88,6 +88,7 @@ class PromptTrainer(Trainer):
         self._dev = dev
         self._settings = settings
         self.pack_tokens = settings.pack_tokens
+        self.remove_callback(PrinterCallback)  # prints every log line through our progress bar
 
     def get_train_dataloader(self) -> DataLoader[Item]:
         settings = self._settings
@@ -208,10 +209,9 @@ def train_prompt(
         dev=[one.dev for one in data],
         settings=settings,
         model=model,
-        args=_arguments(settings, folder, backbone.device),
+        args=training_arguments(settings, folder, backbone.device),
         callbacks=[EarlyStoppingCallback(settings.patience), *callbacks],
     )
-    trainer.remove_callback(PrinterCallback)  # prints every log line through our progress bar
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     return _result(trainer, model)
 
@@ -254,7 +254,11 @@ def _encoder(settings: TrainSettings, backbone: Backbone, manifest: Manifest) ->
     return encoder.to(backbone.device)
 
 
-def _arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingArguments:
+def training_arguments(
+    settings: TrainSettings, folder: Path, device: str, has_dev: bool = True
+) -> TrainingArguments:
+    """Without dev there is nothing to choose a checkpoint by: none is written."""
+    strategy = "epoch" if has_dev else "no"
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -266,10 +270,10 @@ def _arguments(settings: TrainSettings, folder: Path, device: str) -> TrainingAr
         lr_scheduler_type="linear",
         max_grad_norm=1.0,
         bf16=settings.method == "fine-tuning" and settings.dtype == "bfloat16",
-        eval_strategy="epoch",
-        save_strategy="epoch",
+        eval_strategy=strategy,
+        save_strategy=strategy,
         save_total_limit=1,
-        load_best_model_at_end=True,
+        load_best_model_at_end=has_dev,
         metric_for_best_model="eval_main",
         greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
