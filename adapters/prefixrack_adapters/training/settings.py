@@ -58,6 +58,7 @@ class TrainSettings(BaseModel):
     reparameterization: Literal["none", "mlp"] = "none"
     reparameterization_size: Annotated[int, Field(ge=1)] = 512
     prefix_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    prefix_init: Literal["normal", "words"] = "normal"
     init_from: Path | None = None
     head: Literal["linear", "pooler"] = "linear"
     pooling: Literal["first_token", "last_token", "mean_tokens"] | None = None
@@ -86,10 +87,16 @@ class TrainSettings(BaseModel):
         if self.method == "prompt-tuning" and not self.prefix_len:
             raise ValueError("prefix_len is 0, but prompt-tuning trains nothing else in front of a row: 1 at least")
         if self.method != "p-tuning-v2" and self.method != "multitask":
-            given = {"prefix_layers": self.prefix_layers is not None, "mlp": self.reparameterization == "mlp"}
+            given = {
+                "prefix_layers": self.prefix_layers is not None,
+                "reparameterization": self.reparameterization == "mlp",
+                "prefix_init": self.prefix_init == "words",
+            }
             wrong = [name for name, is_given in given.items() if is_given]
             if wrong:
                 raise ValueError(f"{wrong[0]} was given, but method {self.method!r} has no prefix in the layers")
+        if self.prefix_init == "words" and self.reparameterization == "mlp":
+            raise ValueError("prefix_init is 'words', but behind a reparameterization a prefix cannot be set: use one")
         return self
 
     @property

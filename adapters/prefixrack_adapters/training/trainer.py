@@ -20,6 +20,7 @@ from prefixrack_adapters.backbone import Backbone, resolve_device
 from prefixrack_adapters.evaluation import evaluate
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import build_task
+from prefixrack_adapters.training.activations import word_activations
 from prefixrack_adapters.training.batches import BatchSampler
 from prefixrack_adapters.training.contrastive import ContrastiveObjective
 from prefixrack_adapters.training.data import Example
@@ -251,7 +252,10 @@ def _encoder(settings: TrainSettings, backbone: Backbone, manifest: Manifest) ->
         return None
     mlp_size = settings.reparameterization_size if settings.reparameterization == "mlp" else None
     encoder = PrefixEncoder(prefix, backbone.spec.hidden_size, mlp_size, settings.prefix_dropout)
-    return encoder.to(backbone.device)
+    encoder.to(backbone.device)
+    if settings.prefix_init == "words":
+        encoder.start_from(word_activations(backbone, prefix.prefix_len, encoder.layers, settings.seed))
+    return encoder
 
 
 def training_arguments(

@@ -1,0 +1,213 @@
+"""The lines of `quality.py` as a page and a picture: docs/quality.md, docs/quality.svg. Measures nothing.
+
+A cell is the mean over its seeds at the method's recipe. Cells with other settings are listed below the table: what
+was tried, whatever came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quality_sets import DEFAULT_SETS, LOW_RESOURCE, METHODS, SETS
+
+ROOT = Path(__file__).resolve().parent.parent
+SHORT = {
+    "fine-tuning": "FT",
+    "head-only": "head only",
+    "prompt-tuning": "PT",
+    "p-tuning-v2": "PT-2",
+    "multitask": "MPT-2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Scores in points (0 to 100) of one data set and method, one per seed; `share` of the backbone that is trained."""
+
+    scores: tuple[float, ...]
+    share: float
+    main: str
+    num_train: int
+    num_dev: int
+    majority: float
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def shown(self) -> str:
+        spread = f" ± {statistics.stdev(self.scores):.1f}" if len(self.scores) > 1 else ""
+        return f"{self.mean:.1f}{spread}"
+
+
+Cells = Mapping[tuple[str, str], Cell]
+
+
+def read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def cells_of(lines: Sequence[Mapping[str, Any]]) -> Cells:
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if not line["setup"]["changes"]:
+            grouped[line["setup"]["dataset"], line["setup"]["method"]].append(line)
+    return {key: _cell(members) for key, members in grouped.items()}
+
+
+def _cell(lines: Sequence[Mapping[str, Any]]) -> Cell:
+    result, setup = lines[0]["result"], lines[0]["setup"]
+    return Cell(
+        scores=tuple(100 * line["result"]["score"] for line in lines),
+        share=result["num_trained"] / result["num_backbone"],
+        main=result["main"],
+        num_train=setup["num_train"],
+        num_dev=setup["num_dev"],
+        majority=100 * result["majority"].get(result["main"], 0.0),
+    )
+
+
+def mean_difference(cells: Cells, method: str, other: str, names: Sequence[str]) -> tuple[float, int] | None:
+    """In points, over the data sets that have both, and how many these are."""
+    both = [name for name in names if (name, method) in cells and (name, other) in cells]
+    if not both:
+        return None
+    return statistics.fmean(cells[name, method].mean - cells[name, other].mean for name in both), len(both)
+
+
+def table(cells: Cells, names: Sequence[str]) -> Iterator[str]:
+    yield f"| data set | score | train / dev | majority | {' | '.join(SHORT[method] for method in METHODS)} |"
+    yield "| --- | --- | ---: | ---: |" + " ---: |" * len(METHODS)
+    for name in names:
+        row = [cells.get((name, method)) for method in METHODS]
+        known = next((cell for cell in row if cell is not None), None)
+        if known is None:
+            continue
+        shown = " | ".join("–" if cell is None else cell.shown for cell in row)
+        sizes = f"{known.num_train:,} / {known.num_dev:,}"
+        yield f"| {name} | {known.main} | {sizes} | {known.majority:.1f} | {shown} |"
+    shares = [[cell.share for (_, one), cell in cells.items() if one == method] for method in METHODS]
+    ranges = " | ".join(_percent(share) for share in shares)
+    yield f"| *trained parameters, share of the backbone* | | | | {ranges} |"
+
+
+def _percent(shares: Sequence[float]) -> str:
+    if not shares:
+        return "–"
+    low, high = min(shares), max(shares)
+    return f"{low:.2%}" if f"{low:.2%}" == f"{high:.2%}" else f"{low:.2%} to {high:.2%}"
+
+
+def summary(cells: Cells) -> Iterator[str]:
+    """The paper's claims as differences of means."""
+    by_kind = [name for name in DEFAULT_SETS if SETS[name].kind != "classification"]
+    claims = (
+        ("PT-2 − FT, all data sets", "p-tuning-v2", "fine-tuning", DEFAULT_SETS, "≥ −2.0"),
+        ("PT − PT-2, tagging and question answering", "prompt-tuning", "p-tuning-v2", by_kind, "≤ −8.0"),
+        ("MPT-2 − PT-2, low-resource NER", "multitask", "p-tuning-v2", LOW_RESOURCE, "≥ 1.0"),
+    )
+    yield "| claim | wanted | measured, points | data sets |"
+    yield "| --- | ---: | ---: | ---: |"
+    for text, method, other, names, wanted in claims:
+        seen = mean_difference(cells, method, other, names)
+        shown = "– | 0" if seen is None else f"{seen[0]:+.1f} | {seen[1]} of {len(names)}"
+        yield f"| {text} | {wanted} | {shown} |"
+
+
+def tried(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Every cell that is not at the method's recipe."""
+    yield "| data set | method | changed | seed | score | best epoch |"
+    yield "| --- | --- | --- | ---: | ---: | ---: |"
+    changed = [line for line in lines if line["setup"]["changes"]]
+    for line in sorted(changed, key=lambda line: json.dumps(line["setup"], sort_keys=True)):
+        setup, result = line["setup"], line["result"]
+        changes = ", ".join(f"{name} {value}" for name, value in setup["changes"].items())
+        epochs = f"{result['best_epoch']} of {len(result['history'])}"
+        method = SHORT[setup["method"]]
+        score = f"{100 * result['score']:.1f}"
+        yield f"| {setup['dataset']} | {method} | {changes} | {setup['seed']} | {score} | {epochs} |"
+
+
+def page(lines: Sequence[Mapping[str, Any]], picture: str) -> str:
+    cells = cells_of(lines)
+    names = list(DEFAULT_SETS)
+    devices = sorted({line["device"] for line in lines})
+    return "\n".join(
+        [
+            "# How good is P-Tuning v2 here",
+            "",
+            "Written by `benchmarks/quality_table.py` from `benchmarks/results/quality-*.jsonl`, which",
+            "`benchmarks/quality.py` measured on the embedded backbone (a BERT of 6 layers, 384 wide).",
+            f"Devices: {'; '.join(devices)}.",
+            "",
+            "FT: the whole backbone is trained. Head only: a linear head on the frozen backbone. PT: a soft prompt at",
+            "the input. PT-2: a prefix in every layer. MPT-2: that prefix trained on several data sets together, then",
+            "on each alone. Scores are points on dev, the mean over seeds ± standard deviation (no deviation: one",
+            "seed); each run keeps its best epoch on dev. A dash is a cell that has not been run.",
+            "",
+            *table(cells, names),
+            "",
+            f"![Scores by data set and method]({picture})",
+            "",
+            "## The paper's claims",
+            "",
+            "From arXiv 2110.07602; the wanted numbers are this project's.",
+            "",
+            *summary(cells),
+            "",
+            "## What was tried besides",
+            "",
+            *tried(lines),
+            "",
+        ]
+    )
+
+
+def draw(cells: Cells, path: Path) -> None:
+    """A row for each data set, a mark for each method."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "prefixrack"
+    names = [name for name in DEFAULT_SETS if any((name, method) in cells for method in METHODS)]
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.4), layout="constrained")
+    for method, marker in zip(METHODS, "s|Do^", strict=True):
+        places = [(cells[name, method].mean, row) for row, name in enumerate(names) if (name, method) in cells]
+        if places:
+            scores, rows = zip(*places, strict=True)
+            axes.scatter(scores, rows, marker=marker, s=60, label=SHORT[method])
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("score on dev, points")
+    axes.grid(axis="x", alpha=0.4)
+    axes.legend(ncols=len(METHODS), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--results", type=Path, action="append", help="quality-*.jsonl of benchmarks/results by default"
+    )
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    arguments = parser.parse_args()
+    paths = arguments.results or sorted((ROOT / "benchmarks" / "results").glob("quality-*.jsonl"))
+    lines = read_lines(paths)
+    arguments.docs.mkdir(exist_ok=True)
+    (arguments.docs / "quality.md").write_text(page(lines, "quality.svg"), encoding="utf-8")
+    draw(cells_of(lines), arguments.docs / "quality.svg")
+
+
+if __name__ == "__main__":
+    main()
