@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.manifest import (
     AnyPrefix,
     BackboneRef,
@@ -54,7 +55,13 @@ def read_data(settings: TrainSettings) -> TrainingData:
         check_tags(labels, _tagging(labels))
     for examples in (dev,) if settings.labels is None else (train, dev):
         check_dev_labels(task, labels, examples)
-    return TrainingData(train, dev, labels, problem_of(task, train))
+    problem, of_dev = problem_of(task, train), problem_of(task, dev)
+    if of_dev != problem:
+        raise InvalidRequest(
+            f"{settings.train_file} has targets of problem {problem!r}, {settings.dev_file} of {of_dev!r}: both need "
+            "the same columns"
+        )
+    return TrainingData(train, dev, labels, problem)
 
 
 def draft_manifest(settings: TrainSettings, spec: BackboneSpec, data: TrainingData) -> Manifest:
