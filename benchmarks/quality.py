@@ -70,9 +70,9 @@ class Bench:
                 self._record(settings, reports[settings.name], partners(name))
 
     def _settings(self, one: QualitySet, method: str, seed: int, folder: Path) -> TrainSettings:
-        train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train, folder)
+        train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train * one.size_factor, folder)
         dev_file, _ = write_subset(self.data, one.name, "dev", self.sizes.dev, folder)
-        options = {**recipe(method, num_train), **self.changes}
+        options = {**recipe(method, one.kind, num_train), **self.changes}
         return TrainSettings(
             name=one.name,
             task=one.task,
@@ -133,7 +133,18 @@ def _key_of(setup: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _shown(settings: TrainSettings) -> dict[str, Any]:
-    names = {"epochs", "patience", "batch_size", "max_len", "prefix_len", "reparameterization", "tune_epochs", "warmup"}
+    names = {
+        "epochs",
+        "patience",
+        "batch_size",
+        "max_len",
+        "prefix_len",
+        "reparameterization",
+        "prefix_init",
+        "tune_epochs",
+        "tune_learning_rate",
+        "warmup",
+    }
     return settings.model_dump(include=names) | {"learning_rate": settings.rate}
 
 
@@ -152,8 +163,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", choices=list(SETS), help="data sets; repeat as needed")
     parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--seed", action="append", type=int, help="13, 14 and 15 by default")
-    parser.add_argument("--max-train", type=int, default=1000)
-    parser.add_argument("--max-dev", type=int, default=500)
+    parser.add_argument("--max-train", type=int, default=640, help="question answering takes twice as many")
+    parser.add_argument("--max-dev", type=int, default=400)
     parser.add_argument("--change", action="append", default=[], help="a setting to try, e.g. learning_rate=3e-3")
     parser.add_argument("--backbone", default=EMBEDDED)
     parser.add_argument("--device", default="auto")
