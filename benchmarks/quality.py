@@ -29,6 +29,10 @@ from quality_sets import DEFAULT_SETS, METHODS, SETS, QualitySet, labels_of_set,
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(stderr=True)
+SHOWN = (
+    *("epochs", "patience", "batch_size", "max_len", "warmup", "prefix_len", "prefix_init", "reparameterization"),
+    *("tune_epochs", "tune_learning_rate"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +137,7 @@ def _key_of(setup: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _shown(settings: TrainSettings) -> dict[str, Any]:
-    names = {
-        "epochs",
-        "patience",
-        "batch_size",
-        "max_len",
-        "prefix_len",
-        "reparameterization",
-        "prefix_init",
-        "tune_epochs",
-        "tune_learning_rate",
-        "warmup",
-    }
-    return settings.model_dump(include=names) | {"learning_rate": settings.rate}
+    return settings.model_dump(include=set(SHOWN)) | {"learning_rate": settings.rate}
 
 
 def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[tuple[str, str, int]]:
@@ -164,7 +156,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--seed", action="append", type=int, help="13, 14 and 15 by default")
     parser.add_argument("--max-train", type=int, default=640, help="question answering takes twice as many")
-    parser.add_argument("--max-dev", type=int, default=400)
+    parser.add_argument("--max-dev", type=int, default=300)
     parser.add_argument("--change", action="append", default=[], help="a setting to try, e.g. learning_rate=3e-3")
     parser.add_argument("--backbone", default=EMBEDDED)
     parser.add_argument("--device", default="auto")
