@@ -1,4 +1,4 @@
-"""Scores of predictions against gold targets, one function per task, with scikit-learn and scipy where they have it."""
+"""Scores of predictions against gold targets, one function per task, by scikit-learn, scipy and nervaluate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from nervaluate.entities import Entity
+from nervaluate.strategies import EntityTypeEvaluation, EvaluationStrategy, ExactEvaluation, PartialEvaluation
+from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from prefixrack_adapters.formats import PLAIN
 from prefixrack_adapters.tasks.token_classification import join_tags
-from prefixrack_adapters.training.data import GoldAnswers
+from prefixrack_adapters.training.data import CandidateLabels, GoldAnswers, Similarity
+from prefixrack_adapters.training.data.candidates import YES
 
 NULL_THRESHOLDS = [0.25 * step for step in range(-40, 41)]
 
@@ -26,13 +31,33 @@ MAIN_METRIC: Mapping[str, str] = {
     "token-classification": "span_f1",
     "question-answering": "f1",
     "multiple-choice": "accuracy",
+    "text-embedding": "spearman",
+    "retrieval": "mrr",
+    "multirc": "f1a",
+    "record": "f1",
+}
+
+# How spans that are not wholly right count, as nervaluate has it: both ends right whatever the type; half for an end
+# that is right or any overlap, whatever the type; any overlap of the right type.
+OVERLAPS: Mapping[str, type[EvaluationStrategy]] = {
+    "exact": ExactEvaluation,
+    "partial": PartialEvaluation,
+    "type": EntityTypeEvaluation,
 }
 
 
-def main_metric(task: str, problem: str, no_answer: bool = False) -> str:
-    """With no-answer questions, the F1 at the best null threshold: one fixed threshold says little of a checkpoint."""
+def main_metric(task: str, problem: str, no_answer: bool = False, input_format: str = PLAIN, target: Any = None) -> str:
+    """With no-answer questions, the F1 at the best null threshold: one fixed threshold says little of a checkpoint.
+
+    `target` is any of the data's targets: pairs without a score and candidates are scored in ways of their own.
+    """
     if no_answer:
         return "best_f1"
+    match target:
+        case CandidateLabels():
+            return MAIN_METRIC[input_format]
+        case Similarity(score=None):
+            return MAIN_METRIC["retrieval"]
     return MAIN_METRIC[problem if task == "text-classification" else task]
 
 
@@ -82,10 +107,35 @@ def spans(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> 
     }
 
 
+def span_overlaps(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Micro F1 that gives credit to spans which are right in part, by nervaluate (`OVERLAPS`)."""
+    scores = {}
+    for way in OVERLAPS:
+        credit, actual, possible = overlap_counts(predicted, gold, way).sum(axis=0)
+        scores[f"span_{way}_f1"] = float(2 * credit / (actual + possible)) if actual + possible else 0.0
+    return scores
+
+
+def overlap_counts(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], way: str) -> NDArray[np.float64]:
+    """Credit, predicted and gold spans of each example: [num_examples, 3]."""
+    strategy = OVERLAPS[way]()
+    found = (
+        strategy.evaluate(_entities(gold_tags), _entities(seen_tags), [])[0]
+        for seen_tags, gold_tags in zip(predicted, gold, strict=True)
+    )
+    counts = [(one.correct + 0.5 * one.partial, one.actual, one.possible) for one in found]
+    return np.array(counts, dtype=np.float64).reshape(-1, 3)
+
+
+def _entities(tags: Sequence[str]) -> list[Entity]:
+    """Ends are the last word's index, as nervaluate counts."""
+    return [Entity(label=span.label, start=span.start, end=span.end - 1) for span in join_tags(tags)]
+
+
 def answers(predicted: Sequence[str], gold: Sequence[GoldAnswers]) -> dict[str, float]:
     """SQuAD's exact match and F1, the maximum over the acceptable answers; "" is no answer."""
     pairs = list(zip(predicted, gold, strict=True))
-    exact = [max(float(_normal(text) == _normal(one)) for one in _acceptable(targets)) for text, targets in pairs]
+    exact = [exact_match(text, targets) for text, targets in pairs]
     overlap = [answer_f1(text, targets) for text, targets in pairs]
     return {"f1": float(np.mean(overlap)), "exact_match": float(np.mean(exact))}
 
@@ -97,12 +147,24 @@ def best_null_threshold(
 
     `null_margins` are the null score minus the best answer's, in logits: above the threshold there is no answer.
     """
-    found = np.array([answer_f1(text, targets) for text, targets in zip(answers_found, gold, strict=True)])
-    none = np.array([answer_f1("", targets) for targets in gold])
-    margins = np.array(null_margins)
-    tried = {threshold: float(np.where(margins > threshold, none, found).mean()) for threshold in NULL_THRESHOLDS}
+    means = f1_by_null_threshold(answers_found, null_margins, gold).mean(axis=0)
+    tried = dict(zip(NULL_THRESHOLDS, means.tolist(), strict=True))
     best = max(tried, key=lambda threshold: (tried[threshold], -abs(threshold)))
     return {"best_f1": tried[best], "best_f1_threshold": best}
+
+
+def f1_by_null_threshold(
+    answers_found: Sequence[str], null_margins: Sequence[float], gold: Sequence[GoldAnswers]
+) -> NDArray[np.float64]:
+    """Each question's F1 at each of `NULL_THRESHOLDS`: [num_questions, num_thresholds]."""
+    found = np.array([answer_f1(text, targets) for text, targets in zip(answers_found, gold, strict=True)])
+    none = np.array([answer_f1("", targets) for targets in gold])
+    is_null = np.array(null_margins)[:, None] > np.array(NULL_THRESHOLDS)
+    return np.where(is_null, none[:, None], found[:, None])
+
+
+def exact_match(predicted: str, gold: GoldAnswers) -> float:
+    return max(float(_normal(predicted) == _normal(one)) for one in _acceptable(gold))
 
 
 def answer_f1(predicted: str, gold: GoldAnswers) -> float:
@@ -131,14 +193,44 @@ def choices(predicted: Sequence[int], gold: Sequence[int]) -> dict[str, float]:
     return {"accuracy": float(accuracy_score(gold, predicted))}
 
 
+def options(predicted: Sequence[Sequence[bool]], gold: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """Questions with several right options: F1 over all options (SuperGLUE's F1a), and questions with none wrong."""
+    seen, wanted = ([option for several in side for option in several] for side in (predicted, gold))
+    exact = [list(a) == list(b) for a, b in zip(predicted, gold, strict=True)]
+    return {"f1a": float(f1_score(wanted, seen, zero_division=0)), "exact_match": float(np.mean(exact))}
+
+
+def entity(predicted: str | None, right: Sequence[str]) -> tuple[float, float]:
+    """ReCoRD's F1 and exact match of one entity, the maximum over the right ones; None: none was given."""
+    if predicted is None:
+        return 0.0, 0.0
+    gold = GoldAnswers(tuple(right), (0,) * len(right))
+    return answer_f1(predicted, gold), exact_match(predicted, gold)
+
+
 def majority(
-    task: str, problem: str, train: Sequence[Any], gold: Sequence[Any], labels: Sequence[str]
+    task: str,
+    problem: str,
+    train: Sequence[Any],
+    gold: Sequence[Any],
+    labels: Sequence[str],
+    input_format: str = PLAIN,
 ) -> dict[str, float]:
-    """Scores of the best constant answer: the most frequent training target; no span; no answer."""
+    """Scores of the best constant answer: the most frequent training target; no span; no answer; the first entity.
+
+    For embeddings, those of one vector for all texts: no correlation, and partners found by chance.
+    """
     size = len(gold)
+    if gold and isinstance(gold[0], CandidateLabels):
+        return _majority_of_candidates(train, gold, input_format)
     match task, problem:
+        case "text-embedding", _:
+            chance = float(np.mean(1 / np.arange(1, size + 1)))
+            has_scores = gold[0].score is not None
+            return regression([0.0] * size, [0.0] * size) if has_scores else {"mrr": chance, "recall_at_1": 1 / size}
         case "token-classification", _:
-            return spans([["O"] * len(tags) for tags in gold], gold)
+            nothing = [["O"] * len(tags) for tags in gold]
+            return spans(nothing, gold) | span_overlaps(nothing, gold)
         case "question-answering", _:
             scores = answers([""] * size, gold)
             return scores | {"best_f1": scores["f1"]}
@@ -150,3 +242,15 @@ def majority(
             common = Counter(label for several in train for label in several).most_common(1)[0][0]
             return multi_label([[common]] * size, gold, labels)
     return single_label([Counter(train).most_common(1)[0][0]] * size, gold)
+
+
+def _majority_of_candidates(
+    train: Sequence[CandidateLabels], gold: Sequence[CandidateLabels], input_format: str
+) -> dict[str, float]:
+    if input_format == "record":
+        right = [[name for name, label in zip(one.names, one.labels, strict=True) if label == YES] for one in gold]
+        scored = np.array([entity(one.names[0], names) for one, names in zip(gold, right, strict=True)])
+        return {"f1": float(scored[:, 0].mean()), "exact_match": float(scored[:, 1].mean())}
+    common = Counter(label for one in train for label in one.labels).most_common(1)[0][0]
+    wanted = [[label == YES for label in one.labels] for one in gold]
+    return options([[common == YES] * len(one) for one in wanted], wanted)

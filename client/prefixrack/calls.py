@@ -104,12 +104,17 @@ def set_alias(name: str, alias: str, version: int, if_match: str | None) -> Call
     return Call(request, partial(decode, AliasInfo))
 
 
-def promotion(name: str, alias: str, version: int, current: AliasInfo | None) -> Call[AliasInfo]:
-    """Move an alias that was just read (None: there was none), unless somebody else moved it meanwhile."""
-    if current is not None:
-        return set_alias(name, alias, version, current.etag)
-    request = write("PUT", _alias(name, alias), {"version": version}, headers={"If-None-Match": "*"})
-    return Call(request, partial(decode, AliasInfo))
+def promotion(
+    name: str, alias: str, version: int, current: AliasInfo | None, require: str | Sequence[str] = ()
+) -> Call[AliasInfo]:
+    """Move an alias that was just read (None: there was none), unless somebody else moved it meanwhile.
+
+    The server moves it only if the version's manifest claims what is required.
+    """
+    headers = {"If-None-Match": "*"} if current is None else {"If-Match": current.etag}
+    required = [require] if isinstance(require, str) else list(require)
+    body = {"version": version} | ({"require": required} if required else {})
+    return Call(write("PUT", _alias(name, alias), body, headers=headers), partial(decode, AliasInfo))
 
 
 def rollback(name: str, current: AliasInfo) -> Call[AliasInfo]:

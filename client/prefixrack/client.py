@@ -202,15 +202,21 @@ class Client:
         """Create an alias, or with `if_match` (an `etag`, or "*" for whatever it is now) move it."""
         return self._run(calls.set_alias(name, alias, version, if_match))
 
-    def promote(self, name: str, version: int, *, alias: str = calls.PRODUCTION) -> AliasInfo:
-        """Move the alias to this version, unless somebody else moves it meanwhile (PreconditionFailedError)."""
+    def promote(
+        self, name: str, version: int, *, alias: str = calls.PRODUCTION, require: str | Sequence[str] = ()
+    ) -> AliasInfo:
+        """Move the alias to this version, unless somebody else moves it meanwhile (PreconditionFailedError).
+
+        `require` names numbers that the version's uploader must claim in its manifest: "f1>=0.9", or for one data set
+        "wnut17:span_f1>=0.5". Where one is missing or too low the error's code is `requirement_not_met`.
+        """
         try:
             current = self.get_alias(name, alias)
         except NotFoundError as error:
             if error.code != "alias_not_found":
                 raise
-            return self._run(calls.promotion(name, alias, version, None))
-        return self._run(calls.promotion(name, alias, version, current))
+            return self._run(calls.promotion(name, alias, version, None, require))
+        return self._run(calls.promotion(name, alias, version, current, require))
 
     def rollback(self, name: str, *, alias: str = calls.PRODUCTION) -> AliasInfo:
         """Move the alias back to the version that it was on before."""

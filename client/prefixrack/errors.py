@@ -14,7 +14,7 @@
     │   │   ├── MalformedBundle · UnsafeArchive · BundleTooLarge · InvalidManifest
     │   │   └── TensorMismatch · NonfiniteTensor · BackboneMismatch · LabelMismatch · ProbeFailed
     │   ├── RegistryFault              the registry cannot do that now
-    │   │   ├── Conflict → IdempotencyConflict · PreconditionFailed · PreconditionRequired
+    │   │   ├── Conflict → IdempotencyConflict · PreconditionFailed → RequirementNotMet · PreconditionRequired
     │   │   └── DiskFull
     │   ├── ServiceFault               the server cannot answer now
     │   │   └── RateLimited · ServerOverloaded · NotReady · DeadlineExceeded · InternalFault → BlobUnusable
@@ -223,6 +223,12 @@ class IdempotencyConflict(Conflict):
 
 class PreconditionFailed(RegistryFault):
     code = "precondition_failed"
+
+
+class RequirementNotMet(PreconditionFailed):
+    """A version's claimed metric is missing, or not what a promotion asks for."""
+
+    code = "requirement_not_met"
 
 
 class PreconditionRequired(RegistryFault):

@@ -243,6 +243,8 @@ class AdapterDetail(AdapterSummary):
     """What a caller needs to use an adapter: shape of an input, an example, its labels, its limits."""
 
     input_format: str = "plain"
+    problem: str = "single_label"
+    no_answer: bool = False
     input_schema: dict[str, Any]
     example: Any
     max_tokens: int
@@ -269,8 +271,22 @@ class VersionPage(Wire):
     next_cursor: str | None = None
 
 
+class Claim(Wire):
+    """A number in a version's manifest that met a requirement: the uploader's claim, which no server measured."""
+
+    requirement: str
+    name: str
+    value: float
+    dataset: str
+    split: str = "dev"
+    num_examples: int | None = None
+
+
 class AliasInfo(Wire):
-    """`etag` goes into `If-Match` of the next change; `previous_version` is what a rollback returns to."""
+    """`etag` goes into `If-Match` of the next change; `previous_version` is what a rollback returns to.
+
+    `claims` is there in the answer to a promotion with requirements.
+    """
 
     name: str
     alias: str
@@ -278,6 +294,7 @@ class AliasInfo(Wire):
     digest: str
     etag: str
     previous_version: int | None = None
+    claims: list[Claim] = []
 
 
 class ResidencyInfo(Wire):

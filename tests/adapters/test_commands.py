@@ -57,19 +57,17 @@ def test_train_then_evaluate(app: typer.Typer, train_options: list[str], data: t
     assert report["output"] == str(tmp_path / "my-adapter")
     assert report["scores"].keys() == {"accuracy", "macro_f1"}
     assert report["num_train"] == 32
-    assert "epoch 1: dev accuracy" in trained.stderr
+    assert "epoch 1 of 1: dev accuracy" in trained.stderr
     assert json.loads((tmp_path / "my-adapter" / "adapter.json").read_text())["name"] == "my-adapter"
 
     backbone = train_options[train_options.index("--backbone") + 1]
     common = ["evaluate", str(tmp_path / "my-adapter"), "--data", data[1], "--backbone", backbone, "--device", "cpu"]
     evaluated = CliRunner().invoke(app, [*common, "--json"])
     assert evaluated.exit_code == 0, evaluated.output
-    scores = json.loads(evaluated.stdout)
-    assert scores == {
-        "scores": pytest.approx(report["scores"]),
-        "without_prefix": pytest.approx(report["without_prefix"]),
-        "num_examples": 10,
-    }
+    measured = json.loads(evaluated.stdout)
+    assert measured["scores"] == pytest.approx(report["scores"])
+    assert measured["without_prefix"] == pytest.approx(report["without_prefix"])
+    assert measured["num_examples"] == 10
     shown = CliRunner().invoke(app, common)
     assert f"{report['scores']['accuracy']:.4f}" in shown.stdout
 
@@ -79,6 +77,54 @@ def test_scores_are_shown_as_a_table(app: typer.Typer, train_options: list[str])
     assert result.exit_code == 0, result.output
     assert "other (p-tuning-v2)" in result.stdout
     assert "macro_f1" in result.stdout
+
+
+def test_a_run_says_what_comes_next(app: typer.Typer, train_options: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*train_options, "--name", "other"])
+    folder = tmp_path / "my-adapter"
+    assert result.stdout.splitlines()[-4:] == [
+        "Next:",
+        f"  prefixrack evaluate {folder} --data test.jsonl --write",
+        f"  prefixrack push {folder} && prefixrack predict other@latest …",
+        "  prefixrack promote other@latest",
+    ]
+    baseline = CliRunner().invoke(app, [*train_options, "--method", "head-only", "--output", str(tmp_path / "base")])
+    assert baseline.exit_code == 0, baseline.output
+    assert "Next" not in baseline.stdout
+
+
+def test_a_study_prints_its_table(app: typer.Typer, train_options: list[str], tmp_path: Path) -> None:
+    study = ["--seeds", "1,2", "--sweep", "learning-rate=1e-2", "--sweep", "method=p-tuning-v2,prompt-tuning"]
+    result = CliRunner().invoke(app, [*train_options, *study, "--prefix-layers", "0"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    heading, _, first, second = (line.split() for line in result.stdout.splitlines()[2:6])
+    assert heading == ["learning_rate", "method", "dev", "accuracy", "n", "trained"]
+    table = json.loads((tmp_path / "my-adapter" / "study.json").read_text())
+    mean, deviation = (table["combinations"][0][name] for name in ("mean", "deviation"))
+    assert first[:6] == ["0.01", "p-tuning-v2", f"{mean:.4f}", "±", f"{deviation:.4f}", "2"]
+    assert f"best: seed {table['best']['seed']}" in result.stdout
+    assert second[:4] == ["0.01", "prompt-tuning", "–", "0"]
+    assert "seed 1, 2 failed: prefix_layers was given, but method 'prompt-tuning'" in result.stdout
+    assert "my-adapter (p-tuning-v2)" in result.stdout
+    assert "run 4 of 4: failed: prefix_layers was given" in result.stderr
+
+
+def test_a_study_as_json(app: typer.Typer, train_options: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*train_options, "--seeds", "1,2", "--json"])
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    assert shown.pop("output") == [str(tmp_path / "my-adapter")]
+    assert shown == json.loads((tmp_path / "my-adapter" / "study.json").read_text())
+
+
+def test_the_help_shows_options_in_groups(app: typer.Typer) -> None:
+    shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "100"}).stdout
+    places = [shown.index(f"─ {group} ─") for group in ("Data", "Method", "Optimisation", "Output")]
+    assert places == sorted(places)
+    assert places[0] < shown.index("--train ") < places[1] < shown.index("--prefix-len ") < places[2]
+    assert places[2] < shown.rindex("--sweep ") < places[3] < shown.index("--output ")
+    _, sets = shown.split("--sets ")
+    assert "one table for each data set" in " ".join(sets.replace("│", " ").split()[:30])
 
 
 @pytest.mark.parametrize(
@@ -94,6 +140,12 @@ def test_scores_are_shown_as_a_table(app: typer.Typer, train_options: list[str])
         (["--backbone", "./nowhere"], "./nowhere is no folder"),
         (["--train", "[bold]missing.jsonl"], "[bold]missing.jsonl does not exist"),
         (["--device", "abacus"], "device 'abacus' cannot be used"),
+        (["--tracker", "notebook"], "tracker 'notebook' is not known; "),
+        (["--prefix-init", "zeros"], "option prefix_init: Input should be 'normal' or 'words'"),
+        (["--seed", "1", "--seeds", "2,3"], "--seed and --seeds exclude each other"),
+        (["--seeds", "2,2"], "--seeds 2,2: each seed can be given once"),
+        (["--sweep", "rate=1"], "'rate' cannot be swept; method, prefix_len, "),
+        (["--resume", "--restart"], "--resume and --restart exclude each other"),
     ],
 )
 def test_bad_options_are_refused_with_the_reason(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
+from nervaluate.strategies import StrictEvaluation
 
 from prefixrack_adapters import metrics
-from prefixrack_adapters.training.data import GoldAnswers
+from prefixrack_adapters.training.data import CandidateLabels, GoldAnswers, Similarity
 
 
 def gold(*texts: str) -> GoldAnswers:
@@ -51,6 +53,34 @@ def test_spans() -> None:
 
 
 @pytest.mark.parametrize(
+    ("predicted", "exact", "partial", "kind"),
+    [
+        (["B-x", "I-x", "O", "O"], 1.0, 1.0, 1.0),
+        (["B-y", "I-y", "O", "O"], 1.0, 1.0, 0.0),
+        (["B-x", "O", "O", "O"], 0.0, 0.5, 1.0),
+        (["B-y", "O", "O", "O"], 0.0, 0.5, 0.0),
+        (["B-x", "I-x", "O", "B-x"], 2 / 3, 2 / 3, 2 / 3),
+        (["O", "O", "O", "B-x"], 0.0, 0.0, 0.0),
+    ],
+)
+def test_spans_that_are_right_in_part(predicted: list[str], exact: float, partial: float, kind: float) -> None:
+    scores = metrics.span_overlaps([predicted], [["B-x", "I-x", "O", "O"]])
+    wanted = {"span_exact_f1": exact, "span_partial_f1": partial, "span_type_f1": kind}
+    assert scores == pytest.approx(wanted)
+
+
+def test_spans_are_counted_as_nervaluate_counts_strictly(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(1)
+    tags = ["O", "O", "B-x", "I-x", "B-y", "I-y", "E-y", "S-x"]
+    wanted = [[random.choice(tags) for _ in range(12)] for _ in range(50)]
+    predicted = [[tag if random.random() < 0.7 else random.choice(tags) for tag in one] for one in wanted]
+    monkeypatch.setattr(metrics, "OVERLAPS", {"strict": StrictEvaluation})
+    strict = metrics.span_overlaps(predicted, wanted)["span_strict_f1"]
+    assert 0.3 < strict < 0.9
+    assert metrics.spans(predicted, wanted)["span_f1"] == pytest.approx(strict)
+
+
+@pytest.mark.parametrize(
     ("predicted", "wanted", "f1", "exact"),
     [
         ("The Cat!", gold("cat"), 1.0, 1.0),
@@ -84,12 +114,31 @@ def test_choices() -> None:
         ("token-classification", "single_label", [("B-x",)], [("B-x", "O")], {"span_f1": 0.0}),
         ("question-answering", "single_label", [], [gold(), gold("cat")], {"f1": 0.5}),
         ("multiple-choice", "single_label", [1, 1, 0], [1, 0], {"accuracy": 0.5}),
+        ("text-embedding", "single_label", [], [Similarity(0.5)], {"spearman": 0.0}),
     ],
 )
 def test_majority(task: str, problem: str, train: list[Any], wanted: list[Any], score: dict[str, float]) -> None:
     scores = metrics.majority(task, problem, train, wanted, ["a", "b"])
     assert scores | score == scores
     assert metrics.main_metric(task, problem) in scores
+
+
+def test_partners_found_by_chance() -> None:
+    scores = metrics.majority("text-embedding", "single_label", [], [Similarity(None)] * 4, [])
+    assert scores == pytest.approx({"mrr": (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4, "recall_at_1": 1 / 4})
+    assert metrics.main_metric("text-embedding", "single_label", target=Similarity(None)) == "mrr"
+
+
+@pytest.mark.parametrize(
+    ("form", "scores"), [("multirc", {"f1a": 0.0, "exact_match": 0.5}), ("record", {"f1": 0.5, "exact_match": 0.5})]
+)
+def test_majority_of_candidates(form: str, scores: dict[str, float]) -> None:
+    train = [CandidateLabels(("x", "y", "z"), ("True", "False", "False"))]
+    wanted = [CandidateLabels(("a", "b"), ("True", "False")), CandidateLabels(("c", "d"), ("False", "False"))]
+    found = metrics.majority("text-classification", "single_label", train, wanted, ["False", "True"], form)
+    assert found == pytest.approx(scores)
+    main = metrics.main_metric("text-classification", "single_label", input_format=form, target=wanted[0])
+    assert main in scores
 
 
 def test_best_null_threshold_is_the_one_with_the_best_f1() -> None:

@@ -12,7 +12,6 @@ from prefixrack.errors import EmptyInput, InputTooLong, InvalidInput, InvalidReq
 from prefixrack.types import EmbeddingOutput, Parameters
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone, PackRow, soft_prompt
-from prefixrack_adapters.evaluation import evaluate
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import AnyTask, build_task
@@ -138,11 +137,6 @@ def test_a_vector_of_zeros_stays_one(make_task: MakeTask) -> None:
     zeros = np.zeros(4, dtype=np.float32)
     output = task.finish(prepare_one(task, "cat"), [zeros], Parameters())
     assert output.model_dump()["embedding"] == [0.0] * 4
-
-
-def test_vectors_have_no_score(backbone: Backbone) -> None:
-    with pytest.raises(InvalidRequest, match="'text-embedding' has no score here"):
-        evaluate(backbone, random_adapter(backbone), [])
 
 
 def test_what_belongs_to_embeddings_alone(spec: BackboneSpec) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,36 +20,8 @@ from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.training.data import read_examples
 from prefixrack_adapters.training.drafts import draft_manifest, read_data
 from prefixrack_adapters.training.run import run_training
-from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.trainer import DataSet, train_prompt, training_backbone
-from synthetic import answer, choice, number, several, single, tags, write_data
-
-Record = Callable[[Random], dict[str, Any]]
-MakeSettings = Callable[..., TrainSettings]
-
-
-@pytest.fixture
-def make_settings(backbone_folder: Path, tmp_path: Path) -> MakeSettings:
-    def make(task: str = "text-classification", record: Record = single, **options: Any) -> TrainSettings:
-        train_file, dev_file = write_data(tmp_path / "data", record)
-        fields: dict[str, Any] = {
-            "name": "tiny",
-            "task": task,
-            "backbone": backbone_folder,
-            "train_file": str(train_file),
-            "dev_file": str(dev_file),
-            "output": tmp_path / "bundle",
-            "prefix_len": 4,
-            "epochs": 1,
-            "batch_size": 8,
-            "learning_rate": 3e-2,
-            "max_len": 48,
-            "device": "cpu",
-            "dtype": "float32",
-        }
-        return TrainSettings(**fields | options)
-
-    return make
+from synthetic import MakeSettings, Record, answer, choice, number, several, single, tags
 
 
 @pytest.mark.parametrize(

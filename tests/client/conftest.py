@@ -96,9 +96,9 @@ class Wire:
         return httpx2.Response(status, json=document | more, headers=headers)
 
     @staticmethod
-    def alias(version: int, previous: int | None = None, alias: str = "production") -> httpx2.Response:
+    def alias(version: int, previous: int | None = None, alias: str = "production", **more: Any) -> httpx2.Response:
         body = {"name": "intent", "alias": alias, "version": version, "digest": DIGEST, "etag": f'"{version}"'}
-        return httpx2.Response(200, json=body | {"previous_version": previous})
+        return httpx2.Response(200, json=body | {"previous_version": previous} | more)
 
     @staticmethod
     def version(number: int = 1, is_new: bool = True) -> dict[str, Any]:

@@ -226,6 +226,19 @@ def test_promote_and_rollback(run: Run, script: Any, wire: Any) -> None:
     assert "is now version 1 (before: 7)" in run("rollback", "intent").stdout
 
 
+def test_promote_shows_claims_as_claims(run: Run, script: Any, wire: Any) -> None:
+    claim = {"requirement": "wnut17:span_f1>=0.5", "name": "span_f1", "value": 0.53, "dataset": "wnut17"}
+    script.queue(wire.alias(1), wire.alias(7, previous=1, claims=[claim]))
+    shown = run("promote", "intent@7", "--require", "wnut17:span_f1>=0.5", "--require", "f1<1").stdout
+    assert "is now version 7" in shown
+    assert "uploader's claim: span_f1 0.53 on wnut17 (dev)" in shown
+    assert json.loads(script.requests[1].content)["require"] == ["wnut17:span_f1>=0.5", "f1<1"]
+    script.queue(wire.alias(1), wire.problem(412, "requirement_not_met"))
+    refused = run("promote", "intent@7", "--require", "f1>=0.9")
+    assert refused.exit_code == 4
+    assert "code requirement_not_met" in refused.stderr
+
+
 def test_delete_asks_first(run: Run, script: Any) -> None:
     assert run("delete", "intent@2", stdin="n\n").exit_code == 1
     assert script.requests == []

@@ -207,6 +207,23 @@ def test_the_first_promotion_creates_the_alias(script: Any, wire: Any) -> None:
     assert script.requests[1].headers["if-none-match"] == "*"
 
 
+@pytest.mark.parametrize(("require", "sent"), [("f1>=0.9", ["f1>=0.9"]), (["a>1", "b<2"], ["a>1", "b<2"]), ([], None)])
+async def test_promotion_asks_for_claims(script: Any, wire: Any, require: Any, sent: Any) -> None:
+    script.queue(wire.alias(1), wire.alias(2, previous=1), wire.problem(404, "alias_not_found"), wire.alias(2))
+    assert script.client().promote("intent", 2, require=require).claims == []
+    async with script.async_client() as client:
+        await client.promote("intent", 2, require=require)
+    assert [body_of(script.requests[index]).get("require") for index in (1, 3)] == [sent, sent]
+
+
+def test_a_requirement_that_is_not_met_is_not_asked_again(script: Any, wire: Any) -> None:
+    script.queue(wire.alias(1), wire.problem(412, "requirement_not_met"))
+    with pytest.raises(PreconditionFailedError) as refused:
+        script.client().promote("intent", 2, require=["f1>=0.9"])
+    assert refused.value.code == "requirement_not_met"
+    assert len(script.requests) == 2
+
+
 def test_promotion_of_an_unknown_adapter_is_not_tried(script: Any, wire: Any) -> None:
     script.queue(wire.problem(404, "adapter_not_found"))
     with pytest.raises(NotFoundError):

@@ -297,6 +297,85 @@ async def test_aliases_are_promoted_and_rolled_back(ready: Any, bundles: Any) ->
     assert (await ready.client.get(url)).json()["code"] == "alias_not_found"
 
 
+CLAIMS = [
+    {"name": "f1", "value": 0.91, "dataset": "a:b"},
+    {"name": "f1", "value": 0.62, "dataset": "wnut17", "split": "test", "num_examples": 1009},
+    {"name": "accuracy", "value": 0.8, "dataset": "wnut17"},
+]
+
+
+async def put_with(server: Any, *require: str) -> Any:
+    body = {"version": 2, "require": list(require)}
+    return await server.client.put(f"{ADMIN}/aliases/production", json=body, headers={"If-Match": "*"})
+
+
+@pytest.fixture
+async def claiming(ready: Any, bundles: Any) -> Any:
+    """Version 2 claims metrics, `production` stands on version 1."""
+    await ready.upload(bundles("intent", seed=1, metrics=CLAIMS))
+    await ready.client.put(f"{ADMIN}/aliases/production", json={"version": 1})
+    return ready
+
+
+@pytest.mark.parametrize(
+    ("require", "values"),
+    [
+        (["f1>=0.62"], [0.91, 0.62]),
+        (["wnut17:f1<0.7", "wnut17:accuracy > 0.5"], [0.62, 0.8]),
+        (["a:b:f1>0.9"], [0.91]),
+        (["accuracy<=0.8"], [0.8]),
+        ([], []),
+    ],
+)
+async def test_an_alias_moves_where_the_claims_meet_what_is_required(
+    claiming: Any, require: list[str], values: list[float]
+) -> None:
+    moved = await put_with(claiming, *require)
+    assert moved.status_code == 200, moved.text
+    alias = AliasInfo.model_validate(moved.json())
+    assert (alias.version, [claim.value for claim in alias.claims]) == (2, values)
+    read = AliasInfo.model_validate((await claiming.client.get(f"{ADMIN}/aliases/production")).json())
+    assert read == alias.model_copy(update={"claims": []})
+
+
+@pytest.mark.parametrize(
+    ("require", "status", "code", "mentions"),
+    [
+        (["f1>=0.9"], 412, "requirement_not_met", "intent@2 does not meet 'f1>=0.9': its uploader claims f1 0.62 on w"),
+        (["f1>0.5", "wnut17:accuracy>0.8"], 412, "requirement_not_met", "accuracy 0.8 on wnut17 (dev)"),
+        (["span_f1>=0.5"], 412, "requirement_not_met", "claims no 'span_f1' in its manifest"),
+        (
+            ["conll:f1>=0.5"],
+            412,
+            "requirement_not_met",
+            "it claims f1 0.91 on a:b (dev), f1 0.62 on wnut17 (test), acc",
+        ),
+        (["f1"], 422, "invalid_request", "requirement 'f1' cannot be read"),
+        (["f1=0.9"], 422, "invalid_request", "cannot be read"),
+        (["f1>=nan"], 422, "invalid_request", "cannot be read"),
+        (["f1>=inf"], 422, "invalid_request", "cannot be read"),
+        ([">=0.9"], 422, "invalid_request", "cannot be read"),
+        (["f1>=high"], 422, "invalid_request", "cannot be read"),
+        (["f1>0"] * 33, 422, "invalid_request", "require"),
+    ],
+)
+async def test_nothing_moves_where_the_claims_do_not(
+    claiming: Any, require: list[str], status: int, code: str, mentions: str
+) -> None:
+    refused = await put_with(claiming, *require)
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert mentions in refused.json()["detail"]
+    assert (await claiming.client.get(f"{ADMIN}/aliases/production")).json()["version"] == 1
+
+
+async def test_a_version_without_claims_meets_no_requirement(ready: Any) -> None:
+    body = {"version": 1, "require": ["f1>0"]}
+    refused = await ready.client.put(f"{ADMIN}/aliases/production", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (412, "requirement_not_met")
+    assert "it claims nothing" in refused.json()["detail"]
+    assert (await ready.client.get(f"{ADMIN}/aliases/production")).json()["code"] == "alias_not_found"
+
+
 @pytest.mark.parametrize("alias", ["7", "latest", "UP", "a%20b"])
 async def test_aliases_that_are_not_allowed(ready: Any, alias: str) -> None:
     response = await ready.client.put(f"{ADMIN}/aliases/{alias}", json={"version": 1})

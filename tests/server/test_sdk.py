@@ -101,6 +101,17 @@ async def test_promotion_rollback_and_deletion(sdk: AsyncClient, bundles: Any) -
     assert [adapter async for adapter in sdk.list_adapters()] == []
 
 
+async def test_promotion_with_requirements(sdk: AsyncClient, bundles: Any) -> None:
+    await push(sdk, bundles("intent", metrics=[{"name": "f1", "value": 0.8, "dataset": "snli"}]))
+    with pytest.raises(PreconditionFailedError, match=r"claims f1 0\.8 on snli") as refused:
+        await sdk.promote("intent", 1, require="f1>=0.9")
+    assert refused.value.code == "requirement_not_met"
+    (claim,) = (await sdk.promote("intent", 1, require=["snli:f1>=0.8"])).claims
+    assert (claim.requirement, claim.value, claim.dataset, claim.split) == ("snli:f1>=0.8", 0.8, "snli", "dev")
+    detail = await sdk.get_adapter("intent")
+    assert (detail.problem, detail.no_answer) == ("single_label", False)
+
+
 async def test_lists_go_through_all_pages(sdk: AsyncClient, bundles: Any) -> None:
     for name in ("a", "b", "c"):
         await push(sdk, bundles(name))

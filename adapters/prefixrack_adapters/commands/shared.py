@@ -35,6 +35,11 @@ def refuse(fault: Fault) -> NoReturn:
     raise typer.Exit(EXIT_REFUSED)
 
 
+def printable(text: str) -> str:
+    """A name for a terminal: no markup, and nothing that steers it; labels and names come from bundles and servers."""
+    return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
+
+
 def print_scores(title: str, scores: dict[str, float], bare: dict[str, float], majority: dict[str, float]) -> None:
     table = Table("score", "adapter", "prefix removed", "majority", title=title)
     for name, value in scores.items():

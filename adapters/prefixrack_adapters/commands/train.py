@@ -1,4 +1,4 @@
-"""`prefixrack train`. Knows options; the run is in `training`."""
+"""`prefixrack train`. Knows options and tables; the run is in `training`."""
 
 from __future__ import annotations
 
@@ -9,104 +9,110 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
 
 from prefixrack.errors import Fault, InvalidRequest
-from prefixrack.types import TaskName
-from prefixrack_adapters.commands.shared import column_mapping, print_scores, quiet_transformers, refuse
+from prefixrack_adapters.commands import train_options as options
+from prefixrack_adapters.commands.shared import column_mapping, print_scores, printable, quiet_transformers, refuse
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 
 if TYPE_CHECKING:
     from prefixrack_adapters.training.card import Report
     from prefixrack_adapters.training.settings import TrainSettings
+    from prefixrack_adapters.training.study import Combination, Study
 
-NO_SETTINGS = ("as_json", "columns", "name", "sets", "train_file", "dev_file", "resume", "restart")
+NO_SETTINGS = (
+    "as_json",
+    "columns",
+    "dev_file",
+    "name",
+    "restart",
+    "resume",
+    "seed",
+    "seeds",
+    "sets",
+    "sweep",
+    "train_file",
+)
 
 
 def train(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the bundle to write.")],
-    task: Annotated[TaskName | None, typer.Option(help="What the adapter does.")] = None,
-    train_file: Annotated[
-        str | None, typer.Option("--train", help="Training data: jsonl, csv or parquet, optionally .gz, or a hub id.")
-    ] = None,
-    dev_file: Annotated[str | None, typer.Option("--dev", help="Dev data in the same form.")] = None,
-    train_split: Annotated[str, typer.Option(help="Split of a hub id given as --train.")] = "train",
-    dev_split: Annotated[str, typer.Option(help="Split of a hub id given as --dev.")] = "validation",
-    sets: Annotated[
-        Path | None, typer.Option(help="For --method multitask: a TOML file with a table [name] for each data set.")
-    ] = None,
-    backbone: Annotated[str, typer.Option(help="Folder, hub id, or 'embedded'.")] = EMBEDDED,
-    name: Annotated[str | None, typer.Option(help="Name of the adapter; the output folder's by default.")] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--column", help="canonical=yours, e.g. text=premise; repeat as needed.")
-    ] = None,
-    input_format: Annotated[str, typer.Option(help="The data set's own input form, e.g. srl, wsc, boolq.")] = "plain",
-    labels: Annotated[
-        str | None, typer.Option(help="All labels, with commas between; those that occur in --train by default.")
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(help="p-tuning-v2, prompt-tuning, multitask; baselines: fine-tuning, head-only (no bundle)."),
-    ] = "p-tuning-v2",
-    prefix_len: Annotated[int, typer.Option(help="Prefix vectors per layer, or those of a soft prompt.")] = 32,
-    prefix_layers: Annotated[
-        str | None, typer.Option(help="Layers with a prefix, e.g. 3,4,5, counted from 0; all by default.")
-    ] = None,
-    reparameterization: Annotated[str, typer.Option(help="none or mlp.")] = "none",
-    init_from: Annotated[Path | None, typer.Option(help="A bundle whose prefix the run starts from.")] = None,
-    head: Annotated[str, typer.Option(help="linear, or pooler (the backbone's tanh pooler + linear).")] = "linear",
-    pooling: Annotated[
-        str | None, typer.Option(help="first_token, last_token or, for embeddings, mean_tokens; by backbone.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="At most; see --patience.")] = 10,
-    tune_epochs: Annotated[int, typer.Option(help="For multitask: then for each data set alone.")] = 0,
-    tune_learning_rate: Annotated[float | None, typer.Option(help="Of that; as --learning-rate by default.")] = None,
-    patience: Annotated[int, typer.Option(help="Epochs without a better dev score before stopping.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
-    batch_tokens: Annotated[int | None, typer.Option(help="About so many tokens in a step, instead.")] = None,
-    pack_tokens: Annotated[int, typer.Option(help="Tokens computed at once: bounds memory, changes nothing.")] = 16384,
-    gradient_accumulation: Annotated[int, typer.Option(help="Batches in a step.")] = 1,
-    learning_rate: Annotated[float | None, typer.Option(help="The method's own by default.")] = None,
-    weight_decay: float = 0.0,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.06,
-    prefix_dropout: float = 0.0,
-    max_len: Annotated[int, typer.Option(help="Tokens per row, special tokens included.")] = 128,
-    stride: Annotated[int, typer.Option(help="Tokens that neighbouring windows share.")] = 64,
-    seed: int = 13,
-    device: str = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the backbone in training: auto, float32, bfloat16.")] = "auto",
-    prefix_dtype: Annotated[str, typer.Option(help="Stored dtype: float16 or float32.")] = "float16",
-    trackers: Annotated[
-        list[str] | None, typer.Option("--tracker", help="tensorboard, trackio, mlflow …; repeat as needed.")
-    ] = None,
-    description: str = "",
-    dataset: Annotated[str, typer.Option(help="Name of the data set, for the card.")] = "",
-    source: Annotated[str, typer.Option(help="Where the data comes from, for the card.")] = "",
-    licence: Annotated[str | None, typer.Option(help="Licence of the data, for the card.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Remove what such a run left, and begin anew.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    *,  # so that what is required can stand in its group
+    task: options.Task = None,
+    train_file: options.TrainFile = None,
+    dev_file: options.DevFile = None,
+    train_split: options.TrainSplit = "train",
+    dev_split: options.DevSplit = "validation",
+    columns: options.Columns = None,
+    input_format: options.InputFormat = "plain",
+    labels: options.Labels = None,
+    sets: options.Sets = None,
+    max_len: options.MaxLen = 128,
+    stride: options.Stride = 64,
+    backbone: options.BackboneName = EMBEDDED,
+    method: options.Method = "p-tuning-v2",
+    prefix_len: options.PrefixLen = 32,
+    prefix_layers: options.PrefixLayers = None,
+    prefix_init: options.PrefixInit = "normal",
+    reparameterization: options.Reparameterization = "none",
+    reparameterization_size: options.ReparameterizationSize = 512,
+    prefix_dropout: options.PrefixDropout = 0.0,
+    init_from: options.InitFrom = None,
+    head: options.Head = "linear",
+    pooling: options.Pooling = None,
+    epochs: options.Epochs = 10,
+    patience: options.Patience = 3,
+    learning_rate: options.LearningRate = None,
+    batch_size: options.BatchSize = 32,
+    batch_tokens: options.BatchTokens = None,
+    pack_tokens: options.PackTokens = 16384,
+    gradient_accumulation: options.GradientAccumulation = 1,
+    weight_decay: options.WeightDecay = 0.0,
+    warmup: options.Warmup = 0.06,
+    tune_epochs: options.TuneEpochs = 0,
+    tune_learning_rate: options.TuneLearningRate = None,
+    seed: options.Seed = None,
+    seeds: options.Seeds = None,
+    sweep: options.Sweep = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    output: options.Output,
+    name: options.Name = None,
+    description: options.Description = "",
+    dataset: options.Dataset = "",
+    source: options.DataSource = "",
+    licence: options.Licence = None,
+    prefix_dtype: options.PrefixDtype = "float16",
+    trackers: options.Trackers = None,
+    resume: options.Resume = False,
+    restart: options.Restart = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Train an adapter on a frozen backbone and write it as a bundle."""
-    options = {key: value for key, value in locals().items() if key not in NO_SETTINGS}
+    """Train an adapter on a frozen backbone and write it as a bundle.
+
+    With --seeds or --sweep a study of several runs: its table is printed, the best run's bundle is written.
+    """
+    given = {key: value for key, value in locals().items() if key not in NO_SETTINGS}
     quiet_transformers()
     try:
-        given = {"task": task, "--train": train_file, "--dev": dev_file}
-        common = _common(options, columns or [])
-        settings = _of_sets(common, sets) if sets is not None else [_single(common, given, name or output.name)]
-        reports = _run(settings, _on_leftovers(resume, restart))
+        common = _common(given, columns or []) | ({} if seed is None else {"seed": seed})
+        data = {"--task": task, "--train": train_file, "--dev": dev_file}
+        settings = _of_sets(common, sets) if sets is not None else [_single(common, data, name or output.name)]
+        on_leftovers = _on_leftovers(resume, restart)
+        if seeds is None and not sweep:
+            _show_runs(settings, _run(settings, on_leftovers), as_json)
+        else:
+            _show_study(settings, _study(settings, seed, seeds, sweep or [], on_leftovers), as_json)
     except Fault as fault:
         refuse(fault)
-    if as_json:
-        shown = [{"output": str(one.output), **asdict(reports[one.name])} for one in settings]
-        typer.echo(json.dumps(shown[0] if sets is None else shown))
-        return
-    for one in settings:
-        report = reports[one.name]
-        print_scores(f"{one.name} ({method})", report.scores, report.without_prefix, report.majority)
+    if not as_json:
+        _show_next(settings)
 
 
 def _run(settings: Sequence[TrainSettings], on_leftovers: str | None) -> dict[str, Report]:
@@ -118,22 +124,85 @@ def _run(settings: Sequence[TrainSettings], on_leftovers: str | None) -> dict[st
     return {settings[0].name: run_training(settings[0], on_leftovers)}
 
 
+def _study(
+    settings: Sequence[TrainSettings], seed: int | None, seeds: str | None, sweep: Sequence[str], wish: str | None
+) -> Study:
+    from prefixrack_adapters.training.plan import Plan, read_seeds, read_sweep
+
+    if seed is not None and seeds is not None:
+        raise InvalidRequest("--seed and --seeds exclude each other: give one of them")
+    plan = Plan(read_sweep(sweep), [settings[0].seed] if seeds is None else read_seeds(seeds))
+    from prefixrack_adapters.training.study import run_study
+
+    return run_study(settings, plan, wish)
+
+
+def _show_runs(settings: Sequence[TrainSettings], reports: Mapping[str, Report], as_json: bool) -> None:
+    if as_json:
+        shown = [{"output": str(one.output), **asdict(reports[one.name])} for one in settings]
+        typer.echo(json.dumps(shown[0] if len(shown) == 1 else shown))
+        return
+    for one in settings:
+        report = reports[one.name]
+        print_scores(f"{one.name} ({one.method})", report.scores, report.without_prefix, report.majority)
+
+
+def _show_study(settings: Sequence[TrainSettings], study: Study, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"output": [str(one.output) for one in settings], **study.as_json()}))
+        return
+    headings = (*study.plan.sweep, f"dev {study.metric}", "n", "trained")
+    columns = [Column(heading, no_wrap=True) for heading in headings]
+    table = Table(*columns, Column(overflow="fold"), title=f"{len(study.runs)} runs", box=SIMPLE_HEAD)
+    for combination in study.combinations:
+        table.add_row(*_study_row(study, combination))
+    Console().print(table)
+    _show_runs(settings, study.best.reports, as_json=False)
+
+
+def _study_row(study: Study, combination: Combination) -> list[str]:
+    score = "–" if combination.mean is None else f"{combination.mean:.4f}"
+    deviation = "" if combination.deviation is None else f" ± {combination.deviation:.4f}"
+    num_trained = "–" if combination.num_trained is None else f"{combination.num_trained:,}"
+    values = [str(value) for value in combination.changes.values()]
+    remarks = [f"best: seed {study.best.seed}, {study.best.score:.4f}"] if study.best in combination.runs else []
+    for reason in dict.fromkeys(run.reason for run in combination.failed):
+        seeds = [str(run.seed) for run in combination.failed if run.reason == reason]
+        remarks.append(f"seed {', '.join(seeds)} failed: {reason}")
+    return [*values, score + deviation, str(len(combination.finished)), num_trained, printable("; ".join(remarks))]
+
+
+def _show_next(settings: Sequence[TrainSettings]) -> None:
+    """The way from a bundle to production; a baseline has none."""
+    from prefixrack_adapters.bundle import MANIFEST_FILE
+
+    written = [one for one in settings if (one.output / MANIFEST_FILE).exists()]
+    if not written:
+        return
+    folder, name = shlex.quote(str(written[0].output)), written[0].name
+    others = f" (and so on, for {len(written)} bundles)" if len(written) > 1 else ""
+    typer.echo(f"Next{others}:")
+    typer.echo(f"  prefixrack evaluate {folder} --data test.jsonl --write")
+    typer.echo(f"  prefixrack push {folder} && prefixrack predict {name}@latest …")
+    typer.echo(f"  prefixrack promote {name}@latest")
+
+
 def _on_leftovers(resume: bool, restart: bool) -> str | None:
     if resume and restart:
         raise InvalidRequest("--resume and --restart exclude each other: give one of them")
     return "resume" if resume else "restart" if restart else None
 
 
-def _common(options: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+def _common(given: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """Settings that all data sets of a run share."""
-    layers, labels = options["prefix_layers"], options["labels"]
-    return options | {
+    layers, labels = given["prefix_layers"], given["labels"]
+    return given | {
         "columns": column_mapping(columns),
         "command": portable_command(sys.argv[1:], os.environ),
-        "backbone": resolve_backbone(options["backbone"]),
+        "backbone": resolve_backbone(given["backbone"]),
         "prefix_layers": None if layers is None else layers.split(","),
         "labels": None if labels is None else [label.strip() for label in labels.split(",")],
-        "trackers": options["trackers"] or [],
+        "trackers": given["trackers"] or [],
     }
 
 
@@ -158,11 +227,11 @@ def _of_sets(common: Mapping[str, Any], sets: Path) -> list[TrainSettings]:
     ]
 
 
-def _settings(options: Mapping[str, Any]) -> TrainSettings:
+def _settings(given: Mapping[str, Any]) -> TrainSettings:
     from prefixrack_adapters.training.settings import TrainSettings
 
     try:
-        return TrainSettings.model_validate(options)
+        return TrainSettings.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

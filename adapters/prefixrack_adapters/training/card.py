@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prefixrack_adapters.bundle import file_sha256
-from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.manifest import Manifest, PromptSpec
 from prefixrack_adapters.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run measured. Scores are on dev; `exact_scores` before the cast to the stored dtype."""
+    """What a run measured. Scores are on dev; `exact_scores` before the cast to the stored dtype.
+
+    `joined` are the other data sets of a multi-task run.
+    """
 
     main: str
     scores: dict[str, float]
@@ -29,63 +34,82 @@ class Report:
     exact_scores: dict[str, float] = field(default_factory=dict)
     without_prefix: dict[str, float] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)
 
 
-def render_card(settings: TrainSettings, manifest: Manifest, report: Report) -> str:
-    return "\n".join([*_front_matter(settings, manifest), "", *_body(settings, manifest, report), ""])
+def render_card(
+    settings: TrainSettings,
+    manifest: Manifest,
+    report: Report,
+    pictures: Sequence[str] = (),
+    selection: Sequence[str] = (),
+) -> str:
+    """`pictures` are names of files beside the card; `selection` are lines on how the run was chosen among several."""
+    parts = [
+        _front_matter(settings, manifest, report),
+        [f"# {manifest.name}"],
+        [manifest.description] if manifest.description else [],
+        [_summary(manifest)],
+        ["## Scores", "", *_scores(settings, report), *_chosen(selection), *_shown_pictures(pictures)],
+        ["## Data", "", *_data(settings, report)],
+        ["## Training", "", *_training(settings, report)],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
-def _front_matter(settings: TrainSettings, manifest: Manifest) -> list[str]:
-    licence = (settings.licence or "unknown").lower().replace(" ", "-")
+def _front_matter(settings: TrainSettings, manifest: Manifest, report: Report) -> list[str]:
     fields = {
-        "license": licence,
+        "license": (settings.licence or "unknown").lower().replace(" ", "-"),
         "library_name": "prefixrack",
         "pipeline_tag": manifest.task,
         "base_model": manifest.backbone.model_id,
-        "tags": ["p-tuning-v2", "prompt-adapter"],
+        "tags": [*(["p-tuning-v2"] if settings.method == "multitask" else []), settings.method, "prompt-adapter"],
         "datasets": [settings.dataset] if settings.dataset else [],
+        "metrics": list(report.scores),
+        "model-index": [{"name": manifest.name, "results": [_result(settings, manifest, report)]}],
     }
     return ["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()), "---"]
 
 
-def _body(settings: TrainSettings, manifest: Manifest, report: Report) -> list[str]:
-    return [
-        f"# {manifest.name}",
-        "",
-        manifest.description,
-        "",
-        f"A {manifest.task} adapter (deep prefix of {manifest.prefix.prefix_len} vectors and a head) for the frozen "
-        f"backbone `{manifest.backbone.model_id}`.",
-        "",
-        "## Scores",
-        "",
-        *_scores(report),
-        "",
-        "## Data",
-        "",
-        f"- Data set: {settings.dataset or 'not given'}; {report.num_train} training and {report.num_dev} dev examples"
-        + (f", {report.num_skipped} skipped as empty" if report.num_skipped else ""),
-        f"- Source: {settings.source or 'not given'}",
-        f"- Licence: {settings.licence or 'not given'}",
-        *(f"- {_file(source)}" for source in (settings.train_file, settings.dev_file)),
-        "",
-        "## Training",
-        "",
-        f"- Seed {settings.seed}, best epoch {report.best_epoch} of {len(report.history)}; "
-        f"dev {report.main} by epoch: " + ", ".join(f"{value:.4f}" for value in report.history),
-        f"- Trained parameters: {report.num_trained:,}, {report.num_trained / report.num_backbone:.2%} of the backbone",
-        f"- Time: {report.seconds:.0f} s",
-        "- Command:",
-        "",
-        "```bash",
-        settings.command,
-        "```",
-    ]
+def _result(settings: TrainSettings, manifest: Manifest, report: Report) -> dict[str, Any]:
+    """The scores as Hugging Face's `model-index` has them."""
+    name = dataset_name(settings)
+    return {
+        "task": {"type": manifest.task},
+        "dataset": {"name": name, "type": name, "split": "dev"},
+        "metrics": [{"type": score, "value": round(value, 4)} for score, value in report.scores.items()],
+    }
 
 
-def _scores(report: Report) -> list[str]:
+def dataset_name(settings: TrainSettings) -> str:
+    """What scores on dev were measured on."""
+    return settings.dataset or Path(settings.dev_file).name
+
+
+def _summary(manifest: Manifest) -> str:
+    backbone = manifest.backbone.model_id
+    return f"A {manifest.task} adapter ({_parts(manifest)}) for the frozen backbone `{backbone}`."
+
+
+def _parts(manifest: Manifest) -> str:
+    prefix = manifest.prefix
+    if isinstance(prefix, PromptSpec):
+        return f"soft prompt of {prefix.prefix_len} vectors before the words, and a head"
+    if not prefix.prefix_len:
+        return "a head alone"
+    layers = "" if prefix.layers is None else ", ".join(map(str, prefix.layers))
+    where = f" in layers {layers} of 0 to {prefix.num_layers - 1}" if layers else ""
+    return f"deep prefix of {prefix.prefix_len} vectors{where} and a head"
+
+
+def _scores(settings: TrainSettings, report: Report) -> list[str]:
     columns = ["adapter", "prefix removed", "majority"]
-    lines = [f"| dev | {' | '.join(columns)} |", "| --- | ---: | ---: | ---: |"]
+    lines = [
+        f"On dev of {dataset_name(settings)}, {report.num_dev} examples:",
+        "",
+        f"| dev | {' | '.join(columns)} |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for name, value in report.scores.items():
         others = [report.without_prefix.get(name), report.majority.get(name)]
         lines.append(f"| {name} | {value:.4f} | {' | '.join(_shown(other) for other in others)} |")
@@ -96,6 +120,71 @@ def _scores(report: Report) -> list[str]:
 
 def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _chosen(selection: Sequence[str]) -> list[str]:
+    return ["", *selection] if selection else []
+
+
+def _shown_pictures(pictures: Sequence[str]) -> list[str]:
+    return ["", *(f"![{Path(name).stem}]({name})" for name in pictures)] if pictures else []
+
+
+def _data(settings: TrainSettings, report: Report) -> list[str]:
+    skipped = f", {report.num_skipped} skipped as empty" if report.num_skipped else ""
+    return [
+        f"- Data set: {settings.dataset or 'not given'}; {report.num_train} training and {report.num_dev} dev examples"
+        + skipped,
+        f"- Source: {settings.source or 'not given'}",
+        f"- Licence: {settings.licence or 'not given'}",
+        *(f"- {_file(source)}" for source in (settings.train_file, settings.dev_file)),
+    ]
+
+
+def _training(settings: TrainSettings, report: Report) -> list[str]:
+    history = ", ".join(f"{value:.4f}" for value in report.history)
+    score = "mean score of all sets" if report.joined and not settings.tune_epochs else report.main
+    return [
+        f"- Method: {settings.method}{_method_options(settings)}",
+        *_together(settings, report),
+        f"- Learning rate {settings.rate:g}, {_batch(settings)}, weight decay {settings.weight_decay:g}, "
+        f"warm-up {settings.warmup:g}",
+        f"- Seed {settings.seed}, best epoch {report.best_epoch} of {len(report.history)}; "
+        f"dev {score} by epoch: {history}",
+        f"- Trained parameters: {report.num_trained:,}, {report.num_trained / report.num_backbone:.2%} of the backbone",
+        f"- Time: {report.seconds:.0f} s",
+        "- Command:",
+        "",
+        "```bash",
+        settings.command,
+        "```",
+    ]
+
+
+def _method_options(settings: TrainSettings) -> str:
+    options = {
+        "reparameterized by an MLP": settings.reparameterization == "mlp",
+        "begun from the backbone's own keys and values of words": settings.prefix_init == "words",
+        "begun from another bundle": settings.init_from is not None,
+        f"prefix dropout {settings.prefix_dropout:g}": settings.prefix_dropout > 0,
+    }
+    return "".join(f", {words}" for words, is_so in options.items() if is_so)
+
+
+def _together(settings: TrainSettings, report: Report) -> list[str]:
+    if not report.joined:
+        return []
+    line = f"- Trained together with {', '.join(report.joined)}: one shared prefix, a head each"
+    if settings.tune_epochs:
+        rate = settings.tune_learning_rate or settings.rate
+        line += f"; then tuned alone (epochs: at most {settings.tune_epochs}, learning rate {rate:g})"
+    return [line]
+
+
+def _batch(settings: TrainSettings) -> str:
+    size = f"{settings.batch_size} examples" if settings.batch_tokens is None else f"{settings.batch_tokens} tokens"
+    times = f" × {settings.gradient_accumulation}" if settings.gradient_accumulation > 1 else ""
+    return f"{size}{times} a step"
 
 
 def _file(source: str) -> str:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from prefixrack.errors import InvalidRequest
+from pydantic import ValidationError
+
+from prefixrack.errors import InputFault, InvalidRequest
+from prefixrack.types import Parameters
 from prefixrack_adapters.manifest import (
     AnyPrefix,
     BackboneRef,
@@ -24,9 +27,11 @@ from prefixrack_adapters.manifest import (
     check_tags,
 )
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.tasks import AnyTask
 from prefixrack_adapters.training.data import (
     Example,
     GoldAnswers,
+    Similarity,
     check_dev_labels,
     labels_of,
     problem_of,
@@ -34,6 +39,7 @@ from prefixrack_adapters.training.data import (
 )
 from prefixrack_adapters.training.settings import TrainSettings
 
+MIN_ROOM = 4  # as a server has it that is handed the bundle
 WINDOWED = ("token-classification", "question-answering")
 
 
@@ -65,8 +71,27 @@ def read_data(settings: TrainSettings) -> TrainingData:
 
 
 def draft_manifest(settings: TrainSettings, spec: BackboneSpec, data: TrainingData) -> Manifest:
-    """The manifest of the run before anything is measured."""
+    """The manifest of the run before anything is measured. Raises InvalidRequest where options do not fit together."""
+    try:
+        return _drafted(settings, spec, data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+        raise InvalidRequest(
+            f"no adapter of task {settings.task!r} for {spec.model_id!r} can have these settings ({problem}): change "
+            "the option that it names"
+        ) from None
+
+
+def _drafted(settings: TrainSettings, spec: BackboneSpec, data: TrainingData) -> Manifest:
     prefix = prefix_spec(settings, spec)
+    room = spec.room(prefix)
+    if room < MIN_ROOM:
+        raise InvalidRequest(
+            f"a prefix of {prefix.prefix_len} leaves {room} of the backbone's {spec.max_positions} positions for text; "
+            f"at least {MIN_ROOM} are needed: lower --prefix-len"
+        )
     has_null = settings.task == "question-answering" and any(_is_unanswerable(one) for one in data.train)
     return Manifest(
         name=settings.name,
@@ -78,7 +103,7 @@ def draft_manifest(settings: TrainSettings, spec: BackboneSpec, data: TrainingDa
         prefix=prefix,
         head=head_spec(settings, spec, data),
         tokenization=TokenizationSpec(
-            max_len=min(settings.max_len, spec.room(prefix)),
+            max_len=min(settings.max_len, room),
             stride=settings.stride,
             overlong="window" if settings.task in WINDOWED else "error",
         ),
@@ -88,7 +113,6 @@ def draft_manifest(settings: TrainSettings, spec: BackboneSpec, data: TrainingDa
             no_answer=has_null,
             normalize=settings.task == "text-embedding",
         ),
-        example=_short_example(settings, data.dev),
         provenance=Provenance(
             tool="prefixrack",
             tool_version=version("prefixrack"),
@@ -143,10 +167,16 @@ def _tagging(labels: Sequence[str]) -> Tagging:
     return "bioes" if any(label.startswith(("E-", "S-")) for label in labels) else "bio"
 
 
-def _short_example(settings: TrainSettings, dev: Sequence[Example]) -> Any:
-    """The shortest of the first dev examples: something to show and to probe with."""
-    shortest = min((one.input for one in dev[:50]), key=lambda value: len(str(value)))
-    return shortest[0] if settings.task == "text-embedding" else shortest
+def short_example(task: AnyTask, dev: Sequence[Example]) -> Any:
+    """The shortest of the first dev examples that the adapter takes: something to show and to probe with.
+
+    None where it takes none of them as they are, such as texts that are too long.
+    """
+    inputs = [one.input[0] if isinstance(one.target, Similarity) else one.input for one in dev[:50]]
+    shortest_first = sorted(inputs, key=lambda value: len(str(value)))
+    prepared = task.prepare_many(shortest_first, Parameters())
+    usable = (value for value, one in zip(shortest_first, prepared, strict=True) if not isinstance(one, InputFault))
+    return next(usable, None)
 
 
 def _recorded(settings: TrainSettings) -> dict[str, Any]:

@@ -11,17 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data
 from prefixrack_adapters.training.model import Arrays
-from prefixrack_adapters.training.progress import TrainingProgress
-from prefixrack_adapters.training.run import asked_for, finish_part
+from prefixrack_adapters.training.progress import Watch, watched
+from prefixrack_adapters.training.run import asked_for, finish_part, start_of, train_watched
 from prefixrack_adapters.training.settings import TrainSettings
-from prefixrack_adapters.training.staging import Workspace, told_if_full
-from prefixrack_adapters.training.trainer import DataSet, TrainingResult, train_prompt, training_backbone
+from prefixrack_adapters.training.staging import Workspace
+from prefixrack_adapters.training.trackers import check_trackers
+from prefixrack_adapters.training.trainer import DataSet, TrainingResult, training_backbone
 
 FIELDS = {
     "train": "train_file",
@@ -66,45 +69,63 @@ def _fields(path: Path, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
         )
     fields = {FIELDS[key]: value for key, value in table.items()}
     for key in ("train_file", "dev_file"):
+        if not isinstance(fields[key], str):
+            option = key.removesuffix("_file")
+            raise InvalidRequest(f"{path}, table {name}: {option} is {fields[key]!r}: a path or a hub id is needed")
         local = path.parent / fields[key]
         fields[key] = str(local) if local.exists() else fields[key]
     return fields
 
 
-def run_multitask(settings: Sequence[TrainSettings], on_leftovers: str | None = None) -> dict[str, Report]:
+def run_multitask(
+    settings: Sequence[TrainSettings], on_leftovers: str | None = None, watch: Watch | None = None
+) -> dict[str, Report]:
     """Train the shared prefix, tune it for each data set if `tune_epochs` says so, and write a bundle for each.
 
     The settings differ in their data sets only; their outputs are folders of one parent.
     """
     started = time.monotonic()
     shared = settings[0]
+    check_trackers(shared.trackers)
     data = [read_data(one) for one in settings]
     workspace = Workspace(shared.output.parent, asked_for(settings))
-    with told_if_full(shared.output.parent):
-        folder = workspace.open(on_leftovers)
+    with workspace.opened(on_leftovers) as folder, watched(watch, shared.output.parent) as looking_on:
         backbone = training_backbone(shared)
         manifests = [draft_manifest(one, backbone.spec, own) for one, own in zip(settings, data, strict=True)]
         sets = [DataSet(manifest, own.train, own.dev) for manifest, own in zip(manifests, data, strict=True)]
-        result = train_prompt(shared, backbone, sets, folder / "shared", [TrainingProgress("mean of scores")])
+        start = start_of(shared, manifests[0], backbone)
+        count = 1 + (len(settings) if shared.tune_epochs else 0)
+        callbacks = looking_on.callbacks(shared, "mean of scores", "shared", 1, count)
+        result = train_watched(shared, backbone, sets, folder / "shared", callbacks, start)
         backbone.model.eval()
         starts = [result.model.arrays(part) for part in range(len(sets))]
         reports = {}
         for part, (one, own, manifest) in enumerate(zip(settings, data, manifests, strict=True)):
             if shared.tune_epochs:
-                tuned = _tune(one, own, manifest, backbone, folder / one.name, starts[part])
-                reports[one.name] = finish_part(one, own, manifest, tuned, 0, started)
+                callbacks = looking_on.callbacks(one, "score", f"tuned/{one.name}", part + 2, count)
+                place = folder / "tuned" / one.name
+                tuned = _tune(one, own, manifest, backbone, place, starts[part], callbacks)
+                reports[one.name] = finish_part(one, own, manifest, tuned, 0, started, _others(settings, part))
             else:
-                reports[one.name] = finish_part(one, own, manifest, result, part, started)
-    workspace.remove()
+                reports[one.name] = finish_part(one, own, manifest, result, part, started, _others(settings, part))
     return reports
 
 
+def _others(settings: Sequence[TrainSettings], part: int) -> list[str]:
+    return [one.name for number, one in enumerate(settings) if number != part]
+
+
 def _tune(
-    settings: TrainSettings, data: TrainingData, manifest: Manifest, backbone: Backbone, folder: Path, start: Arrays
+    settings: TrainSettings,
+    data: TrainingData,
+    manifest: Manifest,
+    backbone: Backbone,
+    folder: Path,
+    start: Arrays,
+    callbacks: Sequence[TrainerCallback],
 ) -> TrainingResult:
     """The second phase: one data set alone, from the shared prefix and its own head."""
     rate = settings.tune_learning_rate or settings.rate
     changes = {"epochs": settings.tune_epochs, "reparameterization": "none", "learning_rate": rate}
     alone = settings.model_copy(update=changes)
-    bar = TrainingProgress(f"score of {settings.name}")
-    return train_prompt(alone, backbone, [DataSet(manifest, data.train, data.dev)], folder, [bar], start)
+    return train_watched(alone, backbone, [DataSet(manifest, data.train, data.dev)], folder, callbacks, start)

@@ -95,8 +95,9 @@ class TrainSettings(BaseModel):
             wrong = [name for name, is_given in given.items() if is_given]
             if wrong:
                 raise ValueError(f"{wrong[0]} was given, but method {self.method!r} has no prefix in the layers")
-        if self.prefix_init == "words" and self.reparameterization == "mlp":
-            raise ValueError("prefix_init is 'words', but behind a reparameterization a prefix cannot be set: use one")
+        if self.prefix_init == "words" and (self.reparameterization == "mlp" or self.init_from is not None):
+            other = "init_from" if self.reparameterization == "none" else "reparameterization"
+            raise ValueError(f"prefix_init is 'words', but {other} says how the prefix starts: give one of the two")
         return self
 
     @property

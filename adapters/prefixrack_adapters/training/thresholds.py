@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone
-from prefixrack_adapters.evaluation import evaluate
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.training.drafts import TrainingData
+from prefixrack_adapters.training.memory import evaluate
 from prefixrack_adapters.training.model import Arrays
 
 THRESHOLDS = [round(0.05 * step, 2) for step in range(2, 17)]
@@ -46,10 +47,18 @@ def _with_decoding(manifest: Manifest, **update: float) -> Manifest:
 
 
 def cast(manifest: Manifest, arrays: Arrays, dtype: str) -> tuple[Manifest, Arrays]:
-    """Manifest and tensors in the dtype that is stored: the score that counts is measured on these."""
-    if dtype == "float32":
-        return manifest, arrays
+    """Manifest and tensors in the dtype that is stored: the score that counts is measured on these.
+
+    Raises InvalidRequest for values that are no numbers, or too large for the dtype: nobody could serve them.
+    """
+    with np.errstate(over="ignore"):
+        stored: dict[str, Any] = {name: values.astype(np.dtype(dtype)) for name, values in arrays.items()}
+    for name, values in stored.items():
+        if not np.isfinite(values).all():
+            raise InvalidRequest(
+                f"tensor {name!r} of {manifest.name} holds values that are not finite in {dtype}: the training "
+                "diverged, so lower --learning-rate; values beyond 65,504 also need --prefix-dtype float32"
+            )
     prefix = manifest.prefix.model_copy(update={"dtype": dtype})
     head = manifest.head.model_copy(update={"dtype": dtype})
-    stored: dict[str, Any] = {name: values.astype(np.float16) for name, values in arrays.items()}
     return manifest.model_copy(update={"prefix": prefix, "head": head}), stored

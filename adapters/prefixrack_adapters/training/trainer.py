@@ -11,19 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import PrinterCallback, TrainerControl, TrainerState
 
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.attention import RowLoop
 from prefixrack_adapters.backbone import Backbone, resolve_device
-from prefixrack_adapters.evaluation import evaluate
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import build_task
 from prefixrack_adapters.training.activations import word_activations
 from prefixrack_adapters.training.batches import BatchSampler
 from prefixrack_adapters.training.contrastive import ContrastiveObjective
 from prefixrack_adapters.training.data import Example
+from prefixrack_adapters.training.memory import (
+    MAX_EVALUATION_TOKENS,
+    evaluate,
+    random_states,
+    release,
+    restore_random_states,
+    too_little,
+)
 from prefixrack_adapters.training.model import Arrays, Encoder, Part, PromptModel, load_pooler
 from prefixrack_adapters.training.objectives import (
     AnswerObjective,
@@ -35,8 +41,8 @@ from prefixrack_adapters.training.objectives import (
 )
 from prefixrack_adapters.training.prefix_encoder import PrefixEncoder, PromptEncoder
 from prefixrack_adapters.training.settings import TrainSettings
+from prefixrack_adapters.training.staging import LAST_FILE, last_checkpoint
 
-MAX_EVALUATION_TOKENS = 4096
 OBJECTIVES: dict[str, type[Objective]] = {
     "text-classification": TextObjective,
     "token-classification": TokenObjective,
@@ -78,6 +84,16 @@ class Items(Dataset[Item]):
         return self._items[index]
 
 
+class BestCheckpoint(TrainerCallback):
+    """Of a run that is gone on with: where its best checkpoint lies now, which may have been another path before."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.best_global_step is not None:
+            state.best_model_checkpoint = str(Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}")
+
+
 class PromptTrainer(Trainer):
     """transformers' Trainer, with batches and packs of our own, that scores dev through the serving path."""
 
@@ -102,18 +118,24 @@ class PromptTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Gradients of one batch. Out of memory, it is done again in packs of half the tokens, from where it began."""
         before = [None if part.grad is None else part.grad.clone() for part in model.parameters()]
+        drawn = random_states()
         while True:
             try:
-                return self._accumulate(model, inputs["items"])
+                return self._accumulate(model, inputs["items"], drawn)
             except torch.OutOfMemoryError:
-                for part, gradient in zip(model.parameters(), before, strict=True):
-                    part.grad = gradient
                 self._halve(inputs["items"])
-                before = [None if gradient is None else gradient.clone() for gradient in before]
+            for part, gradient in zip(model.parameters(), before, strict=True):
+                part.grad = None if gradient is None else gradient.clone()
+            restore_random_states(drawn)
+            release()
 
-    def _accumulate(self, model: nn.Module, items: Sequence[Item]) -> Tensor:
+    def _accumulate(self, model: nn.Module, items: Sequence[Item], drawn: Sequence[Tensor]) -> Tensor:
         packs = item_packs(items, self.pack_tokens) if self._model.is_divisible else [list(items)]
-        losses = [super(PromptTrainer, self).training_step(model, {"items": pack, "batch": items}) for pack in packs]
+        losses = []
+        for number, pack in enumerate(packs):
+            if number and self._model.backbone_model is None:
+                restore_random_states(drawn)  # the prefix is the batch's: each of its packs drops the same values
+            losses.append(super().training_step(model, {"items": pack, "batch": items}))
         return torch.stack(losses).sum()
 
     def _halve(self, items: Sequence[Item]) -> None:
@@ -121,14 +143,9 @@ class PromptTrainer(Trainer):
         num_tokens = sum(item.num_tokens for item in items)
         longest = max(item.num_tokens for item in items)
         if not self._model.is_divisible or min(self.pack_tokens, num_tokens) <= longest:
-            raise InvalidRequest(
-                f"the device has no memory for {longest if self._model.is_divisible else num_tokens} tokens in one "
-                "pass, which cannot be divided: lower --max-len, --prefix-len or, for embeddings, --batch-size"
-            ) from None
+            raise too_little(f"{longest if self._model.is_divisible else num_tokens} tokens") from None
         self.pack_tokens = max(longest, min(self.pack_tokens, num_tokens) // 2)
         self.log({"pack_tokens": float(self.pack_tokens)})
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     @property
     def _model(self) -> PromptModel:
@@ -199,10 +216,13 @@ def train_prompt(
     """
     set_seed(settings.seed)
     parts = [_part(backbone, one.manifest, index) for index, one in enumerate(data)]
-    items = [item for part, one in zip(parts, data, strict=True) for item in part.objective.items(one.train)]
-    if not items:
-        raise InvalidRequest(f"no example of {settings.train_file} can be trained on: all of their texts are empty")
+    items = [item for part, one in zip(parts, data, strict=True) for item in _items(part, one)]
     model = _build_model(settings, backbone, parts)
+    if not any(part.requires_grad for part in model.parameters()):
+        raise InvalidRequest(
+            f"method {settings.method!r} has nothing to train for task {settings.task!r}, whose vectors are the "
+            "backbone's own: use a method with a prefix, and a --prefix-len"
+        )
     if start is not None:
         model.start_from(start)
     trainer = PromptTrainer(
@@ -211,10 +231,31 @@ def train_prompt(
         settings=settings,
         model=model,
         args=training_arguments(settings, folder, backbone.device),
-        callbacks=[EarlyStoppingCallback(settings.patience), *callbacks],
+        callbacks=[EarlyStoppingCallback(settings.patience), BestCheckpoint(), *callbacks],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    _train(trainer, last_checkpoint(folder))
     return _result(trainer, model)
+
+
+def _train(trainer: PromptTrainer, checkpoint: Path | None) -> None:
+    """Go on from a checkpoint, if any. One of a run that had made up its mind to stop is the end of it."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(checkpoint / LAST_FILE))
+    if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+        trainer.args.num_train_epochs = round(state.epoch or 0)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+def _items(part: Part, data: DataSet) -> list[Item]:
+    items = part.objective.items(data.train)
+    if not items:
+        raise InvalidRequest(
+            f"none of the {len(data.train)} training examples of {part.manifest.name} can be trained on: their texts "
+            "are empty, or leave no room in --max-len"
+        )
+    return items
 
 
 def _part(backbone: Backbone, manifest: Manifest, index: int) -> Part:
@@ -258,9 +299,7 @@ def _encoder(settings: TrainSettings, backbone: Backbone, manifest: Manifest) ->
     return encoder
 
 
-def training_arguments(
-    settings: TrainSettings, folder: Path, device: str, has_dev: bool = True
-) -> TrainingArguments:
+def training_arguments(settings: TrainSettings, folder: Path, device: str, has_dev: bool = True) -> TrainingArguments:
     """Without dev there is nothing to choose a checkpoint by: none is written."""
     strategy = "epoch" if has_dev else "no"
     return TrainingArguments(
@@ -276,7 +315,7 @@ def training_arguments(
         bf16=settings.method == "fine-tuning" and settings.dtype == "bfloat16",
         eval_strategy=strategy,
         save_strategy=strategy,
-        save_total_limit=1,
+        save_total_limit=2,  # the best and the last; with 1 the last goes at the end, and a resumed run trains again
         load_best_model_at_end=has_dev,
         metric_for_best_model="eval_main",
         greater_is_better=True,

@@ -19,12 +19,18 @@ def promote(
     context: typer.Context,
     ref: Annotated[str, typer.Argument(help="name@7 or name@alias; a bare name means its latest version")],
     alias: AliasOption = PRODUCTION,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="What the uploader must claim, e.g. f1>=0.9 or wnut17:span_f1>=0.5; repeat as needed."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Point an alias at a version: callers of the bare name get `production`."""
     name, _, wanted = ref.partition("@")
     with open_client(context) as client:
-        moved = client.promote(name, _version_number(client, name, wanted or "latest"), alias=alias)
+        moved = client.promote(
+            name, _version_number(client, name, wanted or "latest"), alias=alias, require=require or ()
+        )
     _show(moved, json)
 
 
@@ -50,3 +56,5 @@ def _show(moved: AliasInfo, as_json: bool) -> None:
         return
     before = "" if moved.previous_version is None else f" (before: {moved.previous_version})"
     show_line(f"{moved.name}@{moved.alias} is now version {moved.version}{before}", "bold green")
+    for claim in moved.claims:
+        show_line(f"uploader's claim: {claim.name} {claim.value} on {claim.dataset} ({claim.split})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, insert, select, update
@@ -12,6 +13,7 @@ from prefixrack.types import AliasInfo
 from prefixrack_server.registry import tables, versions
 from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.names import LATEST, check_alias, check_movable_alias
+from prefixrack_server.registry.requirements import check_all
 
 ANY: Final = "*"
 
@@ -35,11 +37,22 @@ async def every(conn: AsyncConnection, tenant: str, name: str) -> list[AliasInfo
 
 
 async def put(
-    write: Write, tenant: str, name: str, alias: str, number: int, if_match: str | None, if_none_match: str | None
+    write: Write,
+    tenant: str,
+    name: str,
+    alias: str,
+    number: int,
+    if_match: str | None,
+    if_none_match: str | None,
+    require: Sequence[str] = (),
 ) -> AliasInfo:
-    """Point the alias at a version. Raises PreconditionRequired or PreconditionFailed, and then changes nothing."""
+    """Point the alias at a version whose claims meet what is required.
+
+    Raises PreconditionRequired, PreconditionFailed, RequirementNotMet or InvalidRequest, and then changes nothing.
+    """
     check_movable_alias(alias)
-    await versions.get(write.conn, tenant, name, number)
+    version = await versions.get(write.conn, tenant, name, number)
+    claims = check_all(version.ref, version.manifest.metrics, require)
     current = await _find(write.conn, tenant, name, alias)
     if current is None:
         _check_absent(alias, if_match)
@@ -47,7 +60,8 @@ async def put(
     else:
         _check_current(current, if_match, if_none_match)
         await _move(write, tenant, current, number)
-    return await get(write.conn, tenant, name, alias)
+    moved = await get(write.conn, tenant, name, alias)
+    return moved.model_copy(update={"claims": claims})
 
 
 async def remove(write: Write, tenant: str, name: str, alias: str, if_match: str | None) -> AliasInfo:

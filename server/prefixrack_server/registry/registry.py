@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -261,15 +261,17 @@ class Registry:
         if_match: str | None = None,
         *,
         if_none_match: str | None = None,
+        require: Sequence[str] = (),
         by: str = NOBODY,
     ) -> AliasInfo:
         """Promotion and rollback. An alias that exists moves only with its entity tag, or `*`, in `if_match`.
 
-        Raises InvalidName, AdapterNotFound, VersionNotFound, PreconditionRequired or PreconditionFailed.
+        `require` is checked against the version's claimed metrics. Raises InvalidName, AdapterNotFound,
+        VersionNotFound, PreconditionRequired, PreconditionFailed, RequirementNotMet or InvalidRequest.
         """
         check_name(name)
         async with self._write() as write:
-            moved = await aliases.put(write, tenant, name, alias, version, if_match, if_none_match)
+            moved = await aliases.put(write, tenant, name, alias, version, if_match, if_none_match, require)
             await write.record(tenant, by, "alias.put", f"{name}@{alias}", version=version)
             return moved
 

@@ -39,6 +39,8 @@ async def show_adapter(request: Request, caller: Reader) -> AdapterDetail:
     return AdapterDetail(
         **(summary.model_dump() | bound),
         input_format=manifest.input_format,
+        problem=manifest.decoding.problem,
+        no_answer=manifest.decoding.no_answer,
         input_schema=task.input_schema(),
         example=task.example(),
         max_tokens=task.max_tokens,

@@ -12,7 +12,7 @@ from prefixrack.errors import InvalidRequest, UnsupportedMediaType
 from prefixrack.types import AliasInfo, ResidencyInfo, VersionInfo, VersionPage, Wire
 from prefixrack_server.archive import read_multipart, read_tar
 from prefixrack_server.auth import Promoter, Reader, Writer
-from prefixrack_server.documentation import ADMIN_PROBLEMS, BUNDLE_ANSWER, UPLOAD_BODY, UPLOAD_PROBLEMS
+from prefixrack_server.documentation import ADMIN_PROBLEMS, ALIAS_PROBLEMS, BUNDLE_ANSWER, UPLOAD_BODY, UPLOAD_PROBLEMS
 from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.services import Services, services_of
@@ -37,6 +37,15 @@ class AliasTarget(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: Annotated[int, Field(ge=1, le=999_999_999, strict=True)]
+    require: Annotated[
+        list[Annotated[str, Field(max_length=300)]],
+        Field(
+            max_length=32,
+            description="What the version's manifest must claim, each as [dataset:]metric, a comparison and a number; "
+            "otherwise nothing moves (412, requirement_not_met).",
+            examples=[["f1>=0.9", "wnut17:span_f1>=0.5"]],
+        ),
+    ] = []
 
 
 class ResidencyWish(BaseModel):
@@ -133,7 +142,7 @@ async def get_alias(request: Request, response: Response, name: str, alias: str,
     return info
 
 
-@router.put("/aliases/{alias}", openapi_extra=body_of(AliasTarget))
+@router.put("/aliases/{alias}", openapi_extra=body_of(AliasTarget), responses=ALIAS_PROBLEMS)
 async def put_alias(
     request: Request,
     response: Response,
@@ -143,10 +152,21 @@ async def put_alias(
     if_match: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> AliasInfo:
-    """Promotion and rollback: an alias that exists moves only with its ETag (or *) in If-Match."""
+    """Promotion and rollback: an alias that exists moves only with its ETag (or *) in If-Match.
+
+    With `require`, the version's manifest must claim such numbers; `claims` of the answer shows them. They are what the
+    uploader measured, not the server.
+    """
     target = await read_model(request, AliasTarget)
     info = await services_of(request).registry.put_alias(
-        caller.tenant, name, alias, target.version, if_match, if_none_match=if_none_match, by=caller.key_id
+        caller.tenant,
+        name,
+        alias,
+        target.version,
+        if_match,
+        if_none_match=if_none_match,
+        require=target.require,
+        by=caller.key_id,
     )
     response.headers["ETag"] = info.etag
     return info

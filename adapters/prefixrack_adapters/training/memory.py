@@ -1,0 +1,57 @@
+"""What to do where a device has too little memory: fewer tokens at once. Knows adapters and examples; no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from prefixrack.errors import InvalidRequest
+from prefixrack_adapters import evaluation
+from prefixrack_adapters.adapter import Adapter
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.evaluation import Evaluation
+from prefixrack_adapters.training.data import Example
+
+MAX_EVALUATION_TOKENS = 4096
+
+
+def evaluate(
+    backbone: Backbone, adapter: Adapter, examples: Sequence[Example], max_tokens: int = MAX_EVALUATION_TOKENS
+) -> Evaluation:
+    """Score an adapter; out of memory, anew in packs of half the tokens.
+
+    Raises InvalidRequest where a single row is too much.
+    """
+    while max_tokens:
+        try:
+            return evaluation.evaluate(backbone, adapter, examples, max_tokens)
+        except torch.OutOfMemoryError:
+            max_tokens //= 2
+        release()
+    raise too_little("one row")
+
+
+def too_little(what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"the device has no memory for {what} in one pass, which cannot be divided: lower --max-len, --prefix-len or, "
+        "for embeddings, --batch-size"
+    )
+
+
+def release() -> None:
+    """Give back what the failed pass held. Call it outside of the except clause, which keeps the tensors alive."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def random_states() -> list[Tensor]:
+    """Of the CPU and of every GPU."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def restore_random_states(states: Sequence[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

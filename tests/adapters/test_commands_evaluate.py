@@ -1,0 +1,303 @@
+"""`prefixrack evaluate` as a shell calls it: scores, comparison, writing, pictures, and measuring through a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from prefixrack.cli.session import Session
+from prefixrack.types import Parameters
+from prefixrack_adapters.adapter import Adapter
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.bundle import bundle_digest
+from prefixrack_adapters.commands.evaluate import evaluate
+from prefixrack_adapters.manifest import parse_manifest
+from prefixrack_adapters.prediction import predict
+from synthetic import single, tags, write_data
+from tiny import write_random_bundle
+
+URL = "http://rack.example:8080"
+Run = Callable[..., Any]
+
+
+class FakeRack:
+    """Answers as a server does, from bundles on this machine. It takes at most `most_inputs` inputs at once."""
+
+    most_inputs = 16
+
+    def __init__(self, backbone: Backbone, bundles: dict[str, Path]) -> None:
+        self.backbone = backbone
+        self.adapters = {name: Adapter.load(folder) for name, folder in bundles.items()}
+        self.predicted: list[tuple[str, dict[str, Any]]] = []
+
+    def respond(self, request: httpx2.Request) -> httpx2.Response:
+        assert request.url.host == "rack.example"
+        if request.method == "GET":
+            return self.show(request.url.path.rsplit("/", 1)[1].partition("@")[0])
+        return self.predict(request.url.path.split("/")[2], json.loads(request.content))
+
+    def show(self, name: str) -> httpx2.Response:
+        if name not in self.adapters:
+            return problem(404, "adapter_not_found")
+        manifest = self.adapters[name].manifest
+        facts = {"name": name, "task": manifest.task, "version": 7, "digest": "d" * 64, "labels": manifest.labels}
+        rest = {"aliases": {"latest": 7}, "num_versions": 7, "created_at": "2026-11-22T10:00:00Z", "example": "x"}
+        usage = {"input_schema": {}, "max_tokens": 120, "prefix_len": 4, "problem": manifest.decoding.problem}
+        return httpx2.Response(200, json=facts | rest | usage)
+
+    def predict(self, ref: str, body: dict[str, Any]) -> httpx2.Response:
+        inputs, parameters = body["inputs"], body.get("parameters", {})
+        if len(inputs) > self.most_inputs:
+            return problem(413, "too_many_inputs")
+        self.predicted.append((ref, parameters))
+        adapter = self.adapters[ref.partition("@")[0]]
+        outputs = predict(self.backbone, adapter, inputs, Parameters(**parameters), 4096)
+        answer = {
+            "id": "req-1",
+            "adapter": {"name": adapter.manifest.name, "version": 7, "digest": "d" * 64},
+            "task": adapter.manifest.task,
+            "outputs": [output.model_dump(mode="json") for output in outputs],
+            "usage": {"tokens": 1, "rows": 1, "truncated": 0},
+            "timings_ms": {},
+        }
+        return httpx2.Response(200, json=answer)
+
+
+def problem(status: int, code: str) -> httpx2.Response:
+    fields = {
+        "title": "x",
+        "status": status,
+        "detail": f"refused: {code}",
+        "code": code,
+        "request_id": "r",
+        "error": "x",
+    }
+    return httpx2.Response(status, json=fields)
+
+
+@pytest.fixture
+def bundles(backbone: Backbone, tmp_path: Path) -> dict[str, Path]:
+    """Random adapters; the second one for cats and dogs has other weights."""
+    labels: dict[str, Any] = {"labels": ("cat", "dog")}
+    tagging: dict[str, Any] = {"task": "token-classification", "labels": ("O", "B-loc", "B-per")}
+    return {
+        name: write_random_bundle(tmp_path / name, backbone.spec, seed, name=name, **options)
+        for name, seed, options in (("one", 0, labels), ("two", 1, labels), ("tagger", 0, tagging))
+    }
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> dict[str, str]:
+    return {
+        "single": str(write_data(tmp_path / "single", single, num_train=1, num_dev=40)[1]),
+        "tags": str(write_data(tmp_path / "tags", tags, num_train=1, num_dev=10)[1]),
+    }
+
+
+@pytest.fixture
+def run(backbone_folder: Path) -> Run:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(evaluate)
+
+    def invoke(ref: Any, data: str, *options: str, session: Session | None = None) -> Any:
+        where = [] if session is not None else ["--backbone", str(backbone_folder), "--device", "cpu"]
+        arguments = [str(ref), "--data", data, *where, *options]
+        return CliRunner().invoke(app, arguments, obj=session, env={"COLUMNS": "160"})
+
+    return invoke
+
+
+@pytest.fixture
+def rack(backbone: Backbone, bundles: dict[str, Path]) -> FakeRack:
+    return FakeRack(backbone, bundles)
+
+
+@pytest.fixture
+def session(rack: FakeRack) -> Session:
+    return Session(transport=httpx2.MockTransport(rack.respond), sleep=lambda seconds: None)
+
+
+def as_json(result: Any) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    shown: dict[str, Any] = json.loads(result.stdout)
+    return shown
+
+
+def test_the_tables(run: Run, bundles: dict[str, Path], data: dict[str, str]) -> None:
+    result = run(bundles["one"], data["single"])
+    assert "does not have" not in result.stderr
+    measured = as_json(run(bundles["one"], data["single"], "--json"))
+    low, high = measured["intervals"]["accuracy"]
+    assert low <= measured["scores"]["accuracy"] <= high
+    lines = [line.split() for line in result.stdout.replace("│", " ").splitlines()]
+    value, bare = measured["scores"]["accuracy"], measured["without_prefix"]["accuracy"]
+    assert ["accuracy", f"{value:.4f}", f"{low:.4f}", "to", f"{high:.4f}", f"{bare:.4f}"] in lines
+    classes = measured["classes"]
+    assert [one["name"] for one in classes] == sorted(("cat", "dog"), key=lambda name: -support_of(classes, name))
+    for one in classes:
+        shares = [f"{one[name]:.4f}" for name in ("precision", "recall", "f1")]
+        assert [one["name"], *shares, str(one["support"]), str(one["num_predicted"])] in lines
+    assert measured["confusion"]["labels"] == ["cat", "dog"]
+    assert sum(map(sum, measured["confusion"]["counts"])) == measured["num_examples"] == 40
+    assert measured["digest"] is None
+
+
+def support_of(classes: list[dict[str, Any]], name: str) -> int:
+    return next(int(one["support"]) for one in classes if one["name"] == name)
+
+
+def test_a_long_list_of_classes_is_shortened_with_a_note(run: Run, bundles: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"text": "cat", "label": f"label {number}"}) + "\n" for number in range(24)))
+    num_classes = len(as_json(run(bundles["one"], str(path), "--json"))["classes"])
+    assert num_classes == 25  # and the one that is answered
+    result = run(bundles["one"], str(path))
+    shown = result.stdout
+    assert (
+        "one does not have these labels of the data, and gets them wrong: label 0, label 1, label 10," in result.stderr
+    )
+    assert shown.count("label ") == 20
+    assert "and 5 smaller classes: --json has all of them" in shown
+
+
+def test_inputs_that_fail_are_told(run: Run, bundles: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "cat", "label": "cat"}\n{"text": "\\ud800", "label": "cat"}\n')
+    shown = run(bundles["one"], str(path)).stdout
+    assert "2 examples, 1 of them failed and count as wrong" in shown
+
+
+def test_two_bundles_are_compared(run: Run, bundles: dict[str, Path], data: dict[str, str]) -> None:
+    options = ("--against", str(bundles["two"]))
+    measured = as_json(run(bundles["one"], data["single"], *options, "--json"))
+    comparison, other = measured["comparison"], measured["against"]
+    assert other["scores"] == as_json(run(bundles["two"], data["single"], "--json"))["scores"]
+    assert comparison["difference"] == measured["scores"]["accuracy"] - other["scores"]["accuracy"]
+    assert comparison["interval"][0] <= comparison["difference"] <= comparison["interval"][1]
+    assert measured["without_prefix"] == {}
+    shown = run(bundles["one"], data["single"], *options).stdout
+    assert comparison["in_words"] in shown
+    assert f"difference of accuracy: {comparison['difference']:+.4f}, 95 % interval" in shown
+    assert f"McNemar's exact test, answers right as a whole: p = {comparison['mcnemar_p_value']:.3f}" in shown
+
+
+def test_bundles_of_other_tasks_are_not_compared(run: Run, bundles: dict[str, Path], data: dict[str, str]) -> None:
+    result = run(bundles["one"], data["single"], "--against", str(bundles["tagger"]))
+    assert result.exit_code == 2
+    assert "compare adapters of the same task" in result.stderr
+
+
+def test_scores_are_written_where_that_is_asked_for(run: Run, bundles: dict[str, Path], data: dict[str, str]) -> None:
+    options = ("--write", "--dataset", "marks", "--split", "test", "--json")
+    measured = as_json(run(bundles["one"], data["single"], *options))
+    assert measured["digest"] == bundle_digest(bundles["one"])
+    metrics = parse_manifest((bundles["one"] / "adapter.json").read_bytes()).metrics
+    assert {one.name: one.value for one in metrics} == pytest.approx(measured["scores"], abs=1e-4)
+    assert {(one.dataset, one.split, one.num_examples) for one in metrics} == {("marks", "test", 40)}
+    shown = run(bundles["one"], data["single"], "--write").stdout
+    assert f"digest is now {bundle_digest(bundles['one'])}" in shown
+    metrics = parse_manifest((bundles["one"] / "adapter.json").read_bytes()).metrics
+    assert [(one.dataset, one.split) for one in metrics] == [("marks", "test")] * 2 + [("dev.jsonl", "dev")] * 2
+
+
+def test_the_confusion_matrix_is_drawn(
+    run: Run, bundles: dict[str, Path], data: dict[str, str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "confusion.svg"
+    assert run(bundles["one"], data["single"], "--confusion", str(picture)).exit_code == 0
+    assert "one on dev.jsonl" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "options", "mentions"),
+    [
+        ("tagger", "tags", ["--confusion", "x.svg"], "has no confusion matrix"),
+        ("one", "single", ["--confusion", "x.pdf"], "x.pdf is no .svg or .png"),
+        ("one", "single", ["--write", "--server", URL], "a version on a server never changes"),
+        ("one", "single", ["--server", URL], "--server needs the key and the settings"),
+        ("one", "single", ["--input-format", "srl"], "input format 'srl' is none of task 'text-classification'"),
+        ("one", "single", ["--input-format", "boolq"], "no column 'question'"),
+        ("one", "single", ["--against", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals(
+    run: Run,
+    bundles: dict[str, Path],
+    data: dict[str, str],
+    name: str,
+    file: str,
+    options: list[str],
+    mentions: str,
+) -> None:
+    before = bundle_digest(bundles[name])
+    result = run(bundles[name], data[file], *options)
+    assert result.exit_code == 2
+    assert mentions in result.stderr
+    assert bundle_digest(bundles[name]) == before
+
+
+def test_a_plain_adapter_is_measured_on_a_data_sets_own_form(
+    run: Run, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    own, plain = tmp_path / "own.jsonl", tmp_path / "plain.jsonl"
+    words = [("cat", "the cat sat", "a cat"), ("dog", "a dog in rain", "the dog")]
+    names = ("word", "sentence1", "sentence2")
+    own.write_text("".join(json.dumps(dict(zip(names, one, strict=True), label="cat")) + "\n" for one in words))
+    texts = [f"{first} {second} Does {word} have the same meaning in both sentences?" for word, first, second in words]
+    plain.write_text("".join(json.dumps({"text": text, "label": "cat"}) + "\n" for text in texts))
+    measured = as_json(run(bundles["one"], str(own), "--input-format", "wic", "--json"))
+    assert measured["num_failed"] == 0
+    assert measured["confusion"] == as_json(run(bundles["one"], str(plain), "--json"))["confusion"]
+
+
+def test_forms_that_an_adapter_cannot_take(
+    run: Run, bundles: dict[str, Path], backbone: Backbone, tmp_path: Path
+) -> None:
+    path = tmp_path / "multirc.jsonl"
+    path.write_text('{"passage": "cat", "question": "who", "answers": [{"text": "dog", "label": 1}]}\n')
+    refused = run(bundles["one"], str(path), "--input-format", "multirc")
+    assert refused.exit_code == 2
+    assert "input format 'multirc' makes no plain input" in refused.stderr
+    judge = write_random_bundle(tmp_path / "judge", backbone.spec, input_format="multirc")
+    assert as_json(run(judge, str(path), "--json"))["main"] == "f1a"
+    pairs = tmp_path / "cb.jsonl"
+    pairs.write_text('{"premise": "cat", "hypothesis": "dog", "label": "yes"}\n')
+    refused = run(judge, str(pairs), "--input-format", "cb")
+    assert refused.exit_code == 2
+    assert "--input-format is 'cb', but the adapter's is 'multirc': leave it out" in refused.stderr
+
+
+def test_an_adapter_is_measured_through_a_server(
+    run: Run, bundles: dict[str, Path], data: dict[str, str], rack: FakeRack, session: Session
+) -> None:
+    served = as_json(run("one@production", data["single"], "--server", URL, "--json", session=session))
+    local = as_json(run(bundles["one"], data["single"], "--json"))
+    assert served["name"] == "one@7"
+    assert served["without_prefix"] == {}
+    for part in ("scores", "intervals", "classes", "confusion", "num_examples"):
+        assert served[part] == local[part]
+    assert {ref for ref, _ in rack.predicted} == {"one@7"}
+    assert all(parameters == {"overlong": "truncate"} for _, parameters in rack.predicted)
+    assert "one@7 on dev.jsonl" in run("one", data["single"], "--server", URL, session=session).stdout
+
+
+def test_tags_are_measured_through_a_server(
+    run: Run, bundles: dict[str, Path], data: dict[str, str], rack: FakeRack, session: Session
+) -> None:
+    served = as_json(run("tagger", data["tags"], "--server", URL, "--json", session=session))
+    assert served["scores"] == as_json(run(bundles["tagger"], data["tags"], "--json"))["scores"]
+    assert all(parameters == {} for _, parameters in rack.predicted)
+
+
+def test_two_served_adapters_are_compared(run: Run, data: dict[str, str], session: Session) -> None:
+    result = run("one", data["single"], "--against", "two@3", "--server", URL, "--json", session=session)
+    shown = as_json(result)
+    assert (shown["name"], shown["against"]["name"]) == ("one@7", "two@7")
+    assert shown["comparison"]["metric"] == "accuracy"
