@@ -47,6 +47,20 @@ class Checkpoints(TrainerCallback):
         self.names.append({name for path in folder.glob("*.safetensors") for name in load_file(path)})
 
 
+class Rates(TrainerCallback):
+    """The learning rate of every trained tensor when training begins, before it warms up and falls."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        names = {id(values): name for name, values in kwargs["model"].named_parameters()}
+        for group in kwargs["optimizer"].param_groups:
+            self.of |= {names[id(values)]: group["initial_lr"] for values in group["params"]}
+
+
 def trained(
     settings: TrainSettings, folder: Path, *callbacks: TrainerCallback
 ) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
@@ -166,7 +180,7 @@ FORMATS: list[tuple[str, str, Record]] = [
 def test_formats_are_trained_scored_and_served_as_they_are_asked(
     make_settings: MakeSettings, backbone: Backbone, name: str, task: str, record: Record
 ) -> None:
-    settings = make_settings(task, record, input_format=name, epochs=8, patience=8)
+    settings = make_settings(task, record, input_format=name, epochs=8, patience=8, backbone_dropout=False)
     report = run_training(settings)
     adapter = Adapter.load(settings.output)
     assert adapter.manifest.input_format == name
@@ -253,3 +267,34 @@ def test_values_that_cannot_be_stored_are_named(spec: BackboneSpec, dtype: str, 
     arrays["prefix"][0, 0, 0, 0, 0] = value
     with pytest.raises(InvalidRequest, match=f"'prefix' of tiny holds values that are not finite in {dtype}"):
         cast(manifest, arrays, dtype)
+
+
+@pytest.mark.parametrize(
+    ("options", "of_prefix", "of_head"),
+    [
+        ({}, 1e-2, 1e-2),
+        ({"learning_rate": 0.5}, 0.5, 0.5),
+        ({"learning_rate": 0.5, "head_learning_rate": 0.25, "weight_decay": 0.1}, 0.5, 0.25),
+    ],
+)
+def test_the_head_may_have_a_learning_rate_of_its_own(
+    make_settings: MakeSettings, tmp_path: Path, options: dict[str, float], of_prefix: float, of_head: float
+) -> None:
+    rates = Rates()
+    settings = make_settings(epochs=1).model_copy(update={"learning_rate": None} | options)
+    trained(settings, tmp_path / "run", rates)
+    assert rates.of == {"encoder.embedding.weight": of_prefix, "heads.0.0.weight": of_head, "heads.0.0.bias": of_head}
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_the_dropout_of_the_backbone_is_on_in_training_only(
+    make_settings: MakeSettings, tmp_path: Path, is_on: bool
+) -> None:
+    settings = make_settings(epochs=1, backbone_dropout=is_on)
+    result, _ = trained(settings, tmp_path / "run")
+    items = result.model.parts[0].objective.items(read_data(settings).train)[:4]
+    torch.manual_seed(0)
+    for is_training in (False, True):
+        result.model.train(is_training)
+        first, second = (result.model(items)["loss"].item() for _ in range(2))
+        assert (first != second) == (is_on and is_training)

@@ -110,6 +110,14 @@ ReparameterizationSize = Annotated[int, typer.Option(metavar="N", help="Width of
 PrefixDropout = Annotated[
     float, typer.Option(metavar="P", help="Share of the prefix left out at random.", rich_help_panel=METHOD)
 ]
+BackboneDropout = Annotated[
+    bool,
+    typer.Option(
+        "--backbone-dropout/--no-backbone-dropout",
+        help="The backbone's own dropout, in training; without it a step costs less.",
+        rich_help_panel=METHOD,
+    ),
+]
 InitFrom = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="A bundle whose prefix the run starts from.", rich_help_panel=METHOD),
@@ -141,6 +149,10 @@ LearningRate = Annotated[
     float | None,
     typer.Option(metavar="X", help="By default the method's own, see docs/training.md.", rich_help_panel=OPTIMISATION),
 ]
+HeadLearningRate = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="Of the head; as --learning-rate by default.", rich_help_panel=OPTIMISATION),
+]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Examples in a step.", rich_help_panel=OPTIMISATION)]
 BatchTokens = Annotated[
     int | None,
@@ -148,9 +160,7 @@ BatchTokens = Annotated[
 ]
 PackTokens = Annotated[
     int,
-    typer.Option(
-        metavar="N", help="Tokens computed at once: bounds memory, changes no result.", rich_help_panel=OPTIMISATION
-    ),
+    typer.Option(metavar="N", help="Tokens computed at once: bounds memory.", rich_help_panel=OPTIMISATION),
 ]
 GradientAccumulation = Annotated[
     int, typer.Option(metavar="N", help="Batches in a step.", rich_help_panel=OPTIMISATION)

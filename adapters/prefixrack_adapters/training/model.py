@@ -42,9 +42,15 @@ class PromptModel(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, parts: Sequence[Part], encoder: Encoder | None, train_backbone: bool = False
+        self,
+        backbone: Backbone,
+        parts: Sequence[Part],
+        encoder: Encoder | None,
+        train_backbone: bool = False,
+        backbone_dropout: bool = True,
     ) -> None:
         super().__init__()
+        self._has_dropout = backbone_dropout
         self._outside = (backbone, tuple(parts))
         self.encoder = encoder
         self.heads = nn.ModuleList(_head_modules(backbone, part.manifest) for part in parts)
@@ -65,9 +71,9 @@ class PromptModel(nn.Module):
         return all(part.objective.is_divisible for part in self.parts)
 
     def train(self, mode: bool = True) -> PromptModel:
-        """Dropout inside the backbone only where it is trained: frozen, it only costs time on a CPU."""
+        """The backbone's own dropout is on in training, whether the backbone is trained or frozen."""
         super().train(mode)
-        self.backbone.model.train(mode and self.backbone_model is not None)
+        self.backbone.model.train(mode and self._has_dropout)
         return self
 
     def forward(self, items: Sequence[Item], batch: Sequence[Item] | None = None) -> dict[str, Tensor]:

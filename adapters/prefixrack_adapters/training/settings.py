@@ -32,7 +32,8 @@ class TrainSettings(BaseModel):
 
     `batch_size` examples make a step; with `batch_tokens` a step has about so many tokens instead, however many
     examples that is. A step is computed in packs of at most `pack_tokens` tokens: that bounds memory and changes no
-    result. `learning_rate` None is the method's own, `labels` None those that occur in the training data.
+    result but for what the backbone's own dropout draws, which `backbone_dropout` switches off. `learning_rate` None is
+    the method's own, `head_learning_rate` None the same as that, `labels` None those that occur in the training data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +59,7 @@ class TrainSettings(BaseModel):
     reparameterization: Literal["none", "mlp"] = "none"
     reparameterization_size: Annotated[int, Field(ge=1)] = 512
     prefix_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    backbone_dropout: bool = True
     prefix_init: Literal["normal", "words"] = "normal"
     init_from: Path | None = None
     head: Literal["linear", "pooler"] = "linear"
@@ -71,6 +73,7 @@ class TrainSettings(BaseModel):
     pack_tokens: Annotated[int, Field(ge=1)] = 16384
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
     max_len: Annotated[int, Field(ge=8)] = 128
@@ -103,6 +106,10 @@ class TrainSettings(BaseModel):
     @property
     def rate(self) -> float:
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def head_rate(self) -> float:
+        return self.rate if self.head_learning_rate is None else self.head_learning_rate
 
     @property
     def is_baseline(self) -> bool:

@@ -107,6 +107,18 @@ class PromptTrainer(Trainer):
         self.pack_tokens = settings.pack_tokens
         self.remove_callback(PrinterCallback)  # prints every log line through our progress bar
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with the heads, which begin at random, in groups that may have another rate."""
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(model)
+        heads = {id(values) for values in self._model.heads.parameters()}
+        for group in list(optimizer.param_groups):
+            own = [values for values in group["params"] if id(values) in heads]
+            group["params"] = [values for values in group["params"] if id(values) not in heads]
+            optimizer.add_param_group({**group, "params": own, "lr": self._settings.head_rate})
+        return optimizer
+
     def get_train_dataloader(self) -> DataLoader[Item]:
         settings = self._settings
         lengths = [item.num_tokens for item in self._items]
@@ -134,7 +146,9 @@ class PromptTrainer(Trainer):
         losses = []
         for number, pack in enumerate(packs):
             if number and self._model.backbone_model is None:
-                restore_random_states(drawn)  # the prefix is the batch's: each of its packs drops the same values
+                # The prefix is the batch's: each of its packs drops the same values of it. What the backbone drops then
+                # comes from the same numbers too, over other tokens: no row meets a mask twice.
+                restore_random_states(drawn)
             losses.append(super().training_step(model, {"items": pack, "batch": items}))
         return torch.stack(losses).sum()
 
@@ -277,7 +291,7 @@ def _collate(items: list[Item]) -> dict[str, Any]:
 
 def _build_model(settings: TrainSettings, backbone: Backbone, parts: Sequence[Part]) -> PromptModel:
     encoder = _encoder(settings, backbone, parts[0].manifest)
-    model = PromptModel(backbone, parts, encoder, settings.method == "fine-tuning")
+    model = PromptModel(backbone, parts, encoder, settings.method == "fine-tuning", settings.backbone_dropout)
     for part, head in zip(parts, model.heads, strict=True):
         if len(part.manifest.head.layers) > 1:
             load_pooler(head, settings.backbone)
