@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(stderr=True)
 SHOWN = (
     *("epochs", "patience", "batch_size", "max_len", "warmup", "prefix_len", "prefix_init", "reparameterization"),
-    *("tune_epochs", "tune_learning_rate"),
+    *("backbone_dropout", "prefix_dropout", "prefix_layers", "head", "tune_epochs", "tune_learning_rate"),
 )
 
 
@@ -137,7 +137,8 @@ def _key_of(setup: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _shown(settings: TrainSettings) -> dict[str, Any]:
-    return settings.model_dump(include=set(SHOWN)) | {"learning_rate": settings.rate}
+    rates = {"learning_rate": settings.rate, "head_learning_rate": settings.head_rate}
+    return settings.model_dump(include=set(SHOWN)) | rates
 
 
 def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[tuple[str, str, int]]:
