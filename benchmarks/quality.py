@@ -30,7 +30,8 @@ from quality_sets import DEFAULT_SETS, METHODS, SETS, QualitySet, labels_of_set,
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(stderr=True)
 SHOWN = (
-    *("epochs", "patience", "batch_size", "max_len", "warmup", "prefix_len", "prefix_init", "reparameterization"),
+    *("epochs", "patience", "batch_size", "max_len", "warmup", "prefix_len", "prefix_init"),
+    *("reparameterization", "reparameterization_size"),
     *("backbone_dropout", "prefix_dropout", "prefix_layers", "head", "tune_epochs", "tune_learning_rate"),
 )
 

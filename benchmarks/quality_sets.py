@@ -90,10 +90,11 @@ def recipe(method: str, kind: str, num_train: int) -> dict[str, Any]:
 
 
 def prefix(kind: str) -> dict[str, Any]:
-    """Whole texts take a shorter prefix and a lower rate than spans do; heads learn slower than prefixes."""
+    """Whole texts take a prefix made by a small MLP, spans the vectors themselves; heads learn slower than those."""
+    common = {"prefix_len": 32, "head_learning_rate": 1e-3}
     if kind == "classification":
-        return {"prefix_init": "words", "prefix_len": 8, "learning_rate": 1e-2, "head_learning_rate": 1e-3}
-    return {"prefix_init": "words", "prefix_len": 32, "learning_rate": 3e-2, "head_learning_rate": 1e-3}
+        return common | {"reparameterization": "mlp", "reparameterization_size": 96, "learning_rate": 5e-4}
+    return common | {"prefix_init": "words", "learning_rate": 3e-2}
 
 
 def labels_of_set(data: Path, name: str) -> list[str] | None:

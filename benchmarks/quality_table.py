@@ -1,7 +1,7 @@
-"""The lines of `quality.py` as a page and a picture: docs/quality.md, docs/quality.svg. Measures nothing.
+"""The lines of `quality.py` as a page and a picture: docs/quality.md, quality.svg and sweep.svg. Measures nothing.
 
-A cell is the mean over its seeds at the method's recipe. Cells with other settings are listed below the table: what
-was tried, whatever came of it.
+A cell is the mean over its seeds at the method's recipe (`quality_sets.py`). Lines with other settings are listed below
+the table: what was tried, whatever came of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quality_sets import DEFAULT_SETS, LOW_RESOURCE, METHODS, SETS
+from prefixrack_adapters.training.settings import LEARNING_RATES, TrainSettings
+from quality_sets import DEFAULT_SETS, LOW_RESOURCE, METHODS, SETS, recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = {
@@ -49,21 +50,39 @@ class Cell:
 
 
 Cells = Mapping[tuple[str, str], Cell]
+Line = Mapping[str, Any]
+
+
+def expected(setup: Line) -> dict[str, Any]:
+    """The settings of the recipe for what a line measured."""
+    method = setup["method"]
+    wanted = recipe(method, SETS[setup["dataset"]].kind, setup["num_train"])
+    rate = wanted.get("learning_rate", LEARNING_RATES[method])
+    rates = {"learning_rate": rate, "head_learning_rate": wanted.get("head_learning_rate", rate)}
+    defaults = {name: field.default for name, field in TrainSettings.model_fields.items()}
+    return defaults | {"max_len": SETS[setup["dataset"]].max_len} | wanted | rates
+
+
+def changed(line: Line) -> dict[str, Any]:
+    """What differs from the recipe: asked for, or because the recipe was another one when the line was measured."""
+    wanted = expected(line["setup"])
+    seen = line["setup"]["settings"] | line["setup"]["changes"]
+    return {name: value for name, value in seen.items() if value != wanted.get(name)}
 
 
 def read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def cells_of(lines: Sequence[Mapping[str, Any]]) -> Cells:
-    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+def cells_of(lines: Sequence[Line]) -> Cells:
+    grouped: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in lines:
-        if not line["setup"]["changes"]:
+        if not changed(line):
             grouped[line["setup"]["dataset"], line["setup"]["method"]].append(line)
     return {key: _cell(members) for key, members in grouped.items()}
 
 
-def _cell(lines: Sequence[Mapping[str, Any]]) -> Cell:
+def _cell(lines: Sequence[Line]) -> Cell:
     result, setup = lines[0]["result"], lines[0]["setup"]
     return Cell(
         scores=tuple(100 * line["result"]["score"] for line in lines),
@@ -122,21 +141,26 @@ def summary(cells: Cells) -> Iterator[str]:
         yield f"| {text} | {wanted} | {shown} |"
 
 
-def tried(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Every cell that is not at the method's recipe."""
-    yield "| data set | method | changed | seed | score | best epoch |"
-    yield "| --- | --- | --- | ---: | ---: | ---: |"
-    changed = [line for line in lines if line["setup"]["changes"]]
-    for line in sorted(changed, key=lambda line: json.dumps(line["setup"], sort_keys=True)):
+def tried(lines: Sequence[Line]) -> Iterator[str]:
+    """Every line that is not at the method's recipe."""
+    yield "| data set | train / dev | method | other than the recipe | seed | score | best epoch |"
+    yield "| --- | ---: | --- | --- | ---: | ---: | ---: |"
+    others = [line for line in lines if changed(line)]
+    for line in sorted(others, key=lambda line: (line["setup"]["dataset"], line["setup"]["method"], -_score(line))):
         setup, result = line["setup"], line["result"]
-        changes = ", ".join(f"{name} {value}" for name, value in setup["changes"].items())
+        changes = ", ".join(f"{name} {value}" for name, value in sorted(changed(line).items()))
         epochs = f"{result['best_epoch']} of {len(result['history'])}"
-        method = SHORT[setup["method"]]
-        score = f"{100 * result['score']:.1f}"
-        yield f"| {setup['dataset']} | {method} | {changes} | {setup['seed']} | {score} | {epochs} |"
+        sizes = f"{setup['num_train']:,} / {setup['num_dev']:,}"
+        score = f"{_score(line):.1f}"
+        cells = (setup["dataset"], sizes, SHORT[setup["method"]], changes, str(setup["seed"]), score, epochs)
+        yield f"| {' | '.join(cells)} |"
 
 
-def page(lines: Sequence[Mapping[str, Any]], picture: str) -> str:
+def _score(line: Line) -> float:
+    return 100 * float(line["result"]["score"])
+
+
+def page(lines: Sequence[Line], picture: str, sweep: str) -> str:
     cells = cells_of(lines)
     names = list(DEFAULT_SETS)
     devices = sorted({line["device"] for line in lines})
@@ -164,6 +188,10 @@ def page(lines: Sequence[Mapping[str, Any]], picture: str) -> str:
             *summary(cells),
             "",
             "## What was tried besides",
+            "",
+            "One line is one run. Settings not named are those of the method's recipe in `benchmarks/quality_sets.py`.",
+            "",
+            f"![Scores of P-Tuning v2 by learning rate]({sweep})",
             "",
             *tried(lines),
             "",
@@ -195,6 +223,60 @@ def draw(cells: Cells, path: Path) -> None:
     plt.close(figure)
 
 
+SERIES = (
+    ("no dropout, one rate", "o", False, False, False),
+    ("no dropout, slower head", "s", False, True, False),
+    ("dropout, one rate", "^", True, False, False),
+    ("dropout, slower head", "D", True, True, False),
+    ("dropout, MLP", "v", True, None, True),
+)
+SWEPT = 5  # runs of a data set: below, a panel would show nothing
+
+
+def series_of(line: Line) -> str | None:
+    """Which way of training a line stands for in the picture of the sweep."""
+    settings = line["setup"]["settings"]
+    is_slower = settings["head_learning_rate"] < settings["learning_rate"]
+    for name, _, has_dropout, has_slow_head, is_mlp in SERIES:
+        same = settings["backbone_dropout"] == has_dropout and (settings["reparameterization"] == "mlp") == is_mlp
+        if same and has_slow_head in (None, is_slower):
+            return name
+    return None
+
+
+def draw_sweep(lines: Sequence[Line], path: Path) -> None:
+    """P-Tuning v2: a panel for each data set that was swept, score against learning rate, the prefix length beside."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "prefixrack"
+    by_set: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        if line["setup"]["method"] == "p-tuning-v2" and series_of(line) is not None:
+            by_set[line["setup"]["dataset"]].append(line)
+    panels = {name: members for name, members in by_set.items() if len(members) >= SWEPT}
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 4.2), layout="constrained", squeeze=False)
+    for axes, (name, members) in zip(all_axes[0], panels.items(), strict=True):
+        for title, marker, *_ in SERIES:
+            own = [line for line in members if series_of(line) == title]
+            rates = [line["setup"]["settings"]["learning_rate"] for line in own]
+            axes.scatter(rates, [_score(line) for line in own], marker=marker, s=40, label=title, alpha=0.8)
+            for line, rate in zip(own, rates, strict=True):
+                length = str(line["setup"]["settings"]["prefix_len"])
+                axes.annotate(length, (rate, _score(line)), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        axes.set_xscale("log")
+        axes.set_title(name)
+        axes.set_xlabel("learning rate (numbers: prefix length)")
+        axes.grid(alpha=0.3)
+    all_axes[0][0].set_ylabel("score on dev, points")
+    handles, titles = all_axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, titles, ncols=len(SERIES), loc="outside upper center", frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -205,8 +287,9 @@ def main() -> None:
     paths = arguments.results or sorted((ROOT / "benchmarks" / "results").glob("quality-*.jsonl"))
     lines = read_lines(paths)
     arguments.docs.mkdir(exist_ok=True)
-    (arguments.docs / "quality.md").write_text(page(lines, "quality.svg"), encoding="utf-8")
+    (arguments.docs / "quality.md").write_text(page(lines, "quality.svg", "sweep.svg"), encoding="utf-8")
     draw(cells_of(lines), arguments.docs / "quality.svg")
+    draw_sweep(lines, arguments.docs / "sweep.svg")
 
 
 if __name__ == "__main__":
