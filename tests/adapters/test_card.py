@@ -88,6 +88,9 @@ def test_the_front_matter_has_scores_with_their_data_set(make_settings: MakeSett
 
 def test_the_learning_rate_in_effect(make_settings: MakeSettings, manifest: Manifest) -> None:
     assert "- Learning rate 0.01, " in render_card(make_settings(learning_rate=None), manifest, REPORT)
+    assert "- Learning rate 0.03 (head 0.001), " in render_card(
+        make_settings(head_learning_rate=1e-3, backbone_dropout=True), manifest, REPORT
+    )
 
 
 def test_a_soft_prompt(make_settings: MakeSettings, spec: BackboneSpec) -> None:

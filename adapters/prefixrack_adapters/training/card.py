@@ -147,7 +147,7 @@ def _training(settings: TrainSettings, report: Report) -> list[str]:
     return [
         f"- Method: {settings.method}{_method_options(settings)}",
         *_together(settings, report),
-        f"- Learning rate {settings.rate:g}, {_batch(settings)}, weight decay {settings.weight_decay:g}, "
+        f"- {_rates(settings)}, {_batch(settings)}, weight decay {settings.weight_decay:g}, "
         f"warm-up {settings.warmup:g}",
         f"- Seed {settings.seed}, best epoch {report.best_epoch} of {len(report.history)}; "
         f"dev {score} by epoch: {history}",
@@ -167,6 +167,7 @@ def _method_options(settings: TrainSettings) -> str:
         "begun from the backbone's own keys and values of words": settings.prefix_init == "words",
         "begun from another bundle": settings.init_from is not None,
         f"prefix dropout {settings.prefix_dropout:g}": settings.prefix_dropout > 0,
+        "without the backbone's own dropout": not settings.backbone_dropout,
     }
     return "".join(f", {words}" for words, is_so in options.items() if is_so)
 
@@ -179,6 +180,11 @@ def _together(settings: TrainSettings, report: Report) -> list[str]:
         rate = settings.tune_learning_rate or settings.rate
         line += f"; then tuned alone (epochs: at most {settings.tune_epochs}, learning rate {rate:g})"
     return [line]
+
+
+def _rates(settings: TrainSettings) -> str:
+    of_head = f" (head {settings.head_rate:g})" if settings.head_rate != settings.rate else ""
+    return f"Learning rate {settings.rate:g}{of_head}"
 
 
 def _batch(settings: TrainSettings) -> str:
