@@ -274,16 +274,22 @@ def test_values_that_cannot_be_stored_are_named(spec: BackboneSpec, dtype: str, 
     [
         ({}, 1e-2, 1e-2),
         ({"learning_rate": 0.5}, 0.5, 0.5),
+        ({"reparameterization": "mlp"}, 5e-4, 5e-4),
         ({"learning_rate": 0.5, "head_learning_rate": 0.25, "weight_decay": 0.1}, 0.5, 0.25),
     ],
 )
 def test_the_head_may_have_a_learning_rate_of_its_own(
-    make_settings: MakeSettings, tmp_path: Path, options: dict[str, float], of_prefix: float, of_head: float
+    make_settings: MakeSettings, tmp_path: Path, options: dict[str, Any], of_prefix: float, of_head: float
 ) -> None:
     rates = Rates()
     settings = make_settings(epochs=1).model_copy(update={"learning_rate": None} | options)
     trained(settings, tmp_path / "run", rates)
-    assert rates.of == {"encoder.embedding.weight": of_prefix, "heads.0.0.weight": of_head, "heads.0.0.bias": of_head}
+    assert {name: rate for name, rate in rates.of.items() if not name.startswith("encoder.mlp.")} == {
+        "encoder.embedding.weight": of_prefix,
+        "heads.0.0.weight": of_head,
+        "heads.0.0.bias": of_head,
+    }
+    assert {rate for name, rate in rates.of.items() if name.startswith("encoder.")} == {of_prefix}
 
 
 @pytest.mark.parametrize("is_on", [False, True])

@@ -61,7 +61,7 @@ def train(
     prefix_layers: options.PrefixLayers = None,
     prefix_init: options.PrefixInit = "normal",
     reparameterization: options.Reparameterization = "none",
-    reparameterization_size: options.ReparameterizationSize = 512,
+    reparameterization_size: options.ReparameterizationSize = 96,
     prefix_dropout: options.PrefixDropout = 0.0,
     backbone_dropout: options.BackboneDropout = True,
     init_from: options.InitFrom = None,

@@ -177,8 +177,7 @@ def _together(settings: TrainSettings, report: Report) -> list[str]:
         return []
     line = f"- Trained together with {', '.join(report.joined)}: one shared prefix, a head each"
     if settings.tune_epochs:
-        rate = settings.tune_learning_rate or settings.rate
-        line += f"; then tuned alone (epochs: at most {settings.tune_epochs}, learning rate {rate:g})"
+        line += f"; then tuned alone (epochs: at most {settings.tune_epochs}, learning rate {settings.tune_rate:g})"
     return [line]
 
 

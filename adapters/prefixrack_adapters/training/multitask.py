@@ -125,7 +125,6 @@ def _tune(
     callbacks: Sequence[TrainerCallback],
 ) -> TrainingResult:
     """The second phase: one data set alone, from the shared prefix and its own head."""
-    rate = settings.tune_learning_rate or settings.rate
-    changes = {"epochs": settings.tune_epochs, "reparameterization": "none", "learning_rate": rate}
+    changes = {"epochs": settings.tune_epochs, "reparameterization": "none", "learning_rate": settings.tune_rate}
     alone = settings.model_copy(update=changes)
     return train_watched(alone, backbone, [DataSet(manifest, data.train, data.dev)], folder, callbacks, start)

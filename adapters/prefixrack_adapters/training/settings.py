@@ -25,6 +25,7 @@ LEARNING_RATES: Mapping[Method, float] = {
     "fine-tuning": 1e-4,
     "head-only": 1e-2,
 }
+MLP_RATE = 5e-4  # of a prefix that an MLP makes: at the rates of raw vectors it does not learn
 
 
 class TrainSettings(BaseModel):
@@ -57,7 +58,7 @@ class TrainSettings(BaseModel):
     prefix_len: Annotated[int, Field(ge=0, le=512)] = 32
     prefix_layers: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     reparameterization: Literal["none", "mlp"] = "none"
-    reparameterization_size: Annotated[int, Field(ge=1)] = 512
+    reparameterization_size: Annotated[int, Field(ge=1)] = 96
     prefix_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     backbone_dropout: bool = True
     prefix_init: Literal["normal", "words"] = "normal"
@@ -105,11 +106,18 @@ class TrainSettings(BaseModel):
 
     @property
     def rate(self) -> float:
-        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return MLP_RATE if self.reparameterization == "mlp" else LEARNING_RATES[self.method]
 
     @property
     def head_rate(self) -> float:
         return self.rate if self.head_learning_rate is None else self.head_learning_rate
+
+    @property
+    def tune_rate(self) -> float:
+        """Of multi-task training's second phase, whose prefix is no longer made by an MLP."""
+        return self.tune_learning_rate or self.learning_rate or LEARNING_RATES[self.method]
 
     @property
     def is_baseline(self) -> bool:

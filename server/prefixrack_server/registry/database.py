@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, event, insert, make_url, select, update
+from sqlalchemy import Connection, event, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -24,10 +25,10 @@ Clock = Callable[[], datetime]
 
 BUSY_TIMEOUT_MS: Final = 30_000
 POSTGRES_DISK_FULL: Final = "53100"
+RETRY_SECONDS: Final = 0.02
 # FULL: a commit is on the disk before it is acknowledged, in WAL mode too.
 SQLITE_PRAGMAS: Final = (
     f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
 )
@@ -72,9 +73,9 @@ class Database:
     @classmethod
     async def open(cls, url: str, clock: Clock) -> Database:
         """Connect, and bring the schema up to date."""
-        _make_folder(url)
         engine = create_async_engine(url)
         if engine.dialect.name == "sqlite":
+            await asyncio.to_thread(_make_file, engine.url.database)
             _prepare_sqlite(engine)
         database = cls(engine, clock)
         try:
@@ -138,10 +139,25 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("begin_with", "BEGIN"))
 
 
-def _make_folder(url: str) -> None:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+def _make_file(path: str | None) -> None:
+    """Write-ahead logging is a lasting mark in the file. While another process sets it on a new file, SQLite answers
+    "locked" at once, whatever the busy timeout is: hence the turns here."""
+    if not path or path == ":memory:":
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
+        _log_ahead(connection, time.monotonic() + BUSY_TIMEOUT_MS / 1000)
+
+
+def _log_ahead(connection: sqlite3.Connection, give_up_at: float) -> None:
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 def _is_disk_full(error: DBAPIError) -> bool:
