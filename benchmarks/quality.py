@@ -25,7 +25,18 @@ from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.multitask import run_multitask
 from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.settings import TrainSettings
-from quality_sets import DEFAULT_SETS, METHODS, SETS, QualitySet, labels_of_set, partners, recipe, write_subset
+from quality_sets import (
+    DEFAULT_SETS,
+    MAX_DEV,
+    MAX_TRAIN,
+    METHODS,
+    SETS,
+    QualitySet,
+    labels_of_set,
+    partners,
+    recipe,
+    write_subset,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(stderr=True)
@@ -157,8 +168,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", choices=list(SETS), help="data sets; repeat as needed")
     parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--seed", action="append", type=int, help="13, 14 and 15 by default")
-    parser.add_argument("--max-train", type=int, default=320, help="question answering takes twice as many")
-    parser.add_argument("--max-dev", type=int, default=200)
+    parser.add_argument("--max-train", type=int, default=MAX_TRAIN, help="question answering takes twice as many")
+    parser.add_argument("--max-dev", type=int, default=MAX_DEV)
     parser.add_argument("--change", action="append", default=[], help="a setting to try, e.g. learning_rate=3e-3")
     parser.add_argument("--backbone", default=EMBEDDED)
     parser.add_argument("--device", default="auto")

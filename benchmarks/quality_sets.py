@@ -12,6 +12,7 @@ from typing import Any
 
 METHODS = ("fine-tuning", "head-only", "prompt-tuning", "p-tuning-v2", "multitask")
 SAMPLING_SEED = 13  # of the subsets: the same for every method and every training seed
+MAX_TRAIN, MAX_DEV = 320, 200  # examples of a data set, unless told otherwise
 SMALL = 300  # training examples: below, epochs are short and more of them are needed
 
 

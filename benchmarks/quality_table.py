@@ -1,7 +1,7 @@
 """The lines of `quality.py` as a page and a picture: docs/quality.md, quality.svg and sweep.svg. Measures nothing.
 
-A cell is the mean over its seeds at the method's recipe (`quality_sets.py`). Lines with other settings are listed below
-the table: what was tried, whatever came of it.
+A cell is the mean over its seeds at the method's recipe and the sizes of `quality_sets.py`. All other lines are listed
+below the table: what was tried, whatever came of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixrack_adapters.training.settings import LEARNING_RATES, TrainSettings
-from quality_sets import DEFAULT_SETS, LOW_RESOURCE, METHODS, SETS, recipe
+from quality_sets import DEFAULT_SETS, LOW_RESOURCE, MAX_DEV, MAX_TRAIN, METHODS, SETS, recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = {
@@ -67,7 +67,13 @@ def changed(line: Line) -> dict[str, Any]:
     """What differs from the recipe: asked for, or because the recipe was another one when the line was measured."""
     wanted = expected(line["setup"])
     seen = line["setup"]["settings"] | line["setup"]["changes"]
-    return {name: value for name, value in seen.items() if value != wanted.get(name)}
+    unused = {"reparameterization_size"} if seen["reparameterization"] == "none" else set()
+    return {name: value for name, value in seen.items() if name not in unused and value != wanted.get(name)}
+
+
+def is_of_table(line: Line) -> bool:
+    """Whether a line is at its method's recipe and the table's sizes; the others are what was tried."""
+    return (line["setup"]["max_train"], line["setup"]["max_dev"]) == (MAX_TRAIN, MAX_DEV) and not changed(line)
 
 
 def read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -77,7 +83,7 @@ def read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
 def cells_of(lines: Sequence[Line]) -> Cells:
     grouped: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in lines:
-        if not changed(line):
+        if is_of_table(line):
             grouped[line["setup"]["dataset"], line["setup"]["method"]].append(line)
     return {key: _cell(members) for key, members in grouped.items()}
 
@@ -142,13 +148,13 @@ def summary(cells: Cells) -> Iterator[str]:
 
 
 def tried(lines: Sequence[Line]) -> Iterator[str]:
-    """Every line that is not at the method's recipe."""
+    """Every line that is not at the method's recipe, or has other sizes."""
     yield "| data set | train / dev | method | other than the recipe | seed | score | best epoch |"
     yield "| --- | ---: | --- | --- | ---: | ---: | ---: |"
-    others = [line for line in lines if changed(line)]
+    others = [line for line in lines if not is_of_table(line)]
     for line in sorted(others, key=lambda line: (line["setup"]["dataset"], line["setup"]["method"], -_score(line))):
         setup, result = line["setup"], line["result"]
-        changes = ", ".join(f"{name} {value}" for name, value in sorted(changed(line).items()))
+        changes = ", ".join(f"{name} {value}" for name, value in sorted(changed(line).items())) or "the sizes"
         epochs = f"{result['best_epoch']} of {len(result['history'])}"
         sizes = f"{setup['num_train']:,} / {setup['num_dev']:,}"
         score = f"{_score(line):.1f}"
