@@ -208,6 +208,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as folder:
         folder_path = backbone or packaged_backbone()
         loaded = Backbone.load(folder_path, device=device, dtype=dtype)
+        loaded.optimise_for_inference()
         random = np.random.default_rng(seed)
         bench = Bench(
             backbone_path=folder_path,

@@ -112,7 +112,7 @@ def _assemble(
     stored = {name: torch.from_numpy(tensor.values) for name, tensor in tensors.items()}
     prefix = prompt = gates = None
     if "prefix" in stored:
-        prefix = to_serving_layout(stored["prefix"]).to(device=device, dtype=dtype).contiguous()
+        prefix = to_serving_layout(stored["prefix"].to(device=device, dtype=dtype).contiguous())
     if "prompt" in stored:
         prompt = stored["prompt"].to(device=device, dtype=dtype)
     if "gates.weight" in stored:
@@ -131,5 +131,9 @@ def _bias(stored: dict[str, Tensor], index: int, device: str) -> Tensor | None:
 
 
 def to_serving_layout(prefix: Tensor) -> Tensor:
-    """Bundle layout [layers, 2, prefix_len, kv_heads, head_dim] → attention's, with kv_heads before prefix_len."""
+    """Bundle layout [layers, 2, prefix_len, kv_heads, head_dim] → attention's, with kv_heads before prefix_len.
+
+    A view: in memory a vector's heads stay side by side, as those of a row's own tokens do, so that putting a prefix
+    before its row is one run of bytes.
+    """
     return prefix.transpose(2, 3)

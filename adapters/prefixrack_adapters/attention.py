@@ -51,6 +51,7 @@ class PackLayout:
         self.prefixes = [prefix.layers if isinstance(prefix, GatedPrefix) else prefix for prefix in prefixes]
         self.gates = [prefix.gates if isinstance(prefix, GatedPrefix) else None for prefix in prefixes]
         self.has_gates = any(gates is not None for gates in self.gates)
+        self.has_prefixes = any(prefix is not None for prefix in self.prefixes)
         self.inputs: Tensor | None = None  # of the layer at work, [T, hidden_size]: kept only where gates read them
         self.backend = backend
         self.context_lens = context_lens or [None] * len(self.lengths)
@@ -60,7 +61,7 @@ class PackLayout:
         self._masks: dict[tuple[RowRun, bool, int | None], Tensor] = {}
 
     def runs(self, layer: int) -> list[RowRun]:
-        """Neighbouring rows of equal length that see the same prefix, for a layer."""
+        """Neighbouring rows of equal length that see as many prefix vectors, for a layer."""
         prefix_lens = tuple(_layer_prefix_len(prefix, layer) for prefix in self.prefixes)
         if prefix_lens not in self._runs:
             self._runs[prefix_lens] = _row_runs(self, prefix_lens)
@@ -134,10 +135,10 @@ class AttentionCall:
 
 
 class RowLoop:
-    """One fused attention call per row: no padding, no mask, any mix of prefixes. The default on CPU.
+    """One fused attention call per row: no padding, no mask, any mix of prefixes. The default.
 
-    Neighbouring rows of equal length with the same prefix share one call, so a training batch sorted by length needs
-    few. `dtype` is what attention is computed in (None: the model's own). Training a bfloat16 backbone on a CPU sets
+    Neighbouring rows of equal length with prefixes of equal length share a call: a pack sorted by length needs few.
+    `dtype` is what attention is computed in (None: the model's own). Training a bfloat16 backbone on a CPU sets
     float32: the fused kernel's backward pass is several times slower in bfloat16 there. On a CPU attention dropout is
     left out: the fused kernel has none.
     """
@@ -174,24 +175,25 @@ def with_prefixes(
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """What each run sees: [num_kv_heads, num_rows * (prefix_len + row_len), head_dim], the prefix before each row.
 
-    One copy of all rows together: a copy for each row costs more in calls than in bytes.
+    One copy of all rows together: a copy for each row costs more in calls than in bytes. It is made with the heads of a
+    token side by side, as they lie in memory, and what is returned are views of it.
     """
     sizes = [run.num_rows * (run.prefix_len + run.row_len) for run in pack.runs(layer)]
-    if all(prefix is None for prefix in pack.prefixes):
+    if not pack.has_prefixes:
         return key.split(sizes, dim=1), value.split(sizes, dim=1)
     prefix_states = pack.prefix_states(layer, key.dtype)
     joined = []
     for index, states in enumerate((key, value)):
         parts: list[Tensor] = []
-        for prefix, row in zip(prefix_states, states.split(pack.lengths, dim=1), strict=True):
-            parts += (row,) if prefix is None else (prefix[index], row)
-        joined.append(torch.cat(parts, dim=1).split(sizes, dim=1))
+        for prefix, row in zip(prefix_states, states.transpose(0, 1).split(pack.lengths), strict=True):
+            parts += (row,) if prefix is None else (prefix[index].transpose(0, 1), row)
+        joined.append(torch.cat(parts).transpose(0, 1).split(sizes, dim=1))
     return joined[0], joined[1]
 
 
 @dataclass(frozen=True, slots=True)
 class RowRun:
-    """Neighbouring rows of equal length that see the same prefix."""
+    """Neighbouring rows of equal length that see as many prefix vectors."""
 
     prefix_len: int
     row_len: int
@@ -215,9 +217,9 @@ class RowRun:
 
 
 def _row_runs(pack: PackLayout, prefix_lens: Sequence[int]) -> list[RowRun]:
-    rows = zip(pack.lengths, prefix_lens, pack.context_lens, map(id, pack.prefixes), strict=True)
+    rows = zip(prefix_lens, pack.lengths, pack.context_lens, strict=True)
     runs = [(key, len(list(members))) for key, members in groupby(rows)]
-    return [RowRun(prefix_len, row_len, num_rows, context) for (row_len, prefix_len, context, _), num_rows in runs]
+    return [RowRun(prefix_len, row_len, num_rows, context) for (prefix_len, row_len, context), num_rows in runs]
 
 
 def _layer_prefix_len(prefix: Prefix | None, layer: int) -> int:

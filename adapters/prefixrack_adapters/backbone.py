@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_adapters.families import Family, load_family
 from prefixrack_adapters.gates import GatedPrefix
 from prefixrack_adapters.heads import Head
+from prefixrack_adapters.native.attention import NativeAttention
+from prefixrack_adapters.native.compiler import NoCompiler
 from prefixrack_adapters.packing import Prompt, RowSpan, gather_states, pack_tokens, packs_of, row_spans, with_prompts
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from prefixrack.types import FailedOutput, Output, Parameters
     from prefixrack_adapters.adapter import Adapter
 
+LOG = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -77,6 +81,15 @@ class Backbone:
         family = load_family(folder, spec.architecture, resolve_dtype(dtype))
         family.model.requires_grad_(False).eval().to(resolve_device(device))
         return cls(family, spec, tokenizer)
+
+    def optimise_for_inference(self) -> None:
+        """Fuse what can be fused, before the first forward pass and for good: there are no gradients afterwards.
+
+        On a CPU attention is compiled, where there is a compiler; its absence is logged.
+        """
+        self.family.optimise_for_inference()
+        if self.device == "cpu":
+            self.attention = compiled_attention() or self.attention
 
     def check(self, row: Row, num_prompt_tokens: int = 0) -> None:
         """Range checks on the CPU: on a GPU an out-of-range index would kill the process's CUDA context.
@@ -160,6 +173,12 @@ class Backbone:
 
         Rows with no adapter get their hidden states [row_len, hidden_size].
         """
+        order = sorted(range(len(pack)), key=lambda index: len(pack[index].row))  # attention takes equals at once
+        results = self._compute([pack[index] for index in order])
+        in_order = sorted(zip(order, results, strict=True), key=lambda pair: pair[0])
+        return [result for _, result in in_order]
+
+    def _compute(self, pack: Sequence[PackRow]) -> list[NDArray[np.float32]]:
         rows = [entry.row for entry in pack]
         prefixes = [entry.adapter.layers if entry.adapter is not None else None for entry in pack]
         prompts = [soft_prompt(entry.adapter) for entry in pack]
@@ -222,6 +241,15 @@ class Backbone:
             raise InvalidRequest("parameters were given without an adapter")
         here = adapter.to(self.device, self.dtype)
         return predict(self, here, inputs, parameters, max_pack_tokens)
+
+
+def compiled_attention() -> AttentionBackend | None:
+    """The attention kernel in C, or None, with a line in the log, where it cannot be had."""
+    try:
+        return NativeAttention()
+    except NoCompiler as error:
+        LOG.warning("attention is not compiled but runs row by row, which is slower: %s", error)
+        return None
 
 
 def resolve_device(device: str) -> str:

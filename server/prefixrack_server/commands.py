@@ -120,6 +120,7 @@ def _run(config: ServerConfig, on_ready: Callable[[], None] | None, new_admin_ke
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # this thread computes nothing: OpenMP threads of its own would slow the engine's
     backbone = Backbone.load(folder, device=config.backbone.device, dtype=config.backbone.dtype)
+    backbone.optimise_for_inference()
     dtype: Any = str(backbone.dtype).removeprefix("torch.")
     config = resolve(config, str(backbone.device), dtype, num_threads)
     _log_config(config)

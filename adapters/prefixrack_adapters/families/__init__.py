@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from prefixrack_adapters.families.base import Family
+from prefixrack_adapters.families.bert import Bert
 from prefixrack_adapters.families.deberta import Deberta
 from prefixrack_adapters.families.deberta_v2 import DebertaV2
 from prefixrack_adapters.families.decoders import Decoder, Gpt2
@@ -21,11 +22,11 @@ from prefixrack_adapters.families.stock import Encoder
 
 FAMILIES: Mapping[str, type[Family]] = {
     "albert": Encoder,
-    "bert": Encoder,
+    "bert": Bert,
     "deberta": Deberta,
     "deberta-v2": DebertaV2,
     "distilbert": DistilBert,
-    "electra": Encoder,
+    "electra": Bert,
     "glm": Decoder,
     "glm-2021": Glm2021,
     "glm4": Decoder,
@@ -34,8 +35,8 @@ FAMILIES: Mapping[str, type[Family]] = {
     "modernbert": ModernBert,
     "qwen2": Decoder,
     "qwen3": Decoder,
-    "roberta": Encoder,
-    "xlm-roberta": Encoder,
+    "roberta": Bert,
+    "xlm-roberta": Bert,
 }
 
 __all__ = ["FAMILIES", "Family", "load_family"]

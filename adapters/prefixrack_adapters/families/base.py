@@ -40,6 +40,9 @@ class Family(ABC):
     def hidden_states(self, words: Tensor, segments: Tensor, positions: Tensor, pack: PackLayout) -> Tensor:
         """The whole model from word vectors [T, e] on, embedding layer included: [T, hidden_size]."""
 
+    def optimise_for_inference(self) -> None:  # noqa: B027 - a family that has nothing to gain stays as it is
+        """Bring the weights into the form in which inference is fastest. There are no gradients afterwards."""
+
     def vocabulary_logits(self, states: Tensor) -> Tensor:
         """Scores [n, vocab_size] of every word of the vocabulary for states [n, hidden_size].
 

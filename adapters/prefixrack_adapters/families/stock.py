@@ -44,7 +44,7 @@ class Stock(Family):
 
 
 class Encoder(Stock):
-    """ALBERT, BERT, ELECTRA, RoBERTa, XLM-R: embeddings with positions, segments and a normalisation, then layers."""
+    """Encoders like BERT: embeddings with positions, segments and a normalisation, then layers. ALBERT is one."""
 
     @classmethod
     def _options(cls, folder: Path) -> dict[str, Any]:
