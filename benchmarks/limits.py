@@ -1,4 +1,4 @@
-"""What the engine is measured against, in the same run: the bare padded backbone, and the limit set by its GEMMs."""
+"""What the engine is held against in this process: the bare padded backbone, and the limit set by its GEMMs."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ class GemmLimit:
         self._sweeps: dict[tuple[str, torch.Size], list[float]] = defaultdict(list)
 
     @torch.inference_mode()
-    def sweep(self) -> None:
-        """Time every layer once in every form."""
+    def sweep(self) -> float:
+        """Time every layer once in every form. Returns the whole sweep's seconds."""
+        started_at = time.perf_counter()
         for form, calls in self._forms.items():
             totals: dict[torch.Size, float] = defaultdict(float)
             for linear, call in calls:
@@ -83,11 +84,16 @@ class GemmLimit:
                 totals[linear.weight.shape] += seconds(lambda call=call, states=states: call(states), self._device)  # type: ignore[misc]
             for shape, total in totals.items():
                 self._sweeps[form, shape].append(total)
+        return time.perf_counter() - started_at
 
-    def seconds(self) -> float:
-        """Of all layers, from the medians of the sweeps."""
+    def seconds(self, num_sweeps: int) -> list[float]:
+        """Of all layers in each of the last sweeps, every shape in the form that is fastest in the median."""
         shapes = {shape for _, shape in self._sweeps}
-        return sum(min(statistics.median(self._sweeps[form, shape]) for form in self._forms) for shape in shapes)
+        fastest = [
+            min((self._sweeps[form, shape][-num_sweeps:] for form in self._forms), key=statistics.median)
+            for shape in shapes
+        ]
+        return [sum(of_sweep) for of_sweep in zip(*fastest, strict=True)]
 
 
 def is_encoder_linear(name: str, module: nn.Module) -> bool:

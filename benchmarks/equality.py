@@ -1,0 +1,36 @@
+"""Outputs are compared before anything is timed: what computes something else has no speed to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefixrack_adapters.adapter import Adapter
+from prefixrack_adapters.backbone import Backbone, PackRow
+from workload import Request
+
+# Largest allowed difference between two ways to compute a row, relative to the largest output.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+def difference(seen: NDArray[Any], expected: NDArray[Any]) -> float:
+    """The largest, relative to the largest expected value."""
+    return float(np.abs(seen - expected).max() / np.abs(expected).max())
+
+
+def check_equal(what: str, seen: NDArray[Any], expected: NDArray[Any], dtype: str) -> None:
+    found = difference(seen, expected)
+    if not found <= TOLERANCES[dtype]:
+        raise SystemExit(f"{what} differ by {found:.1e}, allowed is {TOLERANCES[dtype]:.0e} in {dtype}")
+
+
+def check_answers(backbone: Backbone, requests: Sequence[Request], answers: NDArray[Any]) -> None:
+    """Each row's logits [num_rows, num_labels] against the row alone in a pass of its own."""
+    device, dtype = backbone.device, backbone.dtype
+    adapters = {request.adapter.name: request.adapter for request in requests}
+    loaded = {name: Adapter.load(adapter.folder, device=device, dtype=dtype) for name, adapter in adapters.items()}
+    alone = [backbone.compute([PackRow(request.row, loaded[request.adapter.name])])[0] for request in requests]
+    check_equal("answers and rows alone", answers, np.stack(alone), str(dtype).removeprefix("torch."))

@@ -1,0 +1,94 @@
+"""A test stand: one backbone in this process and a folder for adapters; what all runs of one call share."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from transformers.utils.logging import disable_progress_bar
+
+from machine import device_name, git_commit
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_server.allocator import keep_freed_memory
+from shapes import backbone_folder
+from workload import (
+    POPULARITIES,
+    RandomAdapter,
+    Request,
+    make_rows,
+    popular_indices,
+    random_manifest,
+    random_texts,
+    write_adapters,
+)
+
+
+@dataclass(frozen=True)
+class Stand:
+    shape: str
+    folder: Path
+    backbone: Backbone
+    work: Path
+    threads: int
+    seed: int
+    commit: str
+
+    @property
+    def dtype(self) -> str:
+        return str(self.backbone.dtype).removeprefix("torch.")
+
+    def adapters(self, num_adapters: int, prefix_len: int = 16) -> list[RandomAdapter]:
+        return write_adapters(self.work / f"adapters-{prefix_len}", self.backbone.spec, num_adapters, prefix_len)
+
+    def texts(self, num_rows: int, row_len: int | None = None) -> list[str]:
+        """Of natural lengths, or all of `row_len` tokens."""
+        return random_texts(self.folder, num_rows, np.random.default_rng(self.seed), row_len)
+
+    def requests(
+        self, texts: Sequence[str], adapters: Sequence[RandomAdapter], popularity: str, draw: int = 0
+    ) -> list[Request]:
+        """One per text. `draw` numbers the drawings of adapters for the same texts."""
+        spec = self.backbone.spec
+        rows = make_rows(texts, random_manifest("any", spec, adapters[0].prefix_len), spec, self.backbone.tokenizer)
+        random = np.random.default_rng([self.seed, POPULARITIES.index(popularity), draw])
+        indices = popular_indices(popularity, len(rows), len(adapters), random)
+        return [Request(adapters[index], text, row) for index, text, row in zip(indices, texts, rows, strict=True)]
+
+    def emit(self, benchmark: str, setup: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Print the line of one run."""
+        shared = {"benchmark": benchmark, "backbone": self.shape, "dtype": self.dtype, "threads": self.threads}
+        print_line(self.commit, device_name(self.backbone.device), shared | dict(setup), result)
+
+
+@contextmanager
+def stand(
+    shape: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    commit: str | None = None,
+) -> Iterator[Stand]:
+    """Load the backbone as the server does; the folder goes with the block."""
+    threads = threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as work:
+        folder = backbone_folder(shape, Path(work))
+        backbone = Backbone.load(folder, device=device, dtype=dtype)
+        backbone.optimise_for_inference()
+        yield Stand(shape, folder, backbone, Path(work), threads, seed, commit or git_commit())
+
+
+def print_line(commit: str, device: str, setup: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps({"commit": commit, "device": device, "setup": setup, "result": result}))
