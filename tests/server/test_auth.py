@@ -105,6 +105,23 @@ async def test_keys_are_made_listed_and_revoked(guarded: Any) -> None:
     assert (missing.status_code, missing.json()["code"]) == (404, "key_not_found")
 
 
+async def test_keys_are_listed_in_pages(guarded: Any) -> None:
+    admin, ids, params = bearer(guarded.secrets["admin"]), list[str](), {"limit": 2}
+    for _ in range(len(guarded.secrets)):
+        page = (await guarded.client.get(KEYS, params=params, headers=admin)).json()
+        assert len(page["data"]) <= 2
+        ids += [key["id"] for key in page["data"]]
+        if page["next_cursor"] is None:
+            break
+        params["cursor"] = page["next_cursor"]
+    whole = (await guarded.client.get(KEYS, headers=admin)).json()["data"]
+    assert ids == [key["id"] for key in whole]
+    assert len(ids) >= len(guarded.secrets) > 2
+    for wrong in ({"limit": 0}, {"limit": 1001}, {"cursor": "nobody"}):
+        response = await guarded.client.get(KEYS, params=wrong, headers=admin)
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
 @pytest.mark.parametrize(
     "body", [{}, {"scopes": []}, {"scopes": ["everything"]}, {"scopes": ["predict"], "expires_at": "2030-01-01T00:00"}]
 )

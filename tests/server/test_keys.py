@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack.types import KeyInfo
 from prefixrack_server.commands import show_admin_key
 from prefixrack_server.config import ServerConfig
 from prefixrack_server.registry import LocalBlobStore, Registry
@@ -39,6 +40,10 @@ async def open_registry(folder: Path, time: Time) -> Registry:
     return await Registry.open(url, LocalBlobStore(folder / "blobs"), clock=time.clock, timer=time.timer)
 
 
+async def listed(registry: Registry) -> list[KeyInfo]:
+    return (await registry.list_keys("default", 100))[0]
+
+
 def database_bytes(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.glob("registry.sqlite3*"))
 
@@ -66,7 +71,7 @@ async def test_no_secret_rests_on_disk_or_in_memory(registry: Registry, tmp_path
     secret = made.secret.removeprefix(f"pr_{made.id}_")
     assert secret.encode() not in database_bytes(tmp_path)
     assert secret not in repr(vars(registry._grants))
-    assert [info.secret for info in await registry.list_keys("default")] == [None]
+    assert [info.secret for info in await listed(registry)] == [None]
 
 
 async def test_a_wrong_secret_for_a_known_id_is_refused(registry: Registry) -> None:
@@ -90,7 +95,7 @@ async def test_a_revoked_key_is_refused_at_once(registry: Registry) -> None:
     await registry.revoke_key("default", made.id)
     with pytest.raises(InvalidKey, match="revoked"):
         await registry.authenticate(made.secret or "")
-    assert await registry.list_keys("default") == []
+    assert await listed(registry) == []
 
 
 async def test_a_remembered_key_expires_in_time(registry: Registry, time: Time) -> None:
@@ -159,12 +164,37 @@ async def test_a_new_admin_key_is_shown_on_demand(
 async def test_unknown_scopes_are_refused(registry: Registry, scopes: list[str]) -> None:
     with pytest.raises(InvalidRequest, match="adapters:write"):
         await registry.create_key("default", scopes)
-    assert await registry.list_keys("default") == []
+    assert await listed(registry) == []
 
 
 async def test_every_scope_can_be_given(registry: Registry) -> None:
     made = await registry.create_key("default", SCOPES)
     assert set(made.scopes) == SCOPES
+
+
+async def test_the_list_comes_in_pages_and_outlasts_revocations(registry: Registry, time: Time) -> None:
+    """Two keys of one moment among them: their ids decide."""
+    await registry.add_tenant("acme")
+    await registry.create_key("acme", ["predict"])
+    made = []
+    for passed_s in (0.0, 1.0, 1.0, 2.0):
+        time.passed_s = passed_s
+        made.append(await registry.create_key("default", ["predict"]))
+    wanted = [key.id for key in sorted(made, key=lambda key: (key.created_at, key.id))]
+    first, cursor = await registry.list_keys("default", 2)
+    await registry.revoke_key("default", wanted[1])
+    rest, end = await registry.list_keys("default", 2, cursor)
+    assert [key.id for key in [*first, *rest]] == wanted
+    assert (cursor, end) == (wanted[1], None)
+    assert [key.id for key in await listed(registry)] == [wanted[0], *wanted[2:]]
+
+
+async def test_a_cursor_of_another_list_is_refused(registry: Registry) -> None:
+    await registry.add_tenant("acme")
+    of_others = await registry.create_key("acme", ["predict"])
+    for cursor in ("", "intent", of_others.id):
+        with pytest.raises(InvalidRequest, match="next_cursor"):
+            await registry.list_keys("default", 10, cursor)
 
 
 async def test_an_unknown_key_cannot_be_revoked(registry: Registry) -> None:
@@ -176,7 +206,7 @@ async def test_keys_of_another_tenant_are_out_of_reach(registry: Registry) -> No
     await registry.add_tenant("acme")
     made = await registry.create_key("acme", ["predict"])
     assert (await registry.authenticate(made.secret or "")).tenant == "acme"
-    assert await registry.list_keys("default") == []
+    assert await listed(registry) == []
     with pytest.raises(KeyNotFound):
         await registry.revoke_key("default", made.id)
 

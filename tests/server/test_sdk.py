@@ -132,7 +132,8 @@ async def test_keys(serving: Any) -> None:
         transport = httpx2.ASGITransport(app=server.app)
         async with AsyncClient("http://localhost", secret, transport=transport) as admin:
             made = await admin.create_key(["predict"], expires_at="2999-01-01T00:00:00Z")
-            assert made.id in {key.id async for key in admin.list_keys(page_size=1)}
+            others = [(await admin.create_key(["adapters:read"])).id for _ in range(3)]
+            assert {key.id async for key in admin.list_keys(page_size=2)} >= {made.id, *others}
             await admin.revoke_key(made.id)
         async with AsyncClient("http://localhost", made.secret, transport=transport) as revoked:
             with pytest.raises(AuthenticationError):

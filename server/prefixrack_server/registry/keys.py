@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import RowMapping, and_, insert, or_, select, update
+from sqlalchemy import RowMapping, and_, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound
 from prefixrack.types import KeyInfo
 from prefixrack_server.registry import tables
+from prefixrack_server.registry.cursors import foreign_cursor
 from prefixrack_server.registry.database import Write, as_text
 
 SCOPES: Final = frozenset({"predict", "adapters:read", "adapters:write", "alias:promote", "tenant:admin", "admin"})
@@ -90,12 +91,18 @@ async def create(write: Write, tenant: str, scopes: Iterable[str], expires_at: d
     return _as_info(await _get(write.conn, tenant, key_id), key)
 
 
-async def every(conn: AsyncConnection, tenant: str) -> list[KeyInfo]:
-    """The tenant's keys that are not revoked, oldest first, without secrets."""
+async def page(conn: AsyncConnection, tenant: str, limit: int, cursor: str | None) -> tuple[list[KeyInfo], str | None]:
+    """The tenant's keys that are not revoked, oldest first, without secrets, after the key with the id `cursor`.
+
+    A cursor holds though its key is revoked meanwhile: the row stays. Raises InvalidRequest for a cursor of no key.
+    """
     table = tables.api_keys
     chosen = select(table).where(table.c.tenant == tenant, table.c.revoked_at.is_(None))
-    rows = (await conn.execute(chosen.order_by(table.c.created_at, table.c.id))).mappings()
-    return [_as_info(row) for row in rows]
+    if cursor is not None:
+        chosen = chosen.where(tuple_(table.c.created_at, table.c.id) > await _place(conn, tenant, cursor))
+    ordered = chosen.order_by(table.c.created_at, table.c.id).limit(limit + 1)
+    found = [_as_info(row) for row in (await conn.execute(ordered)).mappings()]
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
 async def revoke(write: Write, tenant: str, key_id: str) -> None:
@@ -130,6 +137,15 @@ async def _get(conn: AsyncConnection, tenant: str, key_id: str) -> RowMapping:
     if row is None:
         raise KeyNotFound(f"there is no API key with the id {key_id[:80]!r}: list the keys to see their ids")
     return row
+
+
+async def _place(conn: AsyncConnection, tenant: str, cursor: str) -> tuple[str, str]:
+    table = tables.api_keys
+    chosen = select(table.c.created_at, table.c.id).where(table.c.tenant == tenant, table.c.id == cursor)
+    row = (await conn.execute(chosen)).first()
+    if row is None:
+        raise foreign_cursor(cursor)
+    return row.created_at, row.id
 
 
 async def _check_tenant(conn: AsyncConnection, tenant: str) -> None:

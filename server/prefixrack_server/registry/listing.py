@@ -8,9 +8,9 @@ from typing import NamedTuple
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from prefixrack.errors import InvalidRequest
 from prefixrack.types import AdapterSummary, VersionInfo
 from prefixrack_server.registry import tables, versions
+from prefixrack_server.registry.cursors import foreign_cursor
 from prefixrack_server.registry.names import LATEST, PRODUCTION
 from prefixrack_server.registry.versions import Version
 
@@ -139,5 +139,5 @@ async def _versions(conn: AsyncConnection, tenant: str, numbers: dict[str, int])
 
 def _number(cursor: str) -> int:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 10):
-        raise InvalidRequest(f"the cursor {cursor[:80]!r} is none of this list's: send `next_cursor` as it came")
+        raise foreign_cursor(cursor)
     return int(cursor)

@@ -354,10 +354,10 @@ class Registry:
         """The secret of one more administrator's key, for who can start the server but has lost the others."""
         return (await self.create_key(DEFAULT_TENANT, ["admin"])).secret
 
-    async def list_keys(self, tenant: str) -> list[KeyInfo]:
-        """The tenant's keys that are not revoked, without secrets."""
+    async def list_keys(self, tenant: str, limit: int, cursor: str | None = None) -> tuple[list[KeyInfo], str | None]:
+        """A page of the keys that are not revoked, without secrets, and the cursor of the next one."""
         async with self._database.read() as conn:
-            return await keys.every(conn, tenant)
+            return await keys.page(conn, tenant, limit, cursor)
 
     async def revoke_key(self, tenant: str, key_id: str, *, by: str = NOBODY) -> None:
         """Raises KeyNotFound, or Conflict for the last key with scope `admin` that still holds."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from prefixrack.types import AdapterDetail, AdapterPage
 from prefixrack_server.auth import Reader, tenant_and_ref
 from prefixrack_server.documentation import ADMIN_PROBLEMS
+from prefixrack_server.routes.paging import Limit
 from prefixrack_server.services import services_of
 
 router = APIRouter(tags=["adapters"], responses=ADMIN_PROBLEMS)
@@ -18,7 +19,7 @@ router = APIRouter(tags=["adapters"], responses=ADMIN_PROBLEMS)
 async def list_adapters(
     request: Request,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Limit = 100,
     cursor: str | None = None,
     search: Annotated[str | None, Query(max_length=200)] = None,
 ) -> AdapterPage:

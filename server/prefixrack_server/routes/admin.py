@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ from prefixrack_server.auth import Promoter, Reader, Writer
 from prefixrack_server.documentation import ADMIN_PROBLEMS, ALIAS_PROBLEMS, BUNDLE_ANSWER, UPLOAD_BODY, UPLOAD_PROBLEMS
 from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.registry import Version
+from prefixrack_server.routes.paging import Limit
 from prefixrack_server.services import Services, services_of
 from prefixrack_server.small_body import body_of, read_model
 from prefixrack_server.tar_stream import tar_blocks, tar_size
@@ -26,7 +27,6 @@ TAR_TYPES = ("application/x-tar", "application/tar")
 MULTIPART_TYPE = "multipart/form-data"
 
 Number = Annotated[int, Path(ge=1, le=999_999_999)]
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 router = APIRouter(prefix="/admin/v1/adapters/{name}", tags=["admin"], responses=ADMIN_PROBLEMS)
 

@@ -12,6 +12,7 @@ from prefixrack.types import KeyInfo, KeyPage
 from prefixrack_server.auth import ADMIN_SCOPES, TenantAdmin
 from prefixrack_server.documentation import ADMIN_PROBLEMS
 from prefixrack_server.registry.keys import Principal
+from prefixrack_server.routes.paging import Limit
 from prefixrack_server.services import services_of
 from prefixrack_server.small_body import body_of, read_model
 
@@ -35,10 +36,11 @@ async def create_key(request: Request, caller: TenantAdmin) -> KeyInfo:
     return await services_of(request).registry.create_key(caller.tenant, body.scopes, body.expires_at, by=caller.key_id)
 
 
-@router.get("", response_model_exclude_none=True)
-async def list_keys(request: Request, caller: TenantAdmin) -> KeyPage:
-    """The keys of the caller's tenant, without their secrets."""
-    return KeyPage(data=await services_of(request).registry.list_keys(caller.tenant))
+@router.get("", response_model_exclude={"data": {"__all__": {"secret"}}})
+async def list_keys(request: Request, caller: TenantAdmin, limit: Limit = 100, cursor: str | None = None) -> KeyPage:
+    """The keys of the caller's tenant that are not revoked, oldest first, without their secrets."""
+    keys, next_cursor = await services_of(request).registry.list_keys(caller.tenant, limit, cursor)
+    return KeyPage(data=keys, next_cursor=next_cursor)
 
 
 @router.delete("/{key_id}", status_code=204)
