@@ -15,6 +15,7 @@ from prefixrack_adapters.tokenizer import BackboneTokenizer
 from prefixrack_server.auth import DEFAULT_TENANT, Gate
 from prefixrack_server.config import ServerConfig
 from prefixrack_server.dispatch import Dispatcher
+from prefixrack_server.docs_page import install_docs_page
 from prefixrack_server.documentation import install_openapi
 from prefixrack_server.holds import Holds
 from prefixrack_server.housekeeping import keep_house
@@ -42,6 +43,7 @@ def create_app(
         summary="Thousands of small prompt adapters on one frozen backbone",
         version="1",
         lifespan=_lifespan(services),
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -49,7 +51,8 @@ def create_app(
     for router in (predict.router, health.router, adapters.router, admin.router, keys.router):
         app.include_router(router)
     install_problem_handlers(app)
-    install_openapi(app)
+    install_openapi(app, needs_key=config.http.auth == "keys")
+    install_docs_page(app)
     _add_middleware(app, services)
     return app
 

@@ -15,6 +15,13 @@ SCHEMAS: Final = "#/components/schemas/"
 # Models that no route has as a parameter or answer of its own.
 EXTRA_MODELS: Final[tuple[type[BaseModel], ...]] = (PredictRequest, FanOutRequest, BulkLine, Problem)
 
+# The two ways of sending a key; a route that needs none says so itself.
+KEY_SCHEMES: Final[dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+NO_KEY: Final[dict[str, Any]] = {"security": []}
+
 
 def ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": SCHEMAS + model.__name__}
@@ -44,7 +51,7 @@ PREDICT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": ref(PredictRequest)},
+            "application/json": {"schema": ref(PredictRequest), "example": {"inputs": "a text, or a list of inputs"}},
             "application/jsonl": {
                 "schema": {"type": "string"},
                 "example": '{"id": 1, "inputs": "one input a line"}\n',
@@ -53,7 +60,15 @@ PREDICT_BODY: Final[dict[str, Any]] = {
     },
 }
 FAN_OUT_BODY: Final[dict[str, Any]] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": ref(FanOutRequest)}}}
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": ref(FanOutRequest),
+                "example": {"adapters": ["intent", "emotions@1"], "inputs": "a text, or a list of inputs"},
+            }
+        },
+    }
 }
 UPLOAD_BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -83,8 +98,8 @@ BUNDLE_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Add the models that only `ref` names to the generated document."""
+def install_openapi(app: FastAPI, needs_key: bool) -> None:
+    """Add what no route's signature says: the models that only `ref` names, and how a key is sent."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -92,6 +107,9 @@ def install_openapi(app: FastAPI) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for name, schema in _extra_schemas().items():
             schemas.setdefault(name, schema)
+        if needs_key:
+            document["components"]["securitySchemes"] = KEY_SCHEMES
+            document["security"] = [{name: []} for name in KEY_SCHEMES]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

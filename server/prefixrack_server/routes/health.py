@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from prefixrack.errors import NotReady
-from prefixrack_server.documentation import problems
+from prefixrack_server.documentation import NO_KEY, problems
 from prefixrack_server.metrics import CONTENT_TYPE
 from prefixrack_server.services import Services, services_of
 
@@ -17,7 +17,7 @@ MAX_HEARTBEAT_AGE_S = 15.0
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health/live", responses=problems(503))
+@router.get("/health/live", responses=problems(503), openapi_extra=NO_KEY)
 async def live(request: Request) -> dict[str, bool]:
     """Whether the engine's loop still turns; if not, the process should be restarted."""
     age_s = time.monotonic() - services_of(request).engine.stats().heartbeat
@@ -28,7 +28,7 @@ async def live(request: Request) -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready", responses=problems(503))
+@router.get("/health/ready", responses=problems(503), openapi_extra=NO_KEY)
 async def ready(request: Request) -> dict[str, bool]:
     """Whether requests should be sent here now."""
     reason = await _why_not_ready(services_of(request))
