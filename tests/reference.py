@@ -36,11 +36,15 @@ def read_reference_adapter(folder: Path) -> ReferenceAdapter:
 
 
 class ReferenceModel:
-    """A stock model, with each layer's eager self-attention computed here, in the open."""
+    """A stock model, with each layer's eager self-attention computed here, in the open, all of it in `dtype`.
 
-    def __init__(self, folder: Path) -> None:
+    float64 leaves so little to rounding that it stands for what is exact.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         config = AutoConfig.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, config=config, attn_implementation="eager").eval()
+        model = AutoModel.from_pretrained(folder, config=config, dtype=dtype, attn_implementation="eager")
+        self.model = model.eval()
         assert self.model.config._attn_implementation == "eager"
         self.layers: list[Any] = list(self.model.encoder.layer)
 
@@ -50,6 +54,7 @@ class ReferenceModel:
     ) -> Tensor:
         """[S, hidden_size]. `prefix` is [num_layers, 2, prefix_len, num_heads, head_dim] or None."""
         positions = torch.arange(first_position, first_position + len(token_ids))
+        prefix = None if prefix is None else prefix.to(self.model.dtype)
         states = self.model.embeddings(
             input_ids=torch.tensor([token_ids]),
             token_type_ids=torch.tensor([segment_ids]),
@@ -79,16 +84,28 @@ class ReferenceModel:
     def logits(
         self, adapter: ReferenceAdapter, token_ids: list[int], segment_ids: list[int], first_position: int
     ) -> NDArray[np.float32]:
-        """[num_outputs] for first-token heads, [S, num_outputs] for every-token heads."""
-        hidden = self.hidden_states(token_ids, segment_ids, first_position, adapter.tensors.get("prefix"))
+        """[num_outputs] for heads that read one vector, [S, num_outputs] for those of every token."""
+        tensors = {name: tensor.to(self.model.dtype) for name, tensor in adapter.tensors.items()}
+        hidden = self.hidden_states(token_ids, segment_ids, first_position, tensors.get("prefix"))
         head = adapter.manifest["head"]
-        states = hidden[0] if head["gather"] == "first_token" else hidden
+        states = _gathered(hidden, head["gather"])
         for index, layer in enumerate(head["layers"]):
-            weight, bias = adapter.tensors[f"head.{index}.weight"], adapter.tensors.get(f"head.{index}.bias")
-            states = F.linear(states, weight, bias)
-            if layer["activation"] == "tanh":
-                states = torch.tanh(states)
-        return states.numpy()
+            states = F.linear(states, tensors[f"head.{index}.weight"], tensors.get(f"head.{index}.bias"))
+            if layer["activation"] is not None:
+                states = {"tanh": torch.tanh, "relu": torch.relu, "gelu": F.gelu}[layer["activation"]](states)
+        return states.float().numpy()
+
+
+def _gathered(hidden: Tensor, gather: str) -> Tensor:
+    match gather:
+        case "first_token":
+            return hidden[0]
+        case "last_token":
+            return hidden[-1]
+        case "mean_tokens":
+            return hidden.mean(dim=0)
+    assert gather == "every_token", f"the reference does not know {gather}"
+    return hidden
 
 
 def _attention(module: Any, states: Tensor, prefix: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from prefixrack_adapters.manifest import (
     Provenance,
     TokenizationSpec,
 )
+from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import AnyTask
 
@@ -203,6 +204,12 @@ def make_manifest(
         decoding=DecodingSpec(**(decoding or {})),
         provenance=Provenance(tool="tests", tool_version="0", method="random"),
     )
+
+
+def random_row(generator: np.random.Generator, length: int, first_position: int) -> Row:
+    ids = generator.integers(0, len(vocabulary()), length)
+    segments = np.sort(generator.integers(0, 2, length))
+    return Row(tuple(ids.tolist()), tuple(segments.tolist()), first_position)
 
 
 def random_arrays(manifest: Manifest, hidden_size: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
