@@ -38,7 +38,7 @@ GATHERS = {
 }
 # Its heads are wide enough for the compiled attention. With larger weights attention is so steep that float32 itself,
 # row by row, is 1e-4 away from what is exact.
-BACKBONE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3, "initializer_range": 0.1}
+SHAPE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3, "initializer_range": 0.1}
 ANY_FIXTURES = (HealthCheck.function_scoped_fixture,)
 
 
@@ -122,7 +122,7 @@ def root_mean_square(parts: Iterable[NDArray[np.float32]]) -> float:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["as loaded", "as served"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(write_backbone(tmp_path_factory.mktemp("bert"), **BACKBONE), request.param)
+    return World(write_backbone(tmp_path_factory.mktemp("bert"), **SHAPE), request.param)
 
 
 kinds = st.sampled_from(sorted(GATHERS)).flatmap(
