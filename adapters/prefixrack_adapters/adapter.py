@@ -48,17 +48,10 @@ class Adapter:
         """Read a bundle folder. Raises MalformedBundle or InvalidManifest."""
         folder = Path(folder)
         check_files(folder)
-        manifest_bytes = (folder / MANIFEST_FILE).read_bytes()
-        return cls.from_files(manifest_bytes, folder / TENSORS_FILE, device=device, dtype=dtype)
-
-    @classmethod
-    def from_files(
-        cls, manifest_bytes: bytes, tensors_path: Path, *, device: str, dtype: torch.dtype, digest: str | None = None
-    ) -> Adapter:
-        """As `load`, from the two files wherever they lie. `digest` where the caller has verified it already."""
-        content = tensors_path.read_bytes()
-        digest = digest or digest_of(bytes_sha256(manifest_bytes), bytes_sha256(content))
-        return _assemble(parse_manifest(manifest_bytes), digest, parse_tensors(content), device, dtype)
+        manifest_bytes, content = (folder / MANIFEST_FILE).read_bytes(), (folder / TENSORS_FILE).read_bytes()
+        digest = digest_of(bytes_sha256(manifest_bytes), bytes_sha256(content))
+        manifest, tensors = parse_manifest(manifest_bytes), parse_tensors(content)
+        return cls.from_tensors(manifest, digest, tensors, device=device, dtype=dtype)
 
     @classmethod
     def from_arrays(
@@ -67,6 +60,19 @@ class Adapter:
         """An adapter that is not a bundle yet (in training, in tests). Its digest is that of its manifest."""
         tensors = {name: BundleTensor("F32", values.astype(np.float32)) for name, values in arrays.items()}
         digest = bytes_sha256(manifest.to_bytes())
+        return cls.from_tensors(manifest, digest, tensors, device=device, dtype=dtype)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        manifest: Manifest,
+        digest: str,
+        tensors: Mapping[str, BundleTensor],
+        *,
+        device: str,
+        dtype: torch.dtype,
+    ) -> Adapter:
+        """An adapter of the parts of a bundle that the caller has read and checked."""
         return _assemble(manifest, digest, tensors, device, dtype)
 
     @property
@@ -107,7 +113,7 @@ class Adapter:
 
 
 def _assemble(
-    manifest: Manifest, digest: str, tensors: dict[str, BundleTensor], device: str, dtype: torch.dtype
+    manifest: Manifest, digest: str, tensors: Mapping[str, BundleTensor], device: str, dtype: torch.dtype
 ) -> Adapter:
     stored = {name: torch.from_numpy(tensor.values) for name, tensor in tensors.items()}
     prefix = prompt = gates = None

@@ -162,12 +162,24 @@ def check_contents(manifest_bytes: bytes, tensors: bytes, spec: BackboneSpec, se
     """
     manifest = parse_manifest(manifest_bytes)
     check_backbone(manifest, spec)
-    shapes = manifest.tensor_shapes(spec.hidden_size)
-    entries = _entries(tensors)
-    _check_header(entries, manifest, shapes)
-    for name, entry in entries:
-        _check_finite(name, _tensor(name, entry).values, serving_dtype)
+    for _ in checked_tensors(manifest, tensors, spec, serving_dtype):
+        pass  # one at a time: nobody needs them together
     return manifest
+
+
+def checked_tensors(
+    manifest: Manifest, content: bytes, spec: BackboneSpec, serving_dtype: str
+) -> Iterator[tuple[str, BundleTensor]]:
+    """The tensors by name, each as soon as it is found sound; names, dtypes and shapes of all before the first.
+
+    Raises MalformedBundle, TensorMismatch or NonfiniteTensor.
+    """
+    entries = _entries(content)
+    _check_header(entries, manifest, manifest.tensor_shapes(spec.hidden_size))
+    for name, entry in entries:
+        tensor = _tensor(name, entry)
+        _check_finite(name, tensor.values, serving_dtype)
+        yield name, tensor
 
 
 def check_backbone(manifest: Manifest, spec: BackboneSpec) -> None:

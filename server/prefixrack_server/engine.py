@@ -6,13 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
+from functools import partial
 from typing import Protocol
 
 import torch
 
 from prefixrack.errors import DeadlineExceeded, Fault, NotReady
 from prefixrack_adapters.adapter import Adapter
+from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
 from prefixrack_server.messages import BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
@@ -26,6 +28,10 @@ Deliver = Callable[[Sequence[RowDone]], None]
 
 # An idle engine turns this often, for the heartbeat alone: work wakes it at once.
 IDLE_TURN_S = 0.5
+# Fetchers wait for disks and hold no tensors: so many that some that hang leave others.
+NUM_FETCHERS = 32
+# A loader that computes while the interpreter ends could crash it; one that hangs is left behind.
+LOADERS_END_S = 2.0
 
 TOO_LATE = RowFailure(
     DeadlineExceeded.code, "the row was not computed before its deadline: allow more time or send less at once"
@@ -42,10 +48,10 @@ def set_threads(num_threads: int) -> None:
     torch.get_num_threads()
 
 
-def loader_threads(num_loaders: int) -> ThreadPoolExecutor:
+def loader_threads(num_loaders: int) -> DaemonThreads:
     """Threads that copy tensors alone: each thread that computes in parallel has OpenMP threads of its own, and with
     more of them than cores every pack waits for wake-ups (a fifth slower in our measurements)."""
-    return ThreadPoolExecutor(num_loaders, "prefixrack-loader", initializer=set_threads, initargs=(1,))
+    return DaemonThreads(num_loaders, "prefixrack-loader", partial(set_threads, 1))
 
 
 class EngineBackbone(Computes, Device, Protocol):
@@ -76,12 +82,14 @@ class EngineThread:
         self._wake = threading.Condition()
         self._scheduler = Scheduler(config.max_pack_tokens, config.max_pack_rows)
         self._runner = PackRunner(backbone, clock)
+        self._loaders = loader_threads(config.num_loaders)
         self._residency: Residency[Adapter] = Residency(
             loader or AdapterLoader(source, backbone),
             self,
             self._wake,
             clock,
-            threads or loader_threads(config.num_loaders),
+            threads or DaemonThreads(NUM_FETCHERS, "prefixrack-fetcher"),
+            threads or self._loaders,
             budget_bytes=config.resident_bytes,
             retry_after_s=config.retry_load_after_s,
         )
@@ -175,6 +183,7 @@ class EngineThread:
             self._end()
         else:
             self._thread.join()
+        self._loaders.join(LOADERS_END_S)
 
     def is_awaited(self, digest: str) -> bool:
         return self._scheduler.is_awaited(digest)

@@ -13,10 +13,12 @@ from prefixrack_adapters.bundle import (
     PREFIX_TENSORS,
     TENSORS_FILE,
     bytes_sha256,
-    check_contents,
+    check_backbone,
+    checked_tensors,
     digest_of,
+    file_sha256,
 )
-from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.manifest import Manifest, parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.messages import BundleRef
 from prefixrack_server.residency import Fetched
@@ -25,7 +27,7 @@ HEAD_ITEMSIZE = 4  # heads stay in float32, whatever the backbone's dtype
 
 
 class AdapterSource(Protocol):
-    """Where the files of a version come from. Called in loader threads."""
+    """Where the files of a version come from. Called in fetchers."""
 
     def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:
         """The manifest's bytes, and a local path of the tensors file."""
@@ -52,26 +54,26 @@ class AdapterLoader:
         self._backbone = backbone
 
     def fetch(self, bundle: BundleRef) -> Fetched:
-        """Get the files and check them as an upload is checked: the backbone may be another one today.
+        """Get the files and see that they are those of the upload, and that the manifest fits this backbone.
 
-        The tensors are not kept: others may be in line for room before this one, and all would lie in memory.
+        The tensors are read through and not kept: others may be in line for room before this one, and all would lie in
+        memory. They come from the system's file cache when they are loaded.
         """
         manifest_bytes, tensors_path = self._source.fetch(bundle)
-        tensors = tensors_path.read_bytes()
-        check_digest(bundle, manifest_bytes, tensors)
-        spec, dtype = self._backbone.spec, self._backbone.dtype
-        manifest = check_contents(manifest_bytes, tensors, spec, str(dtype).removeprefix("torch."))
-        size_bytes = device_bytes(manifest, spec.hidden_size, dtype.itemsize)
-        return Fetched(bundle, manifest_bytes, tensors_path, size_bytes)
+        check_digest(bundle, bytes_sha256(manifest_bytes), file_sha256(tensors_path))
+        manifest = parse_manifest(manifest_bytes)
+        check_backbone(manifest, self._backbone.spec)  # it may be another one than at the upload
+        size_bytes = device_bytes(manifest, self._backbone.spec.hidden_size, self._backbone.dtype.itemsize)
+        return Fetched(bundle, manifest, tensors_path, size_bytes)
 
     def load(self, fetched: Fetched) -> Adapter:
-        """The verified bytes once more, from the system's file cache; they are not hashed again."""
-        return Adapter.from_files(
-            fetched.manifest,
-            fetched.tensors_path,
-            device=self._backbone.device,
-            dtype=self._backbone.dtype,
-            digest=fetched.bundle.digest,
+        """The verified bytes as tensors, finite in the dtype of this backbone, on its device."""
+        backbone, manifest = self._backbone, fetched.manifest
+        dtype_name = str(backbone.dtype).removeprefix("torch.")
+        content = fetched.tensors_path.read_bytes()
+        tensors = dict(checked_tensors(manifest, content, backbone.spec, dtype_name))
+        return Adapter.from_tensors(
+            manifest, fetched.bundle.digest, tensors, device=backbone.device, dtype=backbone.dtype
         )
 
 
@@ -82,10 +84,10 @@ def device_bytes(manifest: Manifest, hidden_size: int, prefix_itemsize: int) -> 
     return num_prefix_values * prefix_itemsize + sum(num_values.values()) * HEAD_ITEMSIZE
 
 
-def check_digest(bundle: BundleRef, manifest_bytes: bytes, tensors: bytes) -> None:
-    """The bytes must be those that the digest names. Raises MalformedBundle."""
-    _check_sha256(MANIFEST_FILE, bytes_sha256(manifest_bytes), bundle.manifest_sha256)
-    _check_sha256(TENSORS_FILE, bytes_sha256(tensors), bundle.tensors_sha256)
+def check_digest(bundle: BundleRef, manifest_sha256: str, tensors_sha256: str) -> None:
+    """The stored files must be those that the digest names. Raises MalformedBundle."""
+    _check_sha256(MANIFEST_FILE, manifest_sha256, bundle.manifest_sha256)
+    _check_sha256(TENSORS_FILE, tensors_sha256, bundle.tensors_sha256)
     digest = digest_of(bundle.manifest_sha256, bundle.tensors_sha256)
     if digest != bundle.digest:
         raise MalformedBundle(f"the files have digest {digest}, the version says {bundle.digest}: upload it again")

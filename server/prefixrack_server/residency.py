@@ -1,7 +1,7 @@
 """Residency: which adapters are on the device, within a budget of bytes. Knows digests; no torch, no rows, no names.
 
 The life of an adapter: absent → (fetched and measured) → in line for room → loading → resident → evicted, or failed.
-Fetching, the slow part, needs no room on the device and so holds up nobody.
+Fetching, the slow part, needs no room on the device and has threads of its own, many: so it holds up nobody.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from prefixrack.errors import BundleTooLarge, Fault, InternalFault, ServerOverloaded
+from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import BundleRef, ResidencyState, RowFailure
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,10 @@ Demand = Literal["ready", "wait"] | RowFailure
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The checked files of one version on this machine. `size_bytes` is what it will take on the device."""
+    """The files of one version on this machine, known to be the uploaded ones. `size_bytes`: on the device."""
 
     bundle: BundleRef
-    manifest: bytes
+    manifest: Manifest
     tensors_path: Path
     size_bytes: int
 
@@ -40,16 +41,16 @@ class Sized(Protocol):
     def size_bytes(self) -> int: ...
 
 
-P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A", bound=Sized)
 A_co = TypeVar("A_co", bound=Sized, covariant=True)
 
 
 class Loader(Protocol[A_co]):
-    """Both run in loader threads and raise a `Fault` for a bundle that cannot be used."""
+    """Both run in threads of their own and raise a `Fault` for a bundle that cannot be used."""
 
-    def fetch(self, bundle: BundleRef) -> Fetched: ...
+    def fetch(self, bundle: BundleRef) -> Fetched:
+        """Whatever may be slow: disks, networks. Leaves no tensors in memory."""
 
     def load(self, fetched: Fetched) -> A_co: ...
 
@@ -98,7 +99,7 @@ class Residency(Generic[A]):
     """Least recently used eviction under a hard budget, with pins, and one line for room.
 
     `lock` is the caller's own, reentrant: rows and adapters change together. It is held for bookkeeping only; files
-    are read and adapters are made outside it, in `threads`, which belong to the residency from here on.
+    are read in `fetchers` and adapters are made in `loaders`, outside it. Both belong to the residency from here on.
 
     While something stands in the line, `demand` sends everyone to its end, those of resident adapters too, once per
     digest. So pins run out, the head gets its room, and nobody waits for ever though the working set exceeds the
@@ -112,7 +113,8 @@ class Residency(Generic[A]):
         waiters: Waiters,
         lock: AbstractContextManager[Any],
         clock: Callable[[], float],
-        threads: Executor,
+        fetchers: Executor,
+        loaders: Executor,
         *,
         budget_bytes: int,
         retry_after_s: float,
@@ -123,7 +125,8 @@ class Residency(Generic[A]):
         self._clock = clock
         self._budget_bytes = budget_bytes
         self._retry_after_s = retry_after_s
-        self._threads = threads
+        self._fetchers = fetchers
+        self._loaders = loaders
         self._is_closed = False
         self._entries: dict[str, Entry[A]] = {}
         self._idle: OrderedDict[str, Entry[A]] = OrderedDict()  # evictable, least recently used first
@@ -208,7 +211,8 @@ class Residency(Generic[A]):
     def close(self) -> None:
         """Start no more loads; those under way end unseen."""
         self._is_closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._fetchers, self._loaders):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _is_retry_due(self, entry: Entry[A]) -> bool:
         return entry.state == "failed" and self._clock() >= entry.retry_at
@@ -226,13 +230,10 @@ class Residency(Generic[A]):
         entry: Entry[A] = Entry(bundle)
         self._entries[bundle.digest] = entry
         self._failed.pop(bundle.digest, None)
-        self._in_loader(self._fetch, entry)
-
-    def _in_loader(self, job: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        self._threads.submit(job, *args, **kwargs).add_done_callback(_log_crash)
+        self._fetchers.submit(self._fetch, entry).add_done_callback(_log_crash)
 
     def _fetch(self, entry: Entry[A]) -> None:
-        """In a loader thread."""
+        """In a fetcher."""
         fetched = self._attempt(entry, lambda: self._loader.fetch(entry.bundle))
         if fetched is None:
             return
@@ -241,7 +242,7 @@ class Residency(Generic[A]):
             self._line_up(entry, fetched.size_bytes)
 
     def _load(self, entry: Entry[A], fetched: Fetched) -> None:
-        """In a loader thread, with room reserved for it."""
+        """In a loader, with room reserved for it."""
         adapter = self._attempt(entry, lambda: self._loader.load(fetched))
         if adapter is None:
             return
@@ -327,7 +328,7 @@ class Residency(Generic[A]):
     def _reserve(self, entry: Entry[A]) -> None:
         assert entry.fetched is not None, "only what has been fetched stands in line for room"
         self._hold_room(entry)
-        self._in_loader(self._load, entry, entry.fetched)
+        self._loaders.submit(self._load, entry, entry.fetched).add_done_callback(_log_crash)
 
     def _is_wanted(self, entry: Entry[A]) -> bool:
         return entry.digest in self._kept or self._waiters.is_awaited(entry.digest)
@@ -393,6 +394,6 @@ class Residency(Generic[A]):
 
 
 def _log_crash(job: Future[None]) -> None:
-    """A loader's job answers every failure itself; what comes out of it is our own mistake and must be seen."""
+    """A job answers every failure itself; what comes out of it is our own mistake and must be seen."""
     if not job.cancelled() and (error := job.exception()) is not None:
-        log.critical("a loader thread's job crashed", exc_info=error)
+        log.critical("a job of fetching or loading an adapter crashed", exc_info=error)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from prefixrack.errors import MalformedBundle, TokenOutOfRange
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import PackRow
+from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.rows import Row
 from prefixrack_server.engine import EngineBackbone, EngineThread, loader_threads, set_threads
 from prefixrack_server.engine_config import EngineConfig
@@ -77,7 +78,7 @@ class FakeLoader:
             assert self.gates[bundle.digest].wait(WAIT_S)
         if bundle.digest in self.faults:
             raise self.faults[bundle.digest]
-        return Fetched(bundle, b"", Path(), int(bundle.digest[1:]))
+        return Fetched(bundle, cast("Manifest", None), Path(), int(bundle.digest[1:]))
 
     def load(self, fetched: Fetched) -> FakeAdapter:
         return FakeAdapter(fetched.bundle.digest, fetched.size_bytes)
@@ -167,6 +168,18 @@ def test_a_slow_load_delays_nobody_else(bench: Bench) -> None:
     assert bench.engine.residency("a1") == "loading"
     bench.loader.gates["a1"].set()
     assert bench.codes(1) == {1: "ok"}
+
+
+def test_slow_loads_delay_nobody_else_though_there_are_more_than_loaders(bench: Bench) -> None:
+    num_slow = EngineConfig().num_loaders + 1
+    for index in range(num_slow):
+        bench.loader.gates[f"s{index}"] = threading.Event()
+        bench.engine.submit([work(index, digest=f"s{index}")])
+    bench.engine.submit([work(100, digest="b5")])
+    assert set(bench.codes(1)) == {100}
+    for gate in bench.loader.gates.values():
+        gate.set()
+    assert set(bench.codes(num_slow)) == set(range(num_slow))
 
 
 def test_what_arrives_during_a_pack_goes_together_into_the_next(bench: Bench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefixrack.errors import BackboneMismatch, MalformedBundle
+from prefixrack.errors import BackboneMismatch, MalformedBundle, NonfiniteTensor
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, digest_of, file_sha256, write_bundle
 from prefixrack_adapters.manifest import (
     BackboneRef,
@@ -110,6 +112,7 @@ def test_the_tensors_are_read_once_to_check_and_once_to_load(folder: Path, monke
     loader = AdapterLoader(source, FakeDevice())
     fetched = loader.fetch(ref(folder))
     assert CountedPath.num_reads == 1
+    monkeypatch.setattr(hashlib, "sha256", None)  # the one hash is made
     loader.load(fetched)
     assert CountedPath.num_reads == 2
 
@@ -135,3 +138,13 @@ def test_an_adapter_of_another_backbone_is_refused(folder: Path) -> None:
     device = FakeDevice(spec=replace(SPEC, fingerprint="e" * 64))
     with pytest.raises(BackboneMismatch):
         AdapterLoader(FolderSource(folder), device).fetch(ref(folder))
+
+
+def test_values_must_be_finite_in_the_dtype_of_this_backbone(tmp_path: Path) -> None:
+    """They were in that of the backbone on which the bundle was checked."""
+    shapes = manifest().tensor_shapes(SPEC.hidden_size)
+    write_bundle(tmp_path, manifest(), {name: np.full(shape, 1e5, np.float32) for name, shape in shapes.items()})
+    for dtype, is_finite in ((torch.bfloat16, True), (torch.float16, False)):
+        loader = AdapterLoader(FolderSource(tmp_path), FakeDevice(dtype=dtype))
+        with nullcontext() if is_finite else pytest.raises(NonfiniteTensor, match="float16"):
+            loader.load(loader.fetch(ref(tmp_path)))

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from prefixrack.errors import MalformedBundle
+from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import BundleRef, RowFailure
 from prefixrack_server.residency import Fetched, Residency
 
@@ -32,7 +33,7 @@ class FakeLoader:
     def fetch(self, bundle: BundleRef) -> Fetched:
         if bundle.digest in self.faults:
             raise self.faults[bundle.digest]
-        return Fetched(bundle, b"", Path(), int(bundle.digest[1:]))
+        return Fetched(bundle, cast("Manifest", None), Path(), int(bundle.digest[1:]))
 
     def load(self, fetched: Fetched) -> FakeAdapter:
         digest = fetched.bundle.digest
@@ -65,7 +66,14 @@ class Desk:
         self.waiting: dict[str, int] = {}
         self.failures: list[tuple[str, str]] = []
         self.residency: Residency[FakeAdapter] = Residency(
-            self.loader, self, threading.RLock(), lambda: self.now, self.threads, budget_bytes=10, retry_after_s=2.0
+            self.loader,
+            self,
+            threading.RLock(),
+            lambda: self.now,
+            self.threads,
+            self.threads,
+            budget_bytes=10,
+            retry_after_s=2.0,
         )
 
     def is_awaited(self, digest: str) -> bool:

@@ -115,7 +115,7 @@ class LocalBlobStore:
 
 
 class BundleSource:
-    """Finds a version's two files for the engine's loader threads, which check the bytes themselves."""
+    """Finds a version's two files for the engine's fetchers, which check the bytes themselves."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
