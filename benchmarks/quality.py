@@ -10,10 +10,12 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from os import environ
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -23,6 +25,7 @@ from prefixrack_adapters.backbone import resolve_device
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.multitask import run_multitask
+from prefixrack_adapters.training.progress import Board, Watch, quiet_libraries
 from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.settings import TrainSettings
 from quality_sets import (
@@ -45,6 +48,12 @@ SHOWN = (
     *("reparameterization", "reparameterization_size"),
     *("backbone_dropout", "prefix_dropout", "prefix_layers", "head", "tune_epochs", "tune_learning_rate"),
 )
+
+
+class Cell(NamedTuple):
+    name: str
+    method: str
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +82,29 @@ class Bench:
         lines = self.results.read_text().splitlines() if self.results.is_file() else []
         return {_key_of(json.loads(line)["setup"]) for line in lines}
 
-    def run_cell(self, name: str, method: str, seed: int) -> None:
-        """Run a cell and record it; a multi-task run gives the cells of all of its data sets at once."""
+    def run_cell(self, cell: Cell, watch: Watch | None = None) -> list[dict[str, Any]]:
+        """A cell's line; a multi-task run gives those of all of its data sets at once."""
         with tempfile.TemporaryDirectory(prefix="prefixrack-quality-") as folder:
-            if method != "multitask":
-                settings = self._settings(SETS[name], method, seed, Path(folder))
-                self._record(settings, run_training(settings))
-                return
-            joined = [self._settings(SETS[one], method, seed, Path(folder)) for one in partners(name)]
-            reports = run_multitask(joined)
-            for settings in joined:
-                self._record(settings, reports[settings.name], partners(name))
+            if cell.method != "multitask":
+                settings = self._settings(SETS[cell.name], cell.method, cell.seed, Path(folder))
+                return [self._line(settings, run_training(settings, watch=watch))]
+            together = partners(cell.name)
+            joined = [self._settings(SETS[one], cell.method, cell.seed, Path(folder)) for one in together]
+            reports = run_multitask(joined, watch=watch)
+            return [self._line(settings, reports[settings.name], together) for settings in joined]
+
+    def run_quietly(self, cell: Cell) -> list[dict[str, Any]]:
+        """One of several side by side, whose displays would run through each other."""
+        with quiet_libraries(), tempfile.TemporaryDirectory() as logs:
+            return self.run_cell(cell, Watch(Board(console=Console(quiet=True)), Path(logs)))
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        self.results.parent.mkdir(parents=True, exist_ok=True)
+        with self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        setup, result = line["setup"], line["result"]
+        cell = f"{setup['dataset']} {setup['method']} seed {setup['seed']}"
+        CONSOLE.print(f"{cell}: {result['main']} {result['score']:.4f}, {result['seconds']:.0f} s")
 
     def _settings(self, one: QualitySet, method: str, seed: int, folder: Path) -> TrainSettings:
         train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train * one.size_factor, folder)
@@ -107,8 +128,8 @@ class Bench:
             **options,
         )
 
-    def _record(self, settings: TrainSettings, report: Report, joined: Sequence[str] = ()) -> None:
-        line = {
+    def _line(self, settings: TrainSettings, report: Report, joined: Sequence[str] = ()) -> dict[str, Any]:
+        return {
             "commit": git_commit(),
             "device": device_name(self.device),
             "setup": {
@@ -136,11 +157,6 @@ class Bench:
                 "seconds": round(report.seconds, 1),
             },
         }
-        self.results.parent.mkdir(parents=True, exist_ok=True)
-        with self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        score = report.scores[report.main]
-        CONSOLE.print(f"{settings.name} {settings.method} seed {settings.seed}: {report.main} {score:.4f}")
 
 
 def _key_of(setup: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -153,13 +169,37 @@ def _shown(settings: TrainSettings) -> dict[str, Any]:
     return settings.model_dump(include=set(SHOWN)) | rates
 
 
-def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[tuple[str, str, int]]:
-    """What is left to do, all methods of a data set before the next, all data sets before the next seed."""
+def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[Cell]:
+    """What is left to do, all methods of a data set before the next, all data sets before the next seed.
+
+    Of the data sets that a multi-task run trains together only the first stands for it.
+    """
+    finished = bench.finished()
     for seed in arguments.seed or (13, 14, 15):
         for name in arguments.set or DEFAULT_SETS:
             for method in arguments.method or METHODS:
-                if bench.key(name, method, seed) not in bench.finished():
-                    yield name, method, seed
+                if bench.key(name, method, seed) in finished:
+                    continue
+                if method == "multitask":
+                    finished |= {bench.key(one, method, seed) for one in partners(name)}
+                yield Cell(name, method, seed)
+
+
+def run_all(bench: Bench, todo: Sequence[Cell], num_workers: int) -> int:
+    """Run cells side by side and record each as it ends; how many failed."""
+    num_failed = 0
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        running = {pool.submit(bench.run_quietly, cell): cell for cell in todo}
+        for number, done in enumerate(as_completed(running), 1):
+            CONSOLE.rule(f"{number} of {len(todo)}")
+            error = done.exception()
+            if error is None:
+                for line in done.result():
+                    bench.record(line)
+            else:
+                num_failed += 1
+                CONSOLE.print(f"{running[done]} failed: {type(error).__name__}: {error}", style="red", markup=False)
+    return num_failed
 
 
 def parse() -> argparse.Namespace:
@@ -173,6 +213,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--change", action="append", default=[], help="a setting to try, e.g. learning_rate=3e-3")
     parser.add_argument("--backbone", default=EMBEDDED)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=1, help="cells trained side by side, a process each")
     parser.add_argument("--results", type=Path, help="benchmarks/results/quality-<device>.jsonl by default")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -193,11 +234,12 @@ def main() -> None:
         results=arguments.results or default,
     )
     todo = list(cells(arguments, bench))
+    if arguments.workers > 1:
+        raise SystemExit(min(1, run_all(bench, todo, arguments.workers)))
     for index, cell in enumerate(todo):
-        if bench.key(*cell) in bench.finished():
-            continue  # came with another cell's multi-task run
         CONSOLE.rule(f"cell {index + 1} of {len(todo)}: {' '.join(map(str, cell))}")
-        bench.run_cell(*cell)
+        for line in bench.run_cell(cell):
+            bench.record(line)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from prefixrack_adapters.heads import Head
 from prefixrack_adapters.native.attention import NativeAttention
 from prefixrack_adapters.native.compiler import NoCompiler
 from prefixrack_adapters.packing import Prompt, RowSpan, gather_states, pack_tokens, packs_of, row_spans, with_prompts
+from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
@@ -60,9 +61,9 @@ class Backbone:
         self.family = family
         self.spec = spec
         self.tokenizer = tokenizer
-        self.attention: AttentionBackend = attention or RowLoop()
         parameter = next(self.model.parameters())
         self.device = str(parameter.device)
+        self.attention: AttentionBackend = attention or (RowLoop() if self.device == "cpu" else PaddedAttention())
         self.dtype = parameter.dtype
 
     @property

@@ -17,6 +17,7 @@ from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.attention import RowLoop
 from prefixrack_adapters.backbone import Backbone, resolve_device
 from prefixrack_adapters.manifest import Manifest
+from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.tasks import build_task
 from prefixrack_adapters.training.activations import word_activations
 from prefixrack_adapters.training.batches import BatchSampler
@@ -205,7 +206,7 @@ def training_backbone(settings: TrainSettings) -> Backbone:
     elif dtype == "auto":
         dtype = "bfloat16" if _has_fast_bfloat16(device) else "float32"
     backbone = Backbone.load(settings.backbone, device, dtype)
-    backbone.attention = RowLoop(torch.float32 if device == "cpu" else None)
+    backbone.attention = RowLoop(torch.float32) if device == "cpu" else PaddedAttention()
     return backbone
 
 

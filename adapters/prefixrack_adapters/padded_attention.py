@@ -1,0 +1,144 @@
+"""Packed attention as one padded, masked call a layer. Knows packs and prefixes; no models, tasks or HTTP.
+
+On a GPU a call costs the same whether it computes one short row or hundreds, so what it pads is cheaper than a call for
+each row. It has gradients: training on a GPU uses it, and serving where the kernels of `triton_kernels` are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prefixrack_adapters.attention import AttentionCall, PackLayout, StatesPair
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """Where the tokens of a pack lie in a batch padded to its longest row.
+
+    tokens [num_rows, longest_row]: index of each slot's token in the pack (a padding slot repeats the row's last one);
+    slots [T]: index of each token's slot in the flattened batch; row_lens [num_rows].
+    """
+
+    tokens: Tensor
+    slots: Tensor
+    row_lens: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Padding:
+        row_lens = torch.tensor(lengths)
+        starts = row_lens.cumsum(0) - row_lens
+        slot = torch.arange(int(row_lens.max()))
+        tokens = starts[:, None] + torch.minimum(slot[None, :], row_lens[:, None] - 1)
+        slots = (slot[None, :] < row_lens[:, None]).flatten().nonzero()[:, 0]
+        return cls(tokens.to(device), slots.to(device), row_lens.to(device))
+
+    def padded(self, states: Tensor) -> Tensor:
+        """[1, heads, T, head_dim] → [num_rows, heads, longest_row, head_dim]."""
+        num_rows, longest = self.tokens.shape
+        batch = states[0].transpose(0, 1).index_select(0, self.tokens.flatten())
+        return batch.unflatten(0, (num_rows, longest)).transpose(1, 2)
+
+    def packed(self, batch: Tensor) -> Tensor:
+        """[num_rows, heads, longest_row, head_dim] → [1, T, heads, head_dim]."""
+        return batch.transpose(1, 2).flatten(0, 1).index_select(0, self.slots)[None]
+
+
+class PaddedAttention:
+    """One fused attention call a layer for the whole pack, prefixes and rows padded to the longest, under a mask."""
+
+    name = "padded"
+    supports_backward = True
+
+    def __init__(self) -> None:
+        self._paddings: WeakKeyDictionary[PackLayout, Padding] = WeakKeyDictionary()
+        self._masks: WeakKeyDictionary[PackLayout, dict[tuple[object, ...], Tensor | None]] = WeakKeyDictionary()
+
+    def attend(self, call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout) -> Tensor:
+        if pack not in self._paddings:
+            self._paddings[pack] = Padding.of(pack.lengths, query.device)
+            self._masks[pack] = {}
+        padding = self._paddings[pack]
+        prefixes = pack.prefix_states(call.layer, query.dtype)
+        seen_keys, seen_values = (
+            _behind_prefixes(padding.padded(states), _stacked(prefixes, states, part))
+            for part, states in enumerate((key, value))
+        )
+        output = F.scaled_dot_product_attention(
+            padding.padded(query),
+            seen_keys,
+            seen_values,
+            attn_mask=self._mask(call, pack, padding, prefixes),
+            dropout_p=0.0 if query.device.type == "cpu" else call.dropout,
+            scale=call.scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        return padding.packed(output)
+
+    def _mask(
+        self, call: AttentionCall, pack: PackLayout, padding: Padding, prefixes: Sequence[StatesPair | None]
+    ) -> Tensor | None:
+        prefix_lens = tuple(0 if pair is None else pair[0].shape[-2] for pair in prefixes)
+        key = (prefix_lens, call.is_causal, call.window)
+        masks = self._masks[pack]
+        if key not in masks:
+            masks[key] = _mask(prefix_lens, padding, pack.context_lens, call)
+        return masks[key]
+
+
+def _behind_prefixes(own: Tensor, prefixes: Tensor | None) -> Tensor:
+    return own if prefixes is None else torch.cat((prefixes, own), dim=2)
+
+
+def _stacked(prefixes: Sequence[StatesPair | None], like: Tensor, part: int) -> Tensor | None:
+    """Keys (part 0) or values (1) of every row's prefix, [num_rows, kv_heads, longest_prefix, head_dim]; rest is 0."""
+    states = [None if pair is None else pair[part] for pair in prefixes]
+    longest = max(0 if one is None else one.shape[-2] for one in states)
+    if not longest:
+        return None
+    if all(one is states[0] for one in states):
+        assert states[0] is not None, "a prefix that is longest is there"
+        return states[0].expand(len(states), *states[0].shape)
+    nothing = like.new_zeros(like.shape[1], 0, like.shape[-1])
+    places: dict[int, int] = {}
+    distinct = [places.setdefault(id(one), len(places)) for one in states]
+    once = dict(zip(distinct, (nothing if one is None else one for one in states), strict=True))
+    padded = [F.pad(one, (0, 0, 0, longest - one.shape[-2])) for _, one in sorted(once.items())]
+    return torch.stack(padded).index_select(0, torch.tensor(distinct, device=like.device))
+
+
+def _mask(
+    prefix_lens: Sequence[int], padding: Padding, context_lens: Sequence[int | None], call: AttentionCall
+) -> Tensor | None:
+    """[num_rows, 1, 1 or longest_row, longest_prefix + longest_row], True where a token is seen; None: all is seen.
+
+    A padding slot's query sees what its row's tokens see, or itself: no query sees nothing, whose softmax is undefined.
+    """
+    device = padding.row_lens.device
+    longest_prefix, longest = max(prefix_lens), padding.tokens.shape[1]
+    has_context = any(length is not None for length in context_lens)
+    is_even = len(set(prefix_lens)) == 1 and padding.slots.numel() == padding.tokens.numel()
+    if is_even and not (has_context or call.is_causal or call.window is not None):
+        return None
+    slot = torch.arange(longest, device=device)
+    own = (slot[None, :] < padding.row_lens[:, None])[:, None, :]  # [num_rows, 1, longest]
+    distance = slot[:, None] - slot[None, :]  # query - key
+    if has_context:
+        everything = [longest if length is None else length for length in context_lens]
+        context = torch.tensor(everything, device=device)[:, None, None]
+        own = own & ((distance >= 0) | (slot[None, None, :] < context))
+    elif call.is_causal:
+        own = own & (distance >= 0)
+    if call.window is not None:
+        own = own & (distance.abs() < call.window)
+    if own.shape[1] > 1:
+        own = own | (distance == 0)
+    prefix_slot = torch.arange(longest_prefix, device=device)
+    prefix = prefix_slot[None, :] < torch.tensor(prefix_lens, device=device)[:, None]
+    whole = torch.cat((prefix[:, None, :].expand(-1, own.shape[1], -1), own), dim=2)
+    return whole[:, None]
