@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +132,28 @@ class AttentionCall:
     dropout: float = 0.0
     is_causal: bool = False
     window: int | None = None
+
+
+class DistanceTerms(NamedTuple):
+    """What disentangled attention (DeBERTa) adds to a row's scores, by the distance from query to key.
+
+    `to_all` are each query's scores of the distances, `from_all` each key's, [num_heads, T, num_distances]; None for a
+    term that a model lacks. places [2 * longest_row - 1] int64: which of them distance d has, at d + longest_row - 1.
+    """
+
+    to_all: Tensor | None
+    from_all: Tensor | None
+    places: Tensor
+
+
+@runtime_checkable
+class AttendsByDistance(Protocol):
+    """A backend that has a kernel for distances too."""
+
+    def attend_by_distance(
+        self, call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout, terms: DistanceTerms
+    ) -> Tensor | None:
+        """As `AttentionBackend.attend`, with the terms added among a row's own tokens. None where it cannot."""
 
 
 class RowLoop:

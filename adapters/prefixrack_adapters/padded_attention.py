@@ -42,11 +42,13 @@ class Padding:
         """[1, heads, T, head_dim] → [num_rows, heads, longest_row, head_dim]."""
         num_rows, longest = self.tokens.shape
         batch = states[0].transpose(0, 1).index_select(0, self.tokens.flatten())
-        return batch.unflatten(0, (num_rows, longest)).transpose(1, 2)
+        padded: Tensor = batch.unflatten(0, (num_rows, longest)).transpose(1, 2)
+        return padded
 
     def packed(self, batch: Tensor) -> Tensor:
         """[num_rows, heads, longest_row, head_dim] → [1, T, heads, head_dim]."""
-        return batch.transpose(1, 2).flatten(0, 1).index_select(0, self.slots)[None]
+        packed: Tensor = batch.transpose(1, 2).flatten(0, 1).index_select(0, self.slots)
+        return packed[None]
 
 
 class PaddedAttention:

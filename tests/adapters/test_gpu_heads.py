@@ -1,0 +1,61 @@
+"""Heads computed together against each head alone: any mix of depths, sizes, activations and numbers of states."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interpreted_kernels import DEVICE, kernels_or_skip
+from prefixrack_adapters.heads import Dense, Head
+
+kernels_or_skip()
+
+from prefixrack_adapters.gpu.heads import HeadStates, can_run_together, logits_of  # noqa: E402
+
+WIDTH = 40
+
+
+def random_head(generator: torch.Generator, widths: list[int], activation: str | None, has_bias: bool) -> Head:
+    layers = []
+    for num_inputs, num_outputs in zip([WIDTH, *widths[:-1]], widths, strict=True):
+        weight = torch.randn(num_outputs, num_inputs, generator=generator).to(DEVICE)
+        bias = torch.randn(num_outputs, generator=generator).to(DEVICE) if has_bias else None
+        layers.append(Dense(weight, bias, activation if len(layers) + 1 < len(widths) else None))
+    return Head("first_token", layers)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    heads=st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 70), min_size=1, max_size=3),
+            st.sampled_from([None, "tanh", "gelu", "relu"]),
+            st.booleans(),
+            st.integers(1, 20),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_heads_together_equal_each_alone(heads: list[tuple[list[int], str | None, bool, int]], seed: int) -> None:
+    """Head (widths, activation, bias, n): layers of these widths, over n states."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = [HeadStates(random_head(generator, *head), num) for *head, num in heads]  # type: ignore[arg-type]
+    states = torch.randn(sum(group.num for group in groups), WIDTH, generator=generator).to(DEVICE)
+    with torch.inference_mode():
+        together = logits_of(states, groups).split([group.num for group in groups])
+        for group, seen, own in zip(groups, together, states.split([group.num for group in groups]), strict=True):
+            wanted = group.head(own)
+            scale = max(1.0, wanted.abs().max().item())
+            torch.testing.assert_close(seen[:, : wanted.shape[1]], wanted, atol=2e-5 * scale, rtol=1e-4)
+
+
+def test_a_head_that_is_not_float32_or_has_no_layers_runs_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = random_head(generator, [3], None, True)
+    assert can_run_together(head)
+    layer = head.layers[0]
+    assert not can_run_together(Head("first_token", []))
+    assert not can_run_together(Head("first_token", [Dense(layer.weight.bfloat16(), None, None)]))
