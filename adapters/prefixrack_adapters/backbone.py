@@ -19,11 +19,12 @@ from prefixrack_adapters.attention import AttentionBackend, PackLayout, Prefix, 
 from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_adapters.families import Family, load_family
 from prefixrack_adapters.gates import GatedPrefix
-from prefixrack_adapters.heads import Head
+from prefixrack_adapters.gpu import has_kernels
 from prefixrack_adapters.native.attention import NativeAttention
 from prefixrack_adapters.native.compiler import NoCompiler
-from prefixrack_adapters.packing import Prompt, RowSpan, gather_states, pack_tokens, packs_of, row_spans, with_prompts
+from prefixrack_adapters.packing import Prompt, RowSpan, pack_tokens, packs_of, row_spans, with_prompts
 from prefixrack_adapters.padded_attention import PaddedAttention
+from prefixrack_adapters.readout import PendingLogits, Reading, Share, read_heads
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
@@ -67,6 +68,11 @@ class Backbone:
         self.dtype = parameter.dtype
 
     @property
+    def is_asynchronous(self) -> bool:
+        """Whether a pack is computed on the side after `launch`."""
+        return self.device != "cpu"
+
+    @property
     def model(self) -> nn.Module:
         return self.family.model
 
@@ -86,11 +92,16 @@ class Backbone:
     def optimise_for_inference(self) -> None:
         """Fuse what can be fused, before the first forward pass and for good: there are no gradients afterwards.
 
-        On a CPU attention is compiled, where there is a compiler; its absence is logged.
+        On a CPU attention is compiled, where there is a compiler; on a GPU it is a kernel, where there is Triton. The
+        absence of either is logged.
         """
         self.family.optimise_for_inference()
         if self.device == "cpu":
             self.attention = compiled_attention() or self.attention
+        elif has_kernels():
+            from prefixrack_adapters.gpu.attention import TritonAttention  # Triton is not there without a GPU
+
+            self.attention = TritonAttention()
 
     def check(self, row: Row, num_prompt_tokens: int = 0) -> None:
         """Range checks on the CPU: on a GPU an out-of-range index would kill the process's CUDA context.
@@ -168,42 +179,41 @@ class Backbone:
         pack = PackLayout(lengths, prefixes, self.attention, list(map(context_len, rows, spans)))
         return self.family.hidden_states(words, tokens.segments, tokens.positions, pack)
 
-    @torch.inference_mode()
     def compute(self, pack: Sequence[PackRow]) -> list[NDArray[np.float32]]:
         """Logits of every row of a pack, in order: [num_outputs], or [row_len, num_outputs] for every-token heads.
 
         Rows with no adapter get their hidden states [row_len, hidden_size].
         """
-        order = sorted(range(len(pack)), key=lambda index: len(pack[index].row))  # attention takes equals at once
-        results = self._compute([pack[index] for index in order])
-        in_order = sorted(zip(order, results, strict=True), key=lambda pair: pair[0])
-        return [result for _, result in in_order]
+        return self.launch(pack).wait()
 
-    def _compute(self, pack: Sequence[PackRow]) -> list[NDArray[np.float32]]:
-        rows = [entry.row for entry in pack]
-        prefixes = [entry.adapter.layers if entry.adapter is not None else None for entry in pack]
-        prompts = [soft_prompt(entry.adapter) for entry in pack]
+    @torch.inference_mode()
+    def launch(self, pack: Sequence[PackRow]) -> PendingLogits:
+        """Begin a pack; `wait` gives what `compute` does. On a GPU it is under way when this returns."""
+        order = sorted(range(len(pack)), key=lambda index: len(pack[index].row))  # attention takes equals at once
+        ordered = [pack[index] for index in order]
+        rows = [entry.row for entry in ordered]
+        prefixes = [entry.adapter.layers if entry.adapter is not None else None for entry in ordered]
+        prompts = [soft_prompt(entry.adapter) for entry in ordered]
         hidden = self.hidden_states(rows, prefixes, prompts)
         spans = row_spans(rows, prompts)
-        results = self._next_words(pack, hidden, spans)
-        for head, members in _by_head(pack):
-            states, lengths = gather_states(hidden, [spans[member] for member in members], head)
-            logits = states.float() if head is None else head(states)
-            for member, part in zip(members, logits.cpu().split(lengths), strict=True):
-                results[member] = (part[0] if head is not None and head.is_pooled else part).numpy()
-        return [results[index] for index in range(len(pack))]
+        heads = {
+            index: entry.adapter.head if entry.adapter is not None else None
+            for index, entry in enumerate(ordered)
+            if entry.predicting is None
+        }
+        readings = [*read_heads(hidden, spans, heads), *self._next_words(ordered, hidden, spans)]
+        return PendingLogits(readings, order)
 
-    def _next_words(
-        self, pack: Sequence[PackRow], hidden: Tensor, spans: Sequence[RowSpan]
-    ) -> dict[int, NDArray[np.float32]]:
-        """Of the rows that ask for it: scores of every word at the tokens that predict one, by index of the row."""
-        results = {}
+    def _next_words(self, pack: Sequence[PackRow], hidden: Tensor, spans: Sequence[RowSpan]) -> list[Reading]:
+        """Of the rows that ask for it: scores of every word at the tokens that predict one."""
+        readings = []
         for index, (entry, span) in enumerate(zip(pack, spans, strict=True)):
             if entry.predicting is not None:
                 asked = entry.predicting
                 states = hidden[span.first_token + asked.start : span.first_token + asked.stop]
-                results[index] = self.family.vocabulary_logits(states).float().cpu().numpy()
-        return results
+                scores = self.family.vocabulary_logits(states).float()
+                readings.append(Reading(scores, [Share(index, 0, len(scores), scores.shape[1])]))
+        return readings
 
     def logits(
         self, rows: Sequence[tuple[Adapter, Mapping[str, Any]]], max_pack_tokens: int = 4096
@@ -283,14 +293,3 @@ def soft_prompt(adapter: Adapter | None) -> Prompt | None:
     prefix = adapter.manifest.prefix
     assert prefix.kind == "soft", "an adapter with prompt vectors has a manifest that says so"
     return Prompt(adapter.prompt, prefix.embedding)
-
-
-def _by_head(pack: Sequence[PackRow]) -> list[tuple[Head | None, list[int]]]:
-    """Row indices grouped by the head that reads them, so that each head runs once per pack."""
-    groups: dict[int, tuple[Head | None, list[int]]] = {}
-    for index, entry in enumerate(pack):
-        if entry.predicting is not None:
-            continue
-        head = entry.adapter.head if entry.adapter is not None else None
-        groups.setdefault(id(head), (head, []))[1].append(index)
-    return list(groups.values())

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prefixrack_adapters.families.base import Family
-from prefixrack_adapters.heads import Gather, Head
+from prefixrack_adapters.heads import POOLED, Gather, Head
 from prefixrack_adapters.rows import Row
+from prefixrack_adapters.transfer import to_device
 
 
 def packs_of(rows: Sequence[Row], order: Sequence[int], max_pack_tokens: int) -> Iterator[list[int]]:
@@ -67,7 +69,8 @@ def pack_tokens(rows: Sequence[Row], device: str) -> PackTokens:
     positions = [
         [position for row in rows for position in row_positions(row, dimension)] for dimension in range(num_dimensions)
     ]
-    packed_ids, packed_segments, *packed_positions = torch.tensor([ids, segments, *positions], device=device)
+    packed = torch.from_numpy(np.array([ids, segments, *positions], dtype=np.int64))
+    packed_ids, packed_segments, *packed_positions = to_device(packed, torch.device(device))
     is_flat = num_dimensions == 1
     return PackTokens(packed_ids, packed_segments, packed_positions[0] if is_flat else torch.stack(packed_positions))
 
@@ -126,20 +129,23 @@ def gather_states(hidden: Tensor, spans: Sequence[RowSpan], head: Head | None) -
 
 
 def gather_by(hidden: Tensor, spans: Sequence[RowSpan], gather: Gather) -> tuple[Tensor, list[int]]:
+    if gather == "mean_tokens":
+        means = [hidden[span.first_token : span.end].float().mean(dim=0) for span in spans]
+        return torch.stack(means), [1] * len(spans)
+    picks = [picked_tokens(span, gather) for span in spans]
+    if gather in POOLED:
+        return hidden[torch.tensor([pick.start for pick in picks], device=hidden.device)], [1] * len(spans)
+    return torch.cat([hidden[pick.start : pick.stop] for pick in picks]), [len(pick) for pick in picks]
+
+
+def picked_tokens(span: RowSpan, gather: Gather) -> range:
+    """Which places of the pack a head reads of a row; `gather` is any but "mean_tokens"."""
     match gather:
         case "first_token":
-            return hidden[_index([span.first_token for span in spans], hidden)], [1] * len(spans)
+            return range(span.first_token, span.first_token + 1)
         case "first_position":
-            return hidden[_index([span.start for span in spans], hidden)], [1] * len(spans)
+            return range(span.start, span.start + 1)
         case "last_token":
-            return hidden[_index([span.end - 1 for span in spans], hidden)], [1] * len(spans)
-        case "mean_tokens":
-            means = [hidden[span.first_token : span.end].float().mean(dim=0) for span in spans]
-            return torch.stack(means), [1] * len(spans)
-    offsets = [0 if gather == "every_token" else -span.prompt_len for span in spans]
-    parts = [hidden[span.first_token + by : span.end + by] for span, by in zip(spans, offsets, strict=True)]
-    return torch.cat(parts), [span.num_tokens for span in spans]
-
-
-def _index(picks: list[int], hidden: Tensor) -> Tensor:
-    return torch.tensor(picks, device=hidden.device)
+            return range(span.end - 1, span.end)
+    offset = 0 if gather == "every_token" else -span.prompt_len
+    return range(span.first_token + offset, span.end + offset)

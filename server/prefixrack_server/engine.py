@@ -18,7 +18,7 @@ from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
 from prefixrack_server.messages import BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
-from prefixrack_server.pack_runner import Computes, PackRunner
+from prefixrack_server.pack_runner import Computes, Flight, PackRunner
 from prefixrack_server.residency import Demand, Loader, Residency
 from prefixrack_server.scheduler import QueuedRow, Scheduler, digests_of
 
@@ -95,6 +95,7 @@ class EngineThread:
         )
         self._thread = threading.Thread(target=self._run, name="prefixrack-engine", daemon=True)
         self._answers: list[RowDone] = []
+        self._under_way: list[Flight] = []
         self._deliver: Deliver | None = None
         self._stop_by: float | None = None
         self._is_over = False
@@ -104,12 +105,13 @@ class EngineThread:
         self._num_tokens = 0
 
     def step(self) -> None:
-        """One turn: take a pack, its adapters pinned, forward, unpin, hand out the answers."""
+        """One turn: take a pack, its adapters pinned, begin it; land what is done, unpin, hand out the answers."""
         rows = self._take()
         self._hand_out(self._early_answers())
-        answers = self._forward(rows)
-        self._unpin(rows)
-        self._hand_out(answers)
+        for flight in self._launch(rows):
+            answers = self._land(flight)
+            self._unpin(flight.rows)
+            self._hand_out(answers)
 
     def start(self, deliver: Deliver) -> None:
         self._deliver = deliver
@@ -204,6 +206,8 @@ class EngineThread:
                 set_threads(self._config.num_threads)
             while self._has_work():
                 self.step()
+            for flight in self._launch([]):
+                self._hand_out(self._land(flight))
         finally:
             self._end()
 
@@ -212,11 +216,15 @@ class EngineThread:
         with self._wake:
             while True:
                 self._heartbeat = now = self._clock()
-                if self._scheduler.num_ready or self._answers or self._is_due(self._scheduler.next_deadline(), now):
+                if self._can_step(now):
                     return not self._is_due(self._stop_by, now)
                 if self._stop_by is not None and (not self._scheduler.num_rows or now >= self._stop_by):
                     return False
                 self._wake.wait(self._sleep_s(now))
+
+    def _can_step(self, now: float) -> bool:
+        is_late = self._is_due(self._scheduler.next_deadline(), now)
+        return bool(self._scheduler.num_ready or self._answers or self._under_way) or is_late
 
     def _sleep_s(self, now: float) -> float:
         alarms = [alarm - now for alarm in (self._scheduler.next_deadline(), self._stop_by) if alarm is not None]
@@ -239,13 +247,22 @@ class EngineThread:
             answers, self._answers = self._answers, []
             return answers
 
-    def _forward(self, rows: Sequence[QueuedRow]) -> list[RowDone]:
-        if not rows:
-            return []
-        answers = self._runner.run(rows, self._residency.adapter)
+    def _launch(self, rows: Sequence[QueuedRow]) -> list[Flight]:
+        """Begin a pack; the flights to land now. Where packs are computed on the side, that is the one before.
+
+        So one pack is being prepared while another is computed, and a GPU never waits for the next.
+        """
+        begun = [self._runner.launch(rows, self._residency.adapter)] if rows else []
+        if not self._backbone.is_asynchronous:
+            return begun
+        before, self._under_way = self._under_way, begun
+        return before
+
+    def _land(self, flight: Flight) -> list[RowDone]:
+        answers = self._runner.land(flight)
         self._num_packs += 1
-        self._num_rows += len(rows)
-        self._num_tokens += sum(queued.num_tokens for queued in rows)
+        self._num_rows += len(flight.rows)
+        self._num_tokens += sum(queued.num_tokens for queued in flight.rows)
         return answers
 
     def _unpin(self, rows: Iterable[QueuedRow]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -21,16 +22,38 @@ log = logging.getLogger(__name__)
 Logits = NDArray[np.float32]
 
 
+class Pending(Protocol):
+    """A pack that has begun."""
+
+    def wait(self) -> list[Logits]:
+        """By row. Raises whatever went wrong with the pack."""
+
+
 class Computes(Protocol):
     """The backbone, as the engine sees it."""
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether `launch` returns while the pack is being computed, so that another can be prepared meanwhile."""
 
     def check(self, row: Row) -> None:
         """Raises TokenOutOfRange or PositionOutOfRange."""
 
-    def compute(self, pack: Sequence[PackRow]) -> list[Logits]: ...
+    def launch(self, pack: Sequence[PackRow]) -> Pending: ...
 
 
 AdapterOf = Callable[[str], Adapter]
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A pack between its launch and its landing; `fault` is why it never began."""
+
+    rows: Sequence[QueuedRow]
+    adapter_of: AdapterOf
+    started_at: float
+    pending: Pending | None
+    fault: Exception | None = None
 
 
 class PackRunner:
@@ -40,17 +63,30 @@ class PackRunner:
         self._backbone = backbone
         self._clock = clock
 
-    def run(self, rows: Sequence[QueuedRow], adapter_of: AdapterOf) -> list[RowDone]:
-        """One answer per row. `adapter_of` gives the adapter of a pinned digest."""
+    def launch(self, rows: Sequence[QueuedRow], adapter_of: AdapterOf) -> Flight:
+        """Begin a pack. `adapter_of` gives the adapter of a digest, pinned until the flight has landed."""
         started_at = self._clock()
-        outcomes = self._outcomes(rows, adapter_of)
-        compute_ms = (self._clock() - started_at) * 1e3
-        return [_answer(row, outcome, started_at, compute_ms) for row, outcome in zip(rows, outcomes, strict=True)]
-
-    def _outcomes(self, rows: Sequence[QueuedRow], adapter_of: AdapterOf) -> list[Logits | RowFailure]:
-        """Compute a pack; where that raises, out of memory too, its halves, down to single rows."""
         try:
-            logits = self._backbone.compute([_pack_row(queued, adapter_of) for queued in rows])
+            pending = self._backbone.launch([_pack_row(queued, adapter_of) for queued in rows])
+        except Exception as error:  # noqa: BLE001 - it is told when the flight lands, where its halves are tried
+            return Flight(rows, adapter_of, started_at, None, error)
+        return Flight(rows, adapter_of, started_at, pending)
+
+    def land(self, flight: Flight) -> list[RowDone]:
+        """One answer per row of a flight, once it is computed."""
+        outcomes = self._outcomes(flight)
+        compute_ms = (self._clock() - flight.started_at) * 1e3
+        pairs = zip(flight.rows, outcomes, strict=True)
+        return [_answer(row, outcome, flight.started_at, compute_ms) for row, outcome in pairs]
+
+    def _outcomes(self, flight: Flight) -> list[Logits | RowFailure]:
+        """Of a pack that failed, out of memory too, its halves are tried, down to single rows."""
+        rows = flight.rows
+        try:
+            if flight.pending is None:
+                assert flight.fault is not None, "a flight that never began says why"
+                raise flight.fault
+            logits = flight.pending.wait()
             return [_finite(of_row) for _, of_row in zip(rows, logits, strict=True)]
         except Exception as error:  # whatever went wrong must not take the other rows with it
             is_alone = len(rows) == 1
@@ -59,7 +95,8 @@ class PackRunner:
         if is_alone:
             return [failure]
         middle = len(rows) // 2
-        return self._outcomes(rows[:middle], adapter_of) + self._outcomes(rows[middle:], adapter_of)
+        halves = (rows[:middle], rows[middle:])
+        return [outcome for half in halves for outcome in self._outcomes(self.launch(half, flight.adapter_of))]
 
 
 def _pack_row(queued: QueuedRow, adapter_of: AdapterOf) -> PackRow:

@@ -17,7 +17,7 @@ WIDTH = 40
 
 
 def random_head(generator: torch.Generator, widths: list[int], activation: str | None, has_bias: bool) -> Head:
-    layers = []
+    layers: list[Dense] = []
     for num_inputs, num_outputs in zip([WIDTH, *widths[:-1]], widths, strict=True):
         weight = torch.randn(num_outputs, num_inputs, generator=generator).to(DEVICE)
         bias = torch.randn(num_outputs, generator=generator).to(DEVICE) if has_bias else None

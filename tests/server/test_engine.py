@@ -43,7 +43,8 @@ class FakeAdapter:
 class FakeBackbone:
     """Logits are [sum of the token ids, size of the adapter]. Token 13 raises, 66 gives NaN, 99 is out of range."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_asynchronous: bool) -> None:
+        self.is_asynchronous = is_asynchronous
         self.packs: list[int] = []
         self.is_computing = threading.Event()
         self.may_go_on = threading.Event()
@@ -53,17 +54,32 @@ class FakeBackbone:
         if OUT_OF_RANGE in row.token_ids:
             raise TokenOutOfRange("token id 99 seen, 0 to 98 allowed")
 
-    def compute(self, pack: Sequence[PackRow]) -> list[NDArray[np.float32]]:
+    def launch(self, pack: Sequence[PackRow]) -> FakePending:
         self.packs.append(len(pack))
         self.is_computing.set()
-        assert self.may_go_on.wait(WAIT_S)
-        return [self.logits(entry) for entry in pack]
+        pending = FakePending(self, list(pack))
+        return pending if self.is_asynchronous else FakePending(self, [], pending.wait())
 
     def logits(self, entry: PackRow) -> NDArray[np.float32]:
         if BAD in entry.row.token_ids:
             raise RuntimeError("bad row")
         total = np.nan if NAN in entry.row.token_ids else sum(entry.row.token_ids)
         return np.array([total, 0 if entry.adapter is None else entry.adapter.size_bytes], dtype=np.float32)
+
+
+@dataclass
+class FakePending:
+    """Computed when it is waited for, or known already."""
+
+    backbone: FakeBackbone
+    pack: list[PackRow]
+    done: list[Logits] | None = None
+
+    def wait(self) -> list[Logits]:
+        if self.done is None:
+            assert self.backbone.may_go_on.wait(WAIT_S)
+            self.done = [self.backbone.logits(entry) for entry in self.pack]
+        return self.done
 
 
 @dataclass
@@ -98,8 +114,9 @@ class Bench:
         threads: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         drain_timeout_s: float = WAIT_S,
+        is_asynchronous: bool = False,
     ) -> None:
-        self.backbone = FakeBackbone()
+        self.backbone = FakeBackbone(is_asynchronous)
         self.loader = FakeLoader()
         config = EngineConfig(max_pack_tokens=8, max_pack_rows=4, resident_bytes=10, drain_timeout_s=drain_timeout_s)
         self.engine = EngineThread(
@@ -141,10 +158,10 @@ def ref(digest: str) -> BundleRef:
     return BundleRef(digest, "m", "t")
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    """A started engine."""
-    bench = Bench()
+@pytest.fixture(params=["packs at once", "packs on the side"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A started engine, whose backbone computes a pack in its launch (a CPU) or beside it (a GPU)."""
+    bench = Bench(is_asynchronous=request.param == "packs on the side")
     bench.engine.start(bench.deliver)
     yield bench
     bench.backbone.may_go_on.set()
@@ -333,10 +350,10 @@ class ManualThreads(Executor):
 class Turns(Bench):
     """An engine whose thread never runs: the test makes its turns and runs its loader jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_asynchronous: bool = False) -> None:
         self.now = 0.0
         self.loads = ManualThreads()
-        super().__init__(threads=self.loads, clock=lambda: self.now)
+        super().__init__(threads=self.loads, clock=lambda: self.now, is_asynchronous=is_asynchronous)
         self.engine._deliver = self.deliver
 
     def delivered(self) -> list[RowDone]:
@@ -385,9 +402,11 @@ DIGESTS = ("a1", "b4", "c5", "d9", "e10", "f11")
 class EngineMachine(RuleBasedStateMachine):
     """Any interleaving of rows, loads, failures, wishes and turns: one answer per row, and never over the budget."""
 
+    is_asynchronous = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.turns = Turns()
+        self.turns = Turns(self.is_asynchronous)
         self.submitted: dict[int, RowWork] = {}
         self.cancelled: set[int] = set()
         self.answered: dict[int, RowDone] = {}
@@ -470,8 +489,16 @@ def assert_right(answer: RowDone, row: RowWork) -> None:
     assert cast("Logits", answer.logits).tolist() == [sum(tokens), size]
 
 
+class AsynchronousEngineMachine(EngineMachine):
+    """With a pack under way while the next is taken, as on a GPU."""
+
+    is_asynchronous = True
+
+
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestAsynchronousEngineMachine = AsynchronousEngineMachine.TestCase
+for case in (TestEngineMachine, TestAsynchronousEngineMachine):
+    case.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 
 
 def test_loaders_do_not_take_the_engines_threads() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prefixrack_adapters.attention import AttentionCall, PackLayout
 from prefixrack_adapters.families.fused_linear import Activation, FusedLinear
 from prefixrack_adapters.families.stock import Encoder
+from prefixrack_adapters.gpu import has_kernels
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -65,13 +66,21 @@ class FusedLayer:
         self._up = FusedLinear([layer.intermediate.dense])
         self._down = FusedLinear([layer.output.dense])
         self._norms = layer.attention.output.LayerNorm, layer.output.LayerNorm
+        self._has_kernels = layer.output.LayerNorm.weight.is_cuda and has_kernels()
 
     def __call__(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""
         after_attention, after_all = self._norms
         seen = self._attend(hidden, pack)
-        hidden = normalised(self._output.plus(seen, hidden), after_attention)
-        return normalised(self._down.plus(self._up(hidden, self._activation), hidden), after_all)
+        hidden = self._joined(self._output, seen, hidden, after_attention)
+        return self._joined(self._down, self._up(hidden, self._activation), hidden, after_all)
+
+    def _joined(self, linear: FusedLinear, states: Tensor, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
+        if self._has_kernels:
+            from prefixrack_adapters.gpu.norm import add_and_normalise  # Triton is not there without a GPU
+
+            return add_and_normalise(linear(states), residual, norm)
+        return normalised(linear.plus(states, residual), norm)
 
     def _attend(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         if pack.has_gates:

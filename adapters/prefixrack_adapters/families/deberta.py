@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prefixrack_adapters.attention import PackLayout, with_prefixes
+from prefixrack_adapters.attention import AttendsByDistance, AttentionCall, DistanceTerms, PackLayout, with_prefixes
 from prefixrack_adapters.families.stock import Encoder, load_stock_model
 
 
@@ -55,6 +55,12 @@ class PositionTerms(NamedTuple):
 
     keys: Tensor | None
     queries: Tensor | None
+
+    def of_pack(self, query: Tensor, key: Tensor, distances: Distances) -> DistanceTerms:
+        """Of all rows at once, for a backend with a kernel: query and key [num_heads, T, head_dim]."""
+        to_all = None if self.keys is None else query @ self.keys.transpose(-1, -2)
+        from_all = None if self.queries is None else key @ self.queries.transpose(-1, -2)
+        return DistanceTerms(to_all, from_all, distances.places)
 
     def scores(self, query: Tensor, key: Tensor, places: Tensor) -> Tensor:
         """[num_rows, num_heads, row_len, row_len] of query and key [num_rows, num_heads, row_len, head_dim]."""
@@ -102,6 +108,12 @@ class Deberta(Encoder):
         terms = PositionTerms(None, None)
         if distances is not None:
             terms = self._position_terms(module, module.pos_dropout(distances.embeddings), scale)
+        if distances is not None and isinstance(pack.backend, AttendsByDistance):
+            of_pack = terms.of_pack(query, key, distances)
+            q, k, v = (heads_side_by_side(part)[None] for part in (query, key, value))
+            attended = pack.backend.attend_by_distance(AttentionCall(layer, 1.0), q, k, v, pack, of_pack)
+            if attended is not None:
+                return attended[0].flatten(1)
         runs = pack.runs(layer)
         sizes = [run.num_tokens for run in runs]
         seen = with_prefixes(layer, key, value, pack)
@@ -151,6 +163,11 @@ class Deberta(Encoder):
 
     def _after_first_layer(self, embedded: Tensor, states: Tensor, pack: PackLayout) -> Tensor:
         return states
+
+
+def heads_side_by_side(states: Tensor) -> Tensor:
+    """[num_heads, T, head_dim], in memory with a token's heads one after the other: copied if need be."""
+    return states.transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def by_head(projection: nn.Module, states: Tensor, module: Any) -> Tensor:

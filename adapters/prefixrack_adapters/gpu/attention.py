@@ -15,9 +15,9 @@ from torch import Tensor
 
 from prefixrack_adapters.attention import AttentionBackend, AttentionCall, DistanceTerms, PackLayout
 from prefixrack_adapters.gpu import kernels
-from prefixrack_adapters.gpu.transfer import to_device
 from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.prefix_table import PrefixTable
+from prefixrack_adapters.transfer import to_device
 
 ALIGNMENT = 16  # bytes: the kernel reads prefixes in vectors of this size
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

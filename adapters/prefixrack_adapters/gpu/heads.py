@@ -14,8 +14,8 @@ import triton
 from torch import Tensor
 
 from prefixrack_adapters.gpu import kernels
-from prefixrack_adapters.gpu.transfer import to_device
 from prefixrack_adapters.heads import Dense, Head
+from prefixrack_adapters.transfer import to_device
 
 ACTIVATIONS: dict[str | None, int] = {None: 0, "tanh": 1, "gelu": 2, "relu": 3}  # as kernels.dense numbers them
 BLOCK_STATES, BLOCK_OUTPUTS, BLOCK_INPUTS = 16, 32, 64

@@ -204,10 +204,8 @@ def dense(
         w_at = outputs[:, None] * width + inputs[None, :]
         w = tl.load(weight + w_at, mask=is_output[:, None] & is_input[None, :], other=0.0)
         acc += tl.dot(x, tl.trans(w), input_precision="ieee")
-    bias = tl.load(
-        bias_address.to(tl.pointer_type(tl.float32)) + outputs, mask=is_output & (bias_address != 0), other=0.0
-    )
-    acc += bias[None, :]
+    if bias_address != 0:
+        acc += tl.load(bias_address.to(tl.pointer_type(tl.float32)) + outputs, mask=is_output, other=0.0)[None, :]
     if activation == 1:  # tanh, in exponentials that cannot overflow
         small = tl.exp(-2.0 * tl.abs(acc))
         magnitude = (1.0 - small) / (1.0 + small)
