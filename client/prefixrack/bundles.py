@@ -148,7 +148,10 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     """Raises FileExistsError when unpacking would replace a bundle that the caller did not mean to replace."""
     present = [name for name in BUNDLE_FILES if (folder / name).exists()]
     if present and not overwrite:
-        raise FileExistsError(f"{folder} already has {', '.join(present)}: choose another folder or allow overwriting")
+        raise FileExistsError(
+            f"{folder} already has {', '.join(present)}: choose another folder, or replace them with overwrite=True "
+            "(--overwrite)"
+        )
 
 
 def unpack(archive: IO[bytes], folder: Path, digest: str, *, max_bytes: int = MAX_BUNDLE_BYTES) -> None:

@@ -35,7 +35,9 @@ def _formatter(shared: list[Processor], log_format: str) -> logging.Formatter:
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if log_format == "json"
         # rich's tracebacks take a second each, on the event loop's thread
-        else [structlog.dev.ConsoleRenderer(sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,

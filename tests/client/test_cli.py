@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def test_predict_shows_bars(run: Run, script: Any, wire: Any) -> None:
         (["a", "--pair", "b"], {"text": "a", "text_pair": "b"}),
         (["--question", "q", "--context", "c"], {"question": "q", "context": "c"}),
         (["t", "--choice", "x", "--choice", "y"], {"text": "t", "choices": ["x", "y"]}),
+        (["--input", '{"title": "é"}'], {"title": "é"}),
+        (["--input", '"a"', "--input", '{"text": "b"}'], ["a", {"text": "b"}]),
     ],
 )
 def test_arguments_become_inputs(run: Run, script: Any, wire: Any, args: list[str], inputs: Any) -> None:
@@ -72,12 +75,16 @@ def test_arguments_become_inputs(run: Run, script: Any, wire: Any, args: list[st
         ["predict", "intent", "--question", "q"],
         ["predict", "intent", "a", "--question", "q", "--context", "c"],
         ["predict", "intent", "a", "--param", "top_k"],
+        ["predict", "intent", "--input", "{"],
+        ["predict", "intent", "a", "--input", '"b"'],
+        ["predict", "intent", "--input", '"b"', "--file", "x.jsonl"],
         ["predict", "intent", "a", "--file", "x.jsonl"],
         ["predict", "intent", "--file", "missing.jsonl"],
         ["predict", "../x", "a"],
         ["predict"],
         ["nothing-like-it"],
         ["list", "--limit", "0"],
+        ["list", "intent", "--search", "x"],
         ["delete", "intent@stable", "--yes"],
         ["--base-url", "localhost", "list"],
     ],
@@ -192,6 +199,17 @@ def test_list_and_show(run: Run, script: Any, wire: Any) -> None:
     script.queue(wire.detail(), wire.detail())
     assert "intent@3" in run("show", "intent").stdout
     assert json.loads(run("show", "intent", "--json").stdout)["max_tokens"] == 120
+
+
+def test_list_of_versions(run: Run, script: Any, wire: Any) -> None:
+    versions = [wire.version(2) | {"metrics": [{"name": "f1", "value": 0.9, "dataset": "snli"}]}, wire.version(1)]
+    script.queue(wire.page(versions), wire.page(versions[:1], "2"), wire.page(versions[1:]))
+    shown = run("list", "intent").stdout
+    assert script.requests[0].url.path == "/admin/v1/adapters/intent/versions"
+    assert "f1 0.9 on snli" in shown
+    assert wire.version()["digest"][:12] in shown
+    listed = json.loads(run("list", "intent", "--json").stdout)["data"]
+    assert [version["version"] for version in listed] == [2, 1]
 
 
 def test_push_takes_the_manifests_name(run: Run, script: Any, wire: Any, bundle: Path) -> None:
@@ -316,6 +334,19 @@ class TestDoctor:
         ]
         assert doctor.packages_by_extra(lines) == {"train": ["torch"], "server": ["uvicorn"]}
 
+    def test_what_an_included_extra_brings_is_said_once(
+        self, run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        packages = {"base": ["pydantic"], "more": ["pydantic", "rich"], "gpu": ["no-such"], "all": ["no-such", "rich"]}
+        lines = [f"{package}; extra == '{extra}'" for extra, names in packages.items() for package in names]
+        monkeypatch.setattr(doctor, "requires_of_distribution", lambda: lines)
+        script.queue(httpx2.Response(200), httpx2.Response(200), wire.page([]))
+        checks = json.loads(run("doctor", "--json").stdout)["checks"]
+        details = {check["name"].removeprefix("extra "): (check["state"], check["detail"]) for check in checks}
+        assert details["more"] == ("ok", f"base, rich {metadata.version('rich')}")
+        assert details["gpu"] == ("missing", "without no-such: pip install 'prefixrack[gpu]'")
+        assert details["all"] == ("missing", "without what gpu needs: pip install 'prefixrack[all]'")
+
 
 PLUGIN = '''
 import typer
@@ -371,6 +402,19 @@ class TestPlugins:
         result = run("serve", "--port", "1")
         assert result.exit_code == 2
         assert "pip install 'prefixrack[server]'" in " ".join(result.stderr.split())
+
+    @pytest.mark.parametrize(
+        ("name", "module", "extra"),
+        [
+            ("demo", "prefixrack_server.demo:demo", "demo"),
+            ("import", "prefixrack_adapters.commands.import_bundle:import_bundle", "adapters"),
+            ("train", "prefixrack_adapters.commands.train:train", "train"),
+        ],
+    )
+    def test_each_command_names_its_own_extra(self, name: str, module: str, extra: str) -> None:
+        plugin = plugins.Plugin(EntryPoint(name, module, plugins.GROUP))
+        assert plugin.install_line == f"pip install 'prefixrack[{extra}]'"
+        assert f"`{extra}`" in plugin.summary
 
     def test_a_module_missing_at_run_time_is_told_alike(self, run: Run) -> None:
         result = run("late")

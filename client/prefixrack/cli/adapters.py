@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import json as jsonlib
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prefixrack.cli.printing import show_facts, show_json, show_line, show_table
 from prefixrack.cli.session import JsonOption, open_client
-from prefixrack.types import AdapterDetail
+from prefixrack.types import AdapterDetail, AdapterSummary, VersionInfo
 
 PAGE_SIZE = 100
+ADAPTER_COLUMNS = ("name", "task", "version", "labels", "aliases", "created")
+VERSION_COLUMNS = ("version", "aliases", "bytes", "created", "by key", "digest", "claims")
 
 
-def list_adapters(
+def list_held(
     context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Of this adapter the versions, newest first.")] = None,
     search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """List the adapters that your key may use."""
+    """List the adapters that your key may use, or the versions of one."""
+    if name is not None and search is not None:
+        raise typer.BadParameter("--search looks through the names of adapters: give it or a name")
     page_size = limit if limit is not None and limit < PAGE_SIZE else None
+    found: list[AdapterSummary] | list[VersionInfo]
     with open_client(context) as client:
-        found = list(islice(client.list_adapters(search=search, page_size=page_size), limit))
+        if name is None:
+            found = list(islice(client.list_adapters(search=search, page_size=page_size), limit))
+        else:
+            found = list(islice(client.list_versions(name, page_size=page_size), limit))
     if json:
         show_json({"data": found})
         return
-    rows = [
-        (
-            adapter.name,
-            adapter.task,
-            adapter.version,
-            len(adapter.labels),
-            _aliases(adapter.aliases),
-            adapter.created_at,
-        )
-        for adapter in found
-    ]
-    columns = ("name", "task", "version", "labels", "aliases", "created")
-    show_table(columns, rows, empty="no adapters yet: `prefixrack push FOLDER` uploads one")
+    columns = ADAPTER_COLUMNS if name is None else VERSION_COLUMNS
+    show_table(columns, map(_row, found), empty="no adapters yet: `prefixrack push FOLDER` uploads one")
 
 
 def show(
@@ -80,8 +78,20 @@ def delete(
         show_line(f"{ref} is deleted", "bold green")
 
 
+def _row(entry: AdapterSummary | VersionInfo) -> tuple[Any, ...]:
+    if isinstance(entry, AdapterSummary):
+        num_labels = len(entry.labels) or "-"
+        return entry.name, entry.task, entry.version, num_labels, _aliases(entry.aliases), entry.created_at
+    claims = ", ".join(_claim(metric) for metric in entry.metrics)
+    aliases = ", ".join(entry.aliases)
+    return entry.version, aliases, entry.size_bytes, entry.created_at, entry.created_by, entry.digest[:12], claims
+
+
+def _claim(metric: dict[str, Any]) -> str:
+    return f"{metric.get('name')} {metric.get('value')} on {metric.get('dataset')}"
+
+
 def _show_detail(detail: AdapterDetail) -> None:
-    metrics = [f"{metric.get('name')} {metric.get('value')} on {metric.get('dataset')}" for metric in detail.metrics]
     show_facts(
         [
             ("adapter", f"{detail.name}@{detail.version}"),
@@ -93,7 +103,7 @@ def _show_detail(detail: AdapterDetail) -> None:
             ("example", jsonlib.dumps(detail.example, ensure_ascii=False)),
             ("max tokens", detail.max_tokens),
             ("prefix", f"{detail.prefix_kind}, {detail.prefix_len} vectors"),
-            ("metrics", "\n".join(metrics)),
+            ("metrics", "\n".join(map(_claim, detail.metrics))),
             ("licence", detail.licence),
             ("digest", detail.digest),
             ("created", detail.created_at),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefixrack.cli.adapters import delete, list_adapters, show
+from prefixrack.cli.adapters import delete, list_held, show
 from prefixrack.cli.aliases import promote, rollback
 from prefixrack.cli.bundles import pull, push
 from prefixrack.cli.doctor import doctor
@@ -33,7 +33,7 @@ def build_app() -> typer.Typer:
     app.callback()(options)
     for command in (push, pull, show, predict, promote, rollback, delete, doctor):
         app.command(command.__name__)(command)
-    app.command("list")(list_adapters)
+    app.command("list")(list_held)
     app.add_typer(keys_app(), name="keys")
     return app
 

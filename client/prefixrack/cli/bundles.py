@@ -54,10 +54,11 @@ def pull(
 
 @contextmanager
 def _progress(title: str, *, is_shown: bool) -> Iterator[bundles.Progress | None]:
-    if not is_shown:
+    terminal = error_console()
+    if not is_shown or not terminal.is_terminal:
         yield None
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=error_console(), transient=True) as bar:
+    with Progress(*columns, console=terminal, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda num_sent, num_bytes: bar.update(task, completed=num_sent, total=num_bytes)

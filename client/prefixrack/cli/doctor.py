@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from itertools import islice
@@ -77,16 +77,27 @@ def _python() -> Check:
 
 def _packages(requirements: Sequence[str]) -> Iterator[Check]:
     yield Check("prefixrack", "ok", installed_version())
-    for extra, packages in sorted(packages_by_extra(requirements).items()):
-        yield _extra(extra, {package: _version_of(package) for package in packages})
+    extras = packages_by_extra(requirements)
+    for extra in sorted(extras, key=lambda extra: len(extras[extra])):
+        yield _extra(extra, included_extras(extra, extras), {name: _version_of(name) for name in extras[extra]})
 
 
-def _extra(extra: str, versions: dict[str, str | None]) -> Check:
-    missing = [package for package, found in versions.items() if found is None]
-    if missing:
-        detail = f"without {', '.join(missing)}: pip install 'prefixrack[{extra}]'"
-        return Check(f"extra {extra}", "missing", detail)
-    return Check(f"extra {extra}", "ok", ", ".join(f"{package} {found}" for package, found in versions.items()))
+def included_extras(extra: str, extras: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Other extras whose packages are all in this one's: an installed distribution lists them flat."""
+    own = set(extras[extra])
+    return {other: packages for other, packages in extras.items() if set(packages) < own}
+
+
+def _extra(extra: str, included: Mapping[str, Sequence[str]], versions: dict[str, str | None]) -> Check:
+    """What the included extras bring is said on their own lines."""
+    elsewhere = {package for packages in included.values() for package in packages}
+    missing = [package for package, found in versions.items() if found is None and package not in elsewhere]
+    lacking = [other for other, packages in included.items() if any(versions[package] is None for package in packages)]
+    if missing or lacking:
+        parts = [*missing, *(f"what {other} needs" for other in lacking)]
+        return Check(f"extra {extra}", "missing", f"without {', '.join(parts)}: pip install 'prefixrack[{extra}]'")
+    shown = [f"{package} {found}" for package, found in versions.items() if package not in elsewhere]
+    return Check(f"extra {extra}", "ok", ", ".join([*included, *shown]))
 
 
 def _version_of(package: str) -> str | None:

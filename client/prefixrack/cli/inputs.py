@@ -22,16 +22,25 @@ class GivenInput:
     question: str | None = None
     context: str | None = None
     choices: Sequence[str] = ()
+    json: Sequence[str] = ()
 
     def inputs(self) -> Any:
         """One input, or a list of them for several texts. Raises BadParameter, naming what is missing."""
+        if self.json:
+            return self._from_json()
         if self.question is not None or self.context is not None:
             return self._question()
         if self.pair is not None or self.choices:
             return self._single_text()
         if not self.texts:
-            raise typer.BadParameter("nothing to predict: give a text, --question with --context, or --file")
+            raise typer.BadParameter("nothing to predict: give a text, --question with --context, --input or --file")
         return self.texts[0] if len(self.texts) == 1 else list(self.texts)
+
+    def _from_json(self) -> Any:
+        if self != GivenInput(json=self.json):
+            raise typer.BadParameter("--input is a whole input: give no texts, questions or choices besides")
+        inputs = [_parsed(text) for text in self.json]
+        return inputs[0] if len(inputs) == 1 else inputs
 
     def _question(self) -> dict[str, Any]:
         if self.question is None or self.context is None or self.texts or self.pair is not None or self.choices:
@@ -44,6 +53,15 @@ class GivenInput:
         if self.pair is not None:
             return {"text": self.texts[0], "text_pair": self.pair}
         return {"text": self.texts[0], "choices": list(self.choices)}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(
+            f"{text[:80]!r} is no JSON ({error}): --input takes what `prefixrack show` has as the example"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +79,8 @@ def parse_line(index: int, line: str) -> FileLine:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return FileLine(index, error=InputError(code="malformed_json", message=f"line {index + 1}: {error}"))
+        message = f'line {index + 1} is no JSON ({error}): write one input a line, as in "a text", with the quotes'
+        return FileLine(index, error=InputError(code="malformed_json", message=message))
     if isinstance(value, dict) and "inputs" in value:
         return FileLine(index, id=value.get("id"), given=value["inputs"])
     return FileLine(index, given=value)

@@ -17,6 +17,8 @@ import typer
 GROUP = "prefixrack.commands"
 
 EXTRA_OF_PACKAGE: Mapping[str, str] = MappingProxyType({"prefixrack_server": "server", "prefixrack_adapters": "train"})
+# Commands that need more than their package's extra, or less.
+EXTRA_OF_COMMAND: Mapping[str, str] = MappingProxyType({"demo": "demo", "import": "adapters"})
 SUMMARY_OF_COMMAND: Mapping[str, str] = MappingProxyType(
     {
         "serve": "Run a server.",
@@ -44,15 +46,19 @@ class Plugin:
         return self.entry.module.partition(".")[0]
 
     @property
+    def extra(self) -> str | None:
+        """The extra of this distribution that brings it; None for commands of other distributions."""
+        own = EXTRA_OF_PACKAGE.get(self.package)
+        return own if own is None else EXTRA_OF_COMMAND.get(self.entry.name, own)
+
+    @property
     def install_line(self) -> str:
-        extra = EXTRA_OF_PACKAGE.get(self.package)
-        return f"pip install 'prefixrack[{extra}]'" if extra is not None else f"pip install {self.package}"
+        return f"pip install 'prefixrack[{self.extra}]'" if self.extra is not None else f"pip install {self.package}"
 
     @property
     def summary(self) -> str:
         known = SUMMARY_OF_COMMAND.get(self.entry.name, f"Added by {self.package}.")
-        extra = EXTRA_OF_PACKAGE.get(self.package)
-        return known if extra is None else f"{known} Needs the extra `{extra}`."
+        return known if self.extra is None else f"{known} Needs the extra `{self.extra}`."
 
     def load(self) -> Any:
         """The command itself. Raises MissingExtra with the line that installs what is missing."""

@@ -29,14 +29,17 @@ def predict(
     question: Annotated[str | None, typer.Option(help="The question, with --context.")] = None,
     qa_context: Annotated[str | None, typer.Option("--context", help="Where the answer stands.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="One choice; repeat it for each.")] = None,
+    input_json: Annotated[
+        list[str] | None, typer.Option("--input", help="One input as JSON, like the example of `show`; repeatable.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="JSON Lines, one input a line; - for stdin.")] = None,
     param: Annotated[list[str] | None, typer.Option(help="Task parameter as NAME=VALUE, as in top_k=3.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Ask an adapter. With --file --json the answers are JSON Lines."""
-    given = GivenInput(texts or (), pair, question, qa_context, choice or ())
+    given = GivenInput(texts or (), pair, question, qa_context, choice or (), input_json or ())
     parameters = dict(parse_parameter(text) for text in param or ())
-    if file is not None and given != GivenInput((), choices=()):
+    if file is not None and given != GivenInput():
         raise typer.BadParameter("--file brings the inputs: give no others beside it")
     with open_client(context) as client:
         if file is None:
