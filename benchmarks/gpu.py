@@ -154,9 +154,7 @@ def check(backbone: Backbone, pack: Sequence[PackRow]) -> dict[str, float]:
     packed = backbone.compute(pack)
     seen = [*packed[:6], *packed[-6:]]
     alone = [backbone.compute([entry])[0] for entry in few]
-    attention, backbone.attention = backbone.attention, PaddedAttention()
-    padded = backbone.compute(few)
-    backbone.attention = attention
+    padded = Backbone(backbone.family, backbone.spec, backbone.tokenizer, PaddedAttention()).compute(few)
     scale = max(float(np.abs(one).max()) for one in alone)
     against = {
         name: max(float(np.abs(own - other).max()) for own, other in zip(seen, others, strict=True)) / scale
@@ -170,11 +168,11 @@ def check(backbone: Backbone, pack: Sequence[PackRow]) -> dict[str, float]:
 class Bench:
     """One shape on one device."""
 
-    def __init__(self, shape: str, device: str, num_tokens: int, rounds: int) -> None:
+    def __init__(self, shape: str, device: str, num_tokens: int, rounds: int, record_passes: bool) -> None:
         self.shape, self.device, self.num_tokens, self.rounds = shape, device, num_tokens, rounds
         self.backbone = random_backbone(shape, device, DTYPE)
         self.stock = StockPadded(shape, device)
-        self.backbone.optimise_for_inference()
+        self.backbone.optimise_for_inference(record_passes)
 
     def packs(
         self, histogram: str, adapters: Sequence[RandomAdapter | None], popularity: str, num_packs: int = 4
@@ -270,13 +268,14 @@ def main() -> None:
     parser.add_argument("--num-adapters", action="append", type=int, help="1, 100, 1000 and 10000 by default")
     parser.add_argument("--pack-tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--call-by-call", action="store_true", help="do not record passes as CUDA graphs")
     parser.add_argument("--results", type=Path, help="a file that lines are appended to, beside standard output")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device on this machine: this benchmark measures GPUs, throughput.py measures CPUs")
     device = "cuda"
     for shape in arguments.shape or SHAPES:
-        bench = Bench(shape, device, arguments.pack_tokens, arguments.rounds)
+        bench = Bench(shape, device, arguments.pack_tokens, arguments.rounds, not arguments.call_by_call)
         for prefix_len in arguments.prefix_len or (16, 128):
             for histogram in arguments.histogram or ("natural", "clinc150", "snli", "squad2"):
                 is_main = histogram == "natural"

@@ -24,7 +24,7 @@ from prefixrack_adapters.native.attention import NativeAttention
 from prefixrack_adapters.native.compiler import NoCompiler
 from prefixrack_adapters.packing import Prompt, RowSpan, pack_tokens, packs_of, row_spans, with_prompts
 from prefixrack_adapters.padded_attention import PaddedAttention
-from prefixrack_adapters.readout import PendingLogits, Reading, Share, read_heads
+from prefixrack_adapters.readout import HeadByHead, PendingLogits, Reading, Readout, Share
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
@@ -32,6 +32,7 @@ from prefixrack_adapters.tokenizer import BackboneTokenizer
 if TYPE_CHECKING:
     from prefixrack.types import FailedOutput, Output, Parameters
     from prefixrack_adapters.adapter import Adapter
+    from prefixrack_adapters.gpu.graphs import RecordedPasses
 
 LOG = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,6 +66,8 @@ class Backbone:
         parameter = next(self.model.parameters())
         self.device = str(parameter.device)
         self.attention: AttentionBackend = attention or (RowLoop() if self.device == "cpu" else PaddedAttention())
+        self.readout: Readout = HeadByHead()
+        self._recorded: RecordedPasses | None = None
         self.dtype = parameter.dtype
 
     @property
@@ -89,19 +92,27 @@ class Backbone:
         family.model.requires_grad_(False).eval().to(resolve_device(device))
         return cls(family, spec, tokenizer)
 
-    def optimise_for_inference(self) -> None:
+    def optimise_for_inference(self, record_passes: bool = True) -> None:
         """Fuse what can be fused, before the first forward pass and for good: there are no gradients afterwards.
 
-        On a CPU attention is compiled, where there is a compiler; on a GPU it is a kernel, where there is Triton. The
-        absence of either is logged.
+        On a CPU attention is compiled, where there is a compiler. On a GPU attention and heads run in kernels, where
+        there is Triton, and families that allow it have their passes recorded. What is missing is logged.
         """
         self.family.optimise_for_inference()
         if self.device == "cpu":
             self.attention = compiled_attention() or self.attention
         elif has_kernels():
-            from prefixrack_adapters.gpu.attention import TritonAttention  # Triton is not there without a GPU
+            self._use_kernels(record_passes)
 
-            self.attention = TritonAttention()
+    def _use_kernels(self, record_passes: bool) -> None:
+        from prefixrack_adapters.gpu.attention import TritonAttention  # Triton is not there without a GPU
+        from prefixrack_adapters.gpu.graphs import RecordedPasses
+        from prefixrack_adapters.gpu.readout import HeadsTogether
+
+        attention = TritonAttention()
+        self.attention, self.readout = attention, HeadsTogether()
+        if record_passes and self.family.is_recordable:
+            self._recorded = RecordedPasses(self.family, attention, self.spec.num_layers)
 
     def check(self, row: Row, num_prompt_tokens: int = 0) -> None:
         """Range checks on the CPU: on a GPU an out-of-range index would kill the process's CUDA context.
@@ -170,13 +181,26 @@ class Backbone:
         longer by it: the states of the prompt vectors come first. The caller has checked the rows.
         """
         prompts = prompts or [None] * len(rows)
-        tokens = pack_tokens(rows, self.device)
-        words = self.family.words(tokens.ids)
-        if any(prompt is not None for prompt in prompts):
-            words, tokens = with_prompts(self.family, words, tokens, rows, prompts)
-        spans = row_spans(rows, prompts)
+        return self._hidden_states(rows, prefixes, prompts, row_spans(rows, prompts))
+
+    def _hidden_states(
+        self,
+        rows: Sequence[Row],
+        prefixes: Sequence[Prefix | GatedPrefix | None],
+        prompts: Sequence[Prompt | None],
+        spans: Sequence[RowSpan],
+    ) -> Tensor:
         lengths = [span.end - span.start for span in spans]
         pack = PackLayout(lengths, prefixes, self.attention, list(map(context_len, rows, spans)))
+        has_prompts = any(prompt is not None for prompt in prompts)
+        if self._recorded is not None and not has_prompts:
+            recorded = self._recorded.hidden_states(rows, pack)
+            if recorded is not None:
+                return recorded
+        tokens = pack_tokens(rows, self.device)
+        words = self.family.words(tokens.ids)
+        if has_prompts:
+            words, tokens = with_prompts(self.family, words, tokens, rows, prompts)
         return self.family.hidden_states(words, tokens.segments, tokens.positions, pack)
 
     def compute(self, pack: Sequence[PackRow]) -> list[NDArray[np.float32]]:
@@ -194,14 +218,14 @@ class Backbone:
         rows = [entry.row for entry in ordered]
         prefixes = [entry.adapter.layers if entry.adapter is not None else None for entry in ordered]
         prompts = [soft_prompt(entry.adapter) for entry in ordered]
-        hidden = self.hidden_states(rows, prefixes, prompts)
         spans = row_spans(rows, prompts)
+        hidden = self._hidden_states(rows, prefixes, prompts, spans)
         heads = {
             index: entry.adapter.head if entry.adapter is not None else None
             for index, entry in enumerate(ordered)
             if entry.predicting is None
         }
-        readings = [*read_heads(hidden, spans, heads), *self._next_words(ordered, hidden, spans)]
+        readings = [*self.readout.read(hidden, spans, heads), *self._next_words(ordered, hidden, spans)]
         return PendingLogits(readings, order)
 
     def _next_words(self, pack: Sequence[PackRow], hidden: Tensor, spans: Sequence[RowSpan]) -> list[Reading]:

@@ -38,9 +38,12 @@ class Dense:
         raise ValueError(f"unknown activation {self.activation!r}: tanh, gelu and relu are known")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Head:
-    """Dense layers over the gathered states. Covers linear, pooler + linear, dense + tanh + linear."""
+    """Dense layers over the gathered states. Covers linear, pooler + linear, dense + tanh + linear.
+
+    A head is itself and no other: what is known of it can be kept beside it for as long as it lives.
+    """
 
     gather: Gather
     layers: Sequence[Dense]

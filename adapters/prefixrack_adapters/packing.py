@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prefixrack_adapters.families.base import Family
@@ -63,16 +64,26 @@ class RowSpan(NamedTuple):
 
 def pack_tokens(rows: Sequence[Row], device: str) -> PackTokens:
     """Rows end to end, moved to the device in one copy."""
-    ids = [token for row in rows for token in row.token_ids]
-    segments = [segment for row in rows for segment in row.segment_ids]
+    ids, segments, *positions = to_device(token_array(rows), torch.device(device))
+    return PackTokens(ids, segments, positions[0] if len(positions) == 1 else torch.stack(positions))
+
+
+def token_array(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """[2 + num_dimensions, T] int64: token ids, segments, and positions in one dimension or two."""
+    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+    total = int(lengths.sum())
+    ids = np.fromiter(chain.from_iterable(row.token_ids for row in rows), dtype=np.int64, count=total)
+    segments = np.fromiter(chain.from_iterable(row.segment_ids for row in rows), dtype=np.int64, count=total)
     num_dimensions = max((len(row.position_ids) for row in rows), default=0) or 1
+    if num_dimensions == 1 and not any(row.position_ids for row in rows):
+        firsts = np.fromiter((row.first_position for row in rows), dtype=np.int64, count=len(rows))
+        starts = lengths.cumsum() - lengths
+        return np.stack((ids, segments, np.arange(total) + np.repeat(firsts - starts, lengths)))
     positions = [
-        [position for row in rows for position in row_positions(row, dimension)] for dimension in range(num_dimensions)
+        np.fromiter(chain.from_iterable(row_positions(row, index) for row in rows), dtype=np.int64, count=total)
+        for index in range(num_dimensions)
     ]
-    packed = torch.from_numpy(np.array([ids, segments, *positions], dtype=np.int64))
-    packed_ids, packed_segments, *packed_positions = to_device(packed, torch.device(device))
-    is_flat = num_dimensions == 1
-    return PackTokens(packed_ids, packed_segments, packed_positions[0] if is_flat else torch.stack(packed_positions))
+    return np.stack((ids, segments, *positions))
 
 
 def row_positions(row: Row, dimension: int) -> Sequence[int]:

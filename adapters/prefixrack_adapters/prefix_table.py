@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,44 +30,62 @@ class PrefixTable:
 
     @classmethod
     def of(cls, pack: PackLayout, dtype: torch.dtype) -> PrefixTable:
-        columns = {id(None): _Column(np.zeros((3, 1), dtype=np.int64), [])}
-        for prefix in pack.prefixes:
-            if prefix is not None and id(prefix) not in columns:
-                columns[id(prefix)] = _column(prefix, dtype)
-        num_layers = max(column.entries.shape[1] for column in columns.values())
-        entries = np.zeros((3, num_layers, len(pack.prefixes)), dtype=np.int64)
+        whole: list[_Whole] = []  # prefixes of which one address says where all layers lie: nearly all there are
+        columns: dict[int, tuple[NDArray[np.int64], Sequence[Tensor]]] = {}
+        others: list[tuple[int, int]] = []
         for row, prefix in enumerate(pack.prefixes):
-            entries[:, :, row] = columns[id(prefix)].entries
-        return cls(entries, [tensor for column in columns.values() for tensor in column.alive])
+            if prefix is None:
+                continue
+            described = _whole(row, prefix, dtype)
+            if described is not None:
+                whole.append(described)
+                continue
+            if id(prefix) not in columns:
+                columns[id(prefix)] = _column(prefix, dtype)
+            others.append((row, id(prefix)))
+        num_layers = max((1, *(one.num_layers for one in whole), *(len(one.T) for one, _ in columns.values())))
+        entries = np.zeros((3, num_layers, len(pack.prefixes)), dtype=np.int64)
+        if whole:
+            _, rows, addresses, layer_bytes, values_after, prefix_lens = np.array(whole, dtype=np.int64).T
+            keys = addresses + np.arange(num_layers)[:, None] * layer_bytes
+            entries[:, :, rows] = np.stack((keys, keys + values_after, np.broadcast_to(prefix_lens, keys.shape)))
+        for row, key in others:
+            entries[:, :, row] = columns[key][0]
+        return cls(entries, [tensor for _, alive in columns.values() for tensor in alive])
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """[3, num_layers] of one prefix."""
+class _Whole(NamedTuple):
+    """A row's prefix whose layers lie evenly: where the first begins, and how far the next and its values are."""
 
-    entries: NDArray[np.int64]
-    alive: Sequence[Tensor]
+    num_layers: int
+    row: int
+    address: int
+    layer_bytes: int
+    values_after: int
+    prefix_len: int
 
 
-def _column(prefix: Prefix, dtype: torch.dtype) -> _Column:
-    if isinstance(prefix, Tensor) and prefix.dtype == dtype and is_laid_out(prefix[0]):
-        # All layers at once: a resident adapter of 24 layers costs as little as one of 6.
-        first = prefix.data_ptr() + np.arange(len(prefix), dtype=np.int64) * (prefix.stride(0) * prefix.element_size())
-        values = first + prefix.stride(1) * prefix.element_size()
-        return _Column(np.stack((first, values, np.full_like(first, prefix.shape[-2]))), [prefix])
+def _whole(row: int, prefix: Prefix, dtype: torch.dtype) -> _Whole | None:
+    """None for a prefix that must be looked at layer by layer, or copied."""
+    if not isinstance(prefix, Tensor) or prefix.dtype != dtype:
+        return None
+    num_layers, _, num_heads, prefix_len, head_dim = prefix.shape
+    layer, values, head, vector, element = prefix.stride()
+    is_laid_out = element == 1 and head == head_dim and (vector == num_heads * head_dim or prefix_len == 1)
+    size = dtype.itemsize
+    return _Whole(num_layers, row, prefix.data_ptr(), layer * size, values * size, prefix_len) if is_laid_out else None
+
+
+def _column(prefix: Prefix, dtype: torch.dtype) -> tuple[NDArray[np.int64], Sequence[Tensor]]:
+    """[3, num_layers] of one prefix, and the tensors that were made for it."""
     layers = [None if layer is None else laid_out(layer.detach().to(dtype)) for layer in prefix]
     entries = np.zeros((3, len(layers)), dtype=np.int64)
     for index, layer in enumerate(layers):
         if layer is not None:
             entries[:, index] = layer[0].data_ptr(), layer[1].data_ptr(), layer.shape[-2]
-    return _Column(entries, [layer for layer in layers if layer is not None])
-
-
-def is_laid_out(layer: Tensor) -> bool:
-    """Whether a layer [2, kv_heads, prefix_len, head_dim] lies as kernels read it."""
-    return layer.transpose(1, 2)[0].is_contiguous()
+    return entries, [layer for layer in layers if layer is not None]
 
 
 def laid_out(layer: Tensor) -> Tensor:
-    """The same layer in the kernels' layout: copied if need be."""
+    """A layer [2, kv_heads, prefix_len, head_dim] in the kernels' layout: copied if need be."""
     return layer.transpose(1, 2).contiguous().transpose(1, 2)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefixrack_adapters.gpu import has_kernels
 from prefixrack_adapters.heads import Head
 from prefixrack_adapters.packing import RowSpan, gather_states
 from prefixrack_adapters.transfer import ToHost
@@ -55,13 +54,18 @@ class PendingLogits:
         return [results[index] for index in range(len(results))]
 
 
-def read_heads(hidden: Tensor, spans: Sequence[RowSpan], heads: Mapping[int, Head | None]) -> list[Reading]:
-    """What the heads say of their rows; a row whose head is None gives its states. `heads` by index of the row."""
-    if hidden.is_cuda and has_kernels():
-        from prefixrack_adapters.gpu.readout import read_together  # Triton is not there without a GPU
+class Readout(Protocol):
+    """One way to run the heads of a pack."""
 
-        return read_together(hidden, spans, heads)
-    return [read_head(hidden, spans, head, rows) for head, rows in by_head(heads)]
+    def read(self, hidden: Tensor, spans: Sequence[RowSpan], heads: Mapping[int, Head | None]) -> list[Reading]:
+        """What the heads say of their rows, by index of the row; a row whose head is None gives its states."""
+
+
+class HeadByHead:
+    """Each head once for all of its rows. The default."""
+
+    def read(self, hidden: Tensor, spans: Sequence[RowSpan], heads: Mapping[int, Head | None]) -> list[Reading]:
+        return [read_head(hidden, spans, head, rows) for head, rows in by_head(heads)]
 
 
 def read_head(hidden: Tensor, spans: Sequence[RowSpan], head: Head | None, rows: Sequence[int]) -> Reading:

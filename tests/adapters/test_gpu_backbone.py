@@ -20,7 +20,7 @@ from tiny import make_manifest, random_arrays, write_backbone
 kernels_or_skip()
 
 from prefixrack_adapters.gpu.attention import TritonAttention  # noqa: E402 - only where the kernels can run
-from prefixrack_adapters.gpu.readout import read_together  # noqa: E402
+from prefixrack_adapters.gpu.readout import HeadsTogether  # noqa: E402
 from prefixrack_adapters.readout import PendingLogits  # noqa: E402
 
 CLOSE = 3e-5  # relative; logits of random heads are sums in which much cancels
@@ -68,7 +68,7 @@ def test_kernels_change_nothing_but_the_last_bits(family: str, tmp_path: Path) -
     with torch.inference_mode():
         hidden = with_kernels.hidden_states(rows, [None if one.adapter is None else one.adapter.layers for one in pack])
         heads = {index: None if one.adapter is None else one.adapter.head for index, one in enumerate(pack)}
-        readings = read_together(hidden, row_spans(rows, [None] * len(rows)), heads)
+        readings = HeadsTogether().read(hidden, row_spans(rows, [None] * len(rows)), heads)
     seen = PendingLogits(readings, range(len(pack))).wait()
     for own, other in zip(seen, wanted, strict=True):
         assert own.shape == other.shape
@@ -89,3 +89,20 @@ def test_packs_under_way_together_give_what_each_gives_alone(dtype: str, tmp_pat
     for launched, wanted in zip(pending, alone, strict=True):
         for seen, one in zip(launched.wait(), wanted, strict=True):
             np.testing.assert_array_equal(seen, one)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_recorded_passes_give_what_calls_one_by_one_give(family: str, tmp_path: Path) -> None:
+    """Packs of many sizes, each recorded when it first comes, and again after others have used the same memory."""
+    folder = write_backbone(tmp_path, family)
+    recorded, one_by_one = (Backbone.load(folder, device="cuda") for _ in range(2))
+    recorded.optimise_for_inference()
+    one_by_one.optimise_for_inference(record_passes=False)
+    adapters = random_adapters(recorded)
+    whole = random_pack(recorded, [None, *adapters], 1)
+    for num_rows in (1, 7, 2, 5, 7, 1):
+        pack = whole[:num_rows] * 3
+        for seen, wanted in zip(recorded.compute(pack), one_by_one.compute(pack), strict=True):
+            assert np.abs(seen - wanted).max() <= CLOSE * max(1.0, float(np.abs(wanted).max()))

@@ -11,7 +11,7 @@ from prefixrack_adapters.heads import Dense, Head
 
 kernels_or_skip()
 
-from prefixrack_adapters.gpu.heads import HeadStates, can_run_together, logits_of  # noqa: E402
+from prefixrack_adapters.gpu.heads import HeadLayout, HeadStates, logits_of  # noqa: E402
 
 WIDTH = 40
 
@@ -42,20 +42,29 @@ def random_head(generator: torch.Generator, widths: list[int], activation: str |
 def test_heads_together_equal_each_alone(heads: list[tuple[list[int], str | None, bool, int]], seed: int) -> None:
     """Head (widths, activation, bias, n): layers of these widths, over n states."""
     generator = torch.Generator().manual_seed(seed)
-    groups = [HeadStates(random_head(generator, *head), num) for *head, num in heads]  # type: ignore[arg-type]
-    states = torch.randn(sum(group.num for group in groups), WIDTH, generator=generator).to(DEVICE)
+    made = [random_head(generator, *head) for *head, _ in heads]  # type: ignore[arg-type]
+    nums = [num for *_, num in heads]
+    firsts = [sum(nums[:index]) for index in range(len(nums))]
+    states = torch.randn(sum(nums), WIDTH, generator=generator).to(DEVICE)
     with torch.inference_mode():
-        together = logits_of(states, groups).split([group.num for group in groups])
-        for group, seen, own in zip(groups, together, states.split([group.num for group in groups]), strict=True):
-            wanted = group.head(own)
+        together = logits_of(states, list(map(HeadStates, map(layout_of, made), firsts, nums)))
+        for head, first, num in zip(made, firsts, nums, strict=True):
+            wanted = head(states[first : first + num])
             scale = max(1.0, wanted.abs().max().item())
-            torch.testing.assert_close(seen[:, : wanted.shape[1]], wanted, atol=2e-5 * scale, rtol=1e-4)
+            seen = together[first : first + num, : wanted.shape[1]]
+            torch.testing.assert_close(seen, wanted, atol=2e-5 * scale, rtol=1e-4)
+
+
+def layout_of(head: Head) -> HeadLayout:
+    layout = HeadLayout.of(head)
+    assert layout is not None
+    return layout
 
 
 def test_a_head_that_is_not_float32_or_has_no_layers_runs_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     head = random_head(generator, [3], None, True)
-    assert can_run_together(head)
     layer = head.layers[0]
-    assert not can_run_together(Head("first_token", []))
-    assert not can_run_together(Head("first_token", [Dense(layer.weight.bfloat16(), None, None)]))
+    assert HeadLayout.of(head) is not None
+    assert HeadLayout.of(Head("first_token", [])) is None
+    assert HeadLayout.of(Head("first_token", [Dense(layer.weight.bfloat16(), None, None)])) is None

@@ -43,6 +43,11 @@ class Family(ABC):
     def optimise_for_inference(self) -> None:  # noqa: B027 - a family that has nothing to gain stays as it is
         """Bring the weights into the form in which inference is fastest. There are no gradients afterwards."""
 
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a pass depends on nothing but its tensors' contents, so that it can be recorded and run again."""
+        return False
+
     def vocabulary_logits(self, states: Tensor) -> Tensor:
         """Scores [n, vocab_size] of every word of the vocabulary for states [n, hidden_size].
 

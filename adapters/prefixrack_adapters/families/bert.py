@@ -39,6 +39,10 @@ class Bert(Encoder):
             del layers[0]
 
     @property
+    def is_recordable(self) -> bool:
+        return self._fused is not None
+
+    @property
     def config(self) -> Any:
         return self.model.config
 

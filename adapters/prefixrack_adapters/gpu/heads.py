@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,64 +22,78 @@ ACTIVATIONS: dict[str | None, int] = {None: 0, "tanh": 1, "gelu": 2, "relu": 3} 
 BLOCK_STATES, BLOCK_OUTPUTS, BLOCK_INPUTS = 16, 32, 64
 
 
+class LayerLayout(NamedTuple):
+    """A dense layer in memory: addresses of weight and bias (0: none), sizes, and which activation."""
+
+    weight: int
+    bias: int
+    num_outputs: int
+    num_inputs: int
+    activation: int
+
+
 @dataclass(frozen=True, slots=True)
-class HeadStates:
-    """Neighbouring states that one head reads: `num` of them."""
+class HeadLayout:
+    """A head's layers in memory. It says where they lie, and does not keep them there."""
 
-    head: Head
+    layers: Sequence[LayerLayout]
+
+    @classmethod
+    def of(cls, head: Head) -> HeadLayout | None:
+        """None where `logits_of` cannot compute it: it takes float32 layers and the activations that it has."""
+        are_right = [
+            layer.weight.dtype == torch.float32 and layer.weight.is_contiguous() and layer.activation in ACTIVATIONS
+            for layer in head.layers
+        ]
+        return cls([_layer_layout(layer) for layer in head.layers]) if head.layers and all(are_right) else None
+
+    @property
+    def num_outputs(self) -> int:
+        return self.layers[-1].num_outputs
+
+
+class HeadStates(NamedTuple):
+    """Neighbouring states that one head reads: `num` of them from `first` on."""
+
+    layout: HeadLayout
+    first: int
     num: int
-
-
-def can_run_together(head: Head) -> bool:
-    """Whether `logits_of` computes this head: float32 layers, with activations that the kernel has."""
-    return bool(head.layers) and all(
-        layer.weight.dtype == torch.float32 and layer.weight.is_contiguous() and layer.activation in ACTIVATIONS
-        for layer in head.layers
-    )
 
 
 def logits_of(states: Tensor, groups: Sequence[HeadStates]) -> Tensor:
     """Logits of every head, float32 [n, most_outputs]; a head with fewer outputs leaves the rest of its rows undefined.
 
-    states [n, hidden_size] lie in the order of the groups.
+    Each of the states [n, hidden_size] belongs to one group.
     """
-    depth = max(len(group.head.layers) for group in groups)
-    most_outputs = max(group.head.layers[-1].weight.shape[0] for group in groups)
-    out = torch.empty(len(states), most_outputs, dtype=torch.float32, device=states.device)
-    offsets = _offsets(groups)
-    between = states
-    for level in range(depth):
-        going_on = [group for group in groups if len(group.head.layers) > level + 1]
-        ending = [group for group in groups if len(group.head.layers) == level + 1]
+    out = _between(states, max(group.layout.num_outputs for group in groups))
+    for level in range(max(len(group.layout.layers) for group in groups)):
+        ending = [group for group in groups if len(group.layout.layers) == level + 1]
+        going_on = [group for group in groups if len(group.layout.layers) > level + 1]
         if ending:
-            _run(between, out, ending, level, offsets)
+            _run(states, out, ending, level)
         if going_on:
-            width = max(group.head.layers[level].weight.shape[0] for group in going_on)
-            wider = torch.empty(len(states), width, dtype=torch.float32, device=states.device)
-            _run(between, wider, going_on, level, offsets)
-            between = wider
+            inner = _between(states, max(group.layout.layers[level].num_outputs for group in going_on))
+            _run(states, inner, going_on, level)
+            states = inner
     return out
 
 
-def _offsets(groups: Sequence[HeadStates]) -> dict[int, int]:
-    """The first state of each group."""
-    starts = np.cumsum([0, *(group.num for group in groups)])
-    return {id(group): int(start) for group, start in zip(groups, starts[:-1], strict=True)}
+def _between(states: Tensor, width: int) -> Tensor:
+    return torch.empty(len(states), width, dtype=torch.float32, device=states.device)
 
 
-def _run(states: Tensor, out: Tensor, groups: Sequence[HeadStates], level: int, offsets: dict[int, int]) -> None:
+def _run(states: Tensor, out: Tensor, groups: Sequence[HeadStates], level: int) -> None:
     """One layer of each group's head, from the group's states to the same rows of `out`."""
-    columns = np.array(
-        [
-            (*_described(group.head.layers[level]), offsets[id(group)] + first, min(BLOCK_STATES, group.num - first))
-            for group in groups
-            for first in range(0, group.num, BLOCK_STATES)
-        ],
-        dtype=np.int64,
-    ).T
-    table = to_device(np.ascontiguousarray(columns), states.device)
+    items = [
+        (*layout.layers[level], first, min(BLOCK_STATES, end - first))
+        for layout, start, num in groups
+        for end in (start + num,)
+        for first in range(start, end, BLOCK_STATES)
+    ]
+    columns = np.ascontiguousarray(np.array(items, dtype=np.int64).T)
+    table = to_device(columns, states.device)
     widest = int(columns[2].max())
-    kernels.dense[(columns.shape[1], triton.cdiv(widest, BLOCK_OUTPUTS))](
+    kernels.dense[(len(items), triton.cdiv(widest, BLOCK_OUTPUTS))](
         *(states, out, *table.unbind(0), states.stride(0), out.stride(0)),
         BLOCK_STATES=BLOCK_STATES,
         BLOCK_OUTPUTS=BLOCK_OUTPUTS,
@@ -87,7 +102,7 @@ def _run(states: Tensor, out: Tensor, groups: Sequence[HeadStates], level: int, 
     )
 
 
-def _described(layer: Dense) -> tuple[int, int, int, int, int]:
-    """Address of the weight, of the bias (0: none), outputs, inputs, activation."""
+def _layer_layout(layer: Dense) -> LayerLayout:
     bias = 0 if layer.bias is None else layer.bias.data_ptr()
-    return (layer.weight.data_ptr(), bias, *layer.weight.shape, ACTIVATIONS[layer.activation])
+    num_outputs, num_inputs = layer.weight.shape
+    return LayerLayout(layer.weight.data_ptr(), bias, num_outputs, num_inputs, ACTIVATIONS[layer.activation])
