@@ -57,7 +57,7 @@ def test_prefix_does_the_work(bundle: Path) -> None:
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
 def test_card_says_where_everything_comes_from(bundle: Path) -> None:
     card = (bundle / CARD_FILE).read_text()
-    for needed in ("sha256", "Licence: ", "Seed ", "prefixrack train", " @ ", "prefix removed", "majority"):
+    for needed in ("sha256", "Licence: ", "Chosen: ", "Seed ", "prefixrack train", " @ ", "prefix removed", "majority"):
         assert needed in card
     manifest = json.loads((bundle / MANIFEST_FILE).read_text())
     main = report_of(bundle)["main"]

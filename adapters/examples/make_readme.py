@@ -1,10 +1,11 @@
-"""Writes README.md beside it, and the baseline's line into the cards, from what the training runs measured.
+"""Writes README.md beside it from what the training runs measured, and into the cards what the runs do not know.
 
-No number there is typed by hand.
+That is the baseline's line and how the data was chosen. No score there is typed by hand.
 
     python adapters/examples/make_readme.py [--check]
 
-Reads `<name>/metrics.json` (the adapter's run) and `baselines/<name>.json` (full fine-tuning, where it was run).
+Reads `<name>/metrics.json` (the adapter's run), `baselines/<name>.json` (full fine-tuning, where it was run) and
+`data.json`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ CLOSING = """
 
 
 BASELINE = "The whole backbone fine-tuned"
+SOURCE, ALSO_FROM, CHOSEN = "- Source:", "- Also from:", "- Chosen:"
+DATA_LINES = (ALSO_FROM, CHOSEN)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Line:
     manifest: dict[str, Any]
     report: dict[str, Any]
     baseline: dict[str, Any] | None
+    data: dict[str, Any]
 
     @property
     def tuned(self) -> float | None:
@@ -56,12 +60,21 @@ class Line:
         return "–" if tuned is None else f"{(self.report['scores'][main] - majority) / (tuned - majority):.0%}"
 
     def card(self) -> str:
-        """The card with the baseline's line in front of its section on data."""
-        text = (FOLDER / self.name / "README.md").read_text()
-        kept = "\n".join(line for line in text.split("\n") if not line.startswith(BASELINE))
-        before, _, after = kept.partition("\n\n## Data\n")
+        """The card with the baseline's line in front of its section on data, and the data's lines after its source."""
+        text = (FOLDER / self.name / "README.md").read_text().split("\n")
+        kept = [line for line in text if not line.startswith((BASELINE, *DATA_LINES))]
+        after_source = next(index for index, line in enumerate(kept) if line.startswith(SOURCE)) + 1
+        kept[after_source:after_source] = self.data_lines()
+        return self.with_baseline("\n".join(kept))
+
+    def data_lines(self) -> list[str]:
+        also = [f"{ALSO_FROM} {source}" for source in self.data.get("also_from", [])]
+        return [*also, f"{CHOSEN} {self.data['chosen']}"]
+
+    def with_baseline(self, card: str) -> str:
         if self.baseline is None:
-            return kept
+            return card
+        before, _, after = card.partition("\n\n## Data\n")
         line = (
             f"{BASELINE} (3 epochs, learning rate {self.baseline['learning_rate']:g}): {self.report['main']} "
             f"{self.tuned:.4f}; the adapter closes {self.gap_closed} of the gap between majority and that."
@@ -86,12 +99,12 @@ class Line:
 
 
 def lines() -> list[Line]:
-    found = []
+    found, data = [], json.loads((FOLDER / "data.json").read_text())
     for path in sorted(FOLDER.glob("*/metrics.json")):
         folder, baseline = path.parent, FOLDER / "baselines" / f"{path.parent.name}.json"
         manifest = json.loads((folder / "adapter.json").read_text())
         tuned = json.loads(baseline.read_text()) if baseline.is_file() else None
-        found.append(Line(folder.name, manifest, json.loads(path.read_text()), tuned))
+        found.append(Line(folder.name, manifest, json.loads(path.read_text()), tuned, data[folder.name]))
     return found
 
 

@@ -258,6 +258,12 @@ async def test_names_that_are_not_allowed(ready: Any, bundles: Any, name: str) -
     await assert_refused(ready, response, 400, "invalid_name")
 
 
+@pytest.mark.parametrize("name", ["a/b", "a%2Fb", "..%2Fintent", "%2e%2e/intent"])
+async def test_a_slash_in_a_name_leads_to_no_upload(ready: Any, bundles: Any, name: str) -> None:
+    response = await ready.upload(bundles("intent", seed=1), name=name)
+    await assert_refused(ready, response, 404, "route_not_found")
+
+
 async def test_versions_are_listed_and_deleted(ready: Any, bundles: Any) -> None:
     await ready.upload(bundles("intent", seed=1))
     page = (await ready.client.get(f"{ADMIN}/versions", params={"limit": 1})).json()
