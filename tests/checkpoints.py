@@ -108,12 +108,12 @@ def without_pooler(backbone: Path, folder: Path) -> Path:
     return folder
 
 
-def write_two_towers(path: Path, prefix_len: int = 3, **state: Any) -> State:
-    """A file of PT-Retrieval: both towers' prefixes in the state that its trainer saves."""
+def write_two_towers(path: Path, prefix_len: int = 3, is_prompt: bool = False, **state: Any) -> State:
+    """A file of PT-Retrieval: both towers' prefixes, or prompts, in the state that its trainer saves."""
     generator = torch.Generator().manual_seed(1)
-    width = 2 * LAYERS * HIDDEN
+    name, width = ("weight", HIDDEN) if is_prompt else ("embedding.weight", 2 * LAYERS * HIDDEN)
     towers = {
-        f"{module}.prefix_encoder.embedding.weight": torch.randn((prefix_len, width), generator=generator)
+        f"{module}.prefix_encoder.{name}": torch.randn((prefix_len, width), generator=generator)
         for module in ("question_model", "ctx_model")
     }
     rest: dict[str, Any] = {"optimizer_dict": None, "scheduler_dict": None, "offset": 0, "epoch": 3}

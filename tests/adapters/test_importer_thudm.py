@@ -125,6 +125,15 @@ def test_every_token_heads_read_the_states_themselves(
     np.testing.assert_allclose(got, F.linear(states, own[f"{head}.weight"], own[f"{head}.bias"]).numpy(), atol=1e-4)
 
 
+@torch.no_grad()
+def embedded_twice(folder: Path, prompt: Tensor, first: int) -> Tensor:
+    """[prompt_len + S, hidden_size], by the stock model: embeddings of IDS behind the prompt, embedded once more."""
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    words = model.embeddings(torch.tensor([IDS]), position_ids=torch.arange(first, first + len(IDS))[None])
+    states: Tensor = model(inputs_embeds=torch.cat((prompt[None], words), dim=1)).last_hidden_state[0]
+    return states
+
+
 @pytest.mark.parametrize(("family", "first"), [("bert", 0), ("roberta", 2)])
 @pytest.mark.parametrize("task", ["SequenceClassification", "MultipleChoice"])
 def test_prompts_are_embedded_twice(
@@ -138,11 +147,7 @@ def test_prompts_are_embedded_twice(
     assert manifest.prefix.kind == "soft"
     assert manifest.task == ("multiple-choice" if num_outputs == 1 else "text-classification")
 
-    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    with torch.no_grad():
-        words = model.embeddings(torch.tensor([IDS]), position_ids=torch.arange(first, first + 6)[None])
-        both = torch.cat((own["prefix_encoder.weight"][None], words), dim=1)
-        states = model(inputs_embeds=both).last_hidden_state[0]
+    states = embedded_twice(folder, own["prefix_encoder.weight"], first)
     vector = pooled(states[0 if num_outputs == 1 else 5], frozen_tensors(folder, architecture))
     wanted = F.linear(vector, own["classifier.weight"], own["classifier.bias"])
     (got,) = Backbone.load(folder, device="cpu").logits([(adapter, {"input_ids": IDS})])
@@ -465,12 +470,30 @@ def test_one_tower_of_a_retrieval_file(backbone_of: BackboneOf, tmp_path: Path, 
     np.testing.assert_allclose(got, states[0].numpy(), atol=1e-4)
 
 
-def test_a_folder_of_retrieval_files_means_the_last_epoch(backbone_of: BackboneOf, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tower", "module"), [("question", "question_model"), ("context", "ctx_model")])
+def test_retrieval_with_a_prompt(backbone_of: BackboneOf, tmp_path: Path, tower: str, module: str) -> None:
+    folder = backbone_of("bert")
+    towers = write_two_towers(tmp_path / "dpr_biencoder.3", is_prompt=True)
+    adapter, manifest = import_one(tmp_path / "dpr_biencoder.3", folder, tower=tower)
+    assert (manifest.task, manifest.prefix.kind, manifest.provenance.method) == ("text-embedding", "soft", "pt")
+    states = embedded_twice(folder, towers[f"{module}.prefix_encoder.weight"], 0)
+    (got,) = Backbone.load(folder, device="cpu").logits([(adapter, {"input_ids": IDS, "token_type_ids": SEGMENTS})])
+    np.testing.assert_allclose(got, states[3].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("names", "last"),
+    [(("9", "10"), "10"), (("1.200", "1", "1.1000"), "1"), (("1", "2.900", "2.1000"), "2.1000"), (("3", "4.bak"), "3")],
+)
+def test_a_folder_of_retrieval_files_means_the_last_one(
+    backbone_of: BackboneOf, tmp_path: Path, names: tuple[str, ...], last: str
+) -> None:
+    """The step stands behind the epoch where a file was written before its epoch was over."""
     (tmp_path / "run").mkdir()
-    for epoch in (9, 10):
-        write_two_towers(tmp_path / "run" / f"dpr_biencoder.{epoch}", prefix_len=epoch)
+    for name in names:
+        write_two_towers(tmp_path / "run" / f"dpr_biencoder.{name}")
     _, manifest = import_one(tmp_path / "run", backbone_of("bert"))
-    assert manifest.prefix.prefix_len == 10
+    assert manifest.provenance.settings["file"] == f"dpr_biencoder.{last}"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """PT-Retrieval's files (P-tuning-v2/PT-Retrieval, a fork of DPR): two prefixes for text embedding in one file.
 
 `dpr_biencoder.N` is a `torch.save` of a state whose `model_dict` has `question_model.prefix_encoder.*` and
-`ctx_model.prefix_encoder.*`. An embedding is the last hidden state of the first token; positions are not moved and all
-segments are 0, also for title and text.
+`ctx_model.prefix_encoder.*`: a prefix in every layer, or with `--prompt` vectors in front of the input. An embedding is
+the last hidden state of the first token; a prefix moves no positions, and all segments are 0, also for title and text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from prefixrack.errors import InvalidRequest, MalformedBundle
 from prefixrack_adapters.importers.base import (
     SAFETENSORS,
     TOWERS,
+    Arrays,
     Imported,
     Source,
     deep_prefix,
@@ -30,13 +32,14 @@ from prefixrack_adapters.importers.base import (
 )
 from prefixrack_adapters.importers.frozen import Separated, separate
 from prefixrack_adapters.importers.reparameterization import fold
-from prefixrack_adapters.manifest import DecodingSpec, HeadSpec, PrefixSpec
+from prefixrack_adapters.manifest import AnyPrefix, DecodingSpec, HeadSpec, PromptSpec
 
 TOOL = "THUDM/P-tuning-v2 PT-Retrieval"
 TASK = "text-embedding"
-FILE_PATTERN = "dpr_biencoder.*"
+FILE_NAME = re.compile(r"dpr_biencoder\.(?P<epoch>\d+)(\.(?P<step>\d+))?")
 MODULE_OF_TOWER = {"question": "question_model.", "context": "ctx_model."}
 OWN_MODULES = ("prefix_encoder.",)
+SHALLOW = "prefix_encoder.weight"  # PT: `--prompt`
 MAX_LEN = 256  # the tool's default `sequence_length`
 
 
@@ -48,9 +51,10 @@ def is_retrieval(path: Path) -> bool:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Oldest first, by the epoch in the name."""
-    found = [path for path in folder.glob(FILE_PATTERN) if path.suffix[1:].isdigit()]
-    return sorted(found, key=lambda path: int(path.suffix[1:]))
+    """Oldest first, by the name: `dpr_biencoder.EPOCH.STEP` is written within an epoch, one without step after it."""
+    found = {path: FILE_NAME.fullmatch(path.name) for path in folder.iterdir()}
+    ages = {path: (int(match["epoch"]), float(match["step"] or "inf")) for path, match in found.items() if match}
+    return sorted(ages, key=lambda path: ages[path])
 
 
 def read(source: Source) -> Imported:
@@ -58,8 +62,7 @@ def read(source: Source) -> Imported:
     tower = _tower(source)
     path = source.folder if source.folder.is_file() else checkpoint_files(source.folder)[-1]
     parts = _parts(source, path, tower)
-    flat = fold(parts.own)
-    prefix = deep_prefix(source.spec, len(flat), positions="unmoved")
+    vectors, prefix = _prefix(source, parts.own)
     manifest = make_manifest(
         source,
         task=TASK,
@@ -69,11 +72,18 @@ def read(source: Source) -> Imported:
         tokenization=tokenization_for(source, TASK, prefix, longest=MAX_LEN, segments=False),
         decoding=DecodingSpec(normalize=False),
         tool=TOOL,
-        method="p-tuning-v2",
+        method="pt" if prefix.kind == "soft" else "p-tuning-v2",
         settings={"tower": tower, "file": path.name},
     )
-    arrays = {"prefix": unflatten_prefix(flat, source.spec)}
-    return Imported(manifest, arrays, _found(path, tower, prefix, parts), _assumed(source, tower, parts))
+    return Imported(manifest, vectors, _found(path, tower, prefix, parts), _assumed(source, tower, parts))
+
+
+def _prefix(source: Source, own: Arrays) -> tuple[Arrays, AnyPrefix]:
+    if SHALLOW in own:
+        vectors = own[SHALLOW]
+        return {"prompt": vectors}, PromptSpec(prefix_len=len(vectors), width=vectors.shape[1], embedding="twice")
+    flat = fold(own)
+    return {"prefix": unflatten_prefix(flat, source.spec)}, deep_prefix(source.spec, len(flat), positions="unmoved")
 
 
 def _tower(source: Source) -> str:
@@ -117,11 +127,12 @@ def _model_tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     yield from tensors_of(state["model_dict"], path)
 
 
-def _found(path: Path, tower: str, prefix: PrefixSpec, parts: Separated) -> dict[str, str]:
+def _found(path: Path, tower: str, prefix: AnyPrefix, parts: Separated) -> dict[str, str]:
+    kind = "PT: prompt at the input" if prefix.kind == "soft" else "P-Tuning v2: prefix in every layer"
     return {
         "file": path.name,
         "tower": tower,
-        "prompt": f"P-Tuning v2: prefix in every layer, {prefix.prefix_len} vectors",
+        "prompt": f"{kind}, {prefix.prefix_len} vectors",
         "frozen tensors compared": str(parts.num_compared),
     }
 
