@@ -22,7 +22,7 @@ from prefixrack_adapters.gates import GatedPrefix
 from prefixrack_adapters.gpu import has_kernels
 from prefixrack_adapters.native.attention import NativeAttention
 from prefixrack_adapters.native.compiler import NoCompiler
-from prefixrack_adapters.packing import Prompt, RowSpan, pack_tokens, packs_of, row_spans, with_prompts
+from prefixrack_adapters.packing import Prompt, RowSpan, pack_tokens, packs_of, row_spans, with_positions, with_prompts
 from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.readout import HeadByHead, PendingLogits, Reading, Readout, Share
 from prefixrack_adapters.rows import Row
@@ -190,6 +190,7 @@ class Backbone:
         prompts: Sequence[Prompt | None],
         spans: Sequence[RowSpan],
     ) -> Tensor:
+        rows = with_positions(rows, self.spec.uncounted_token)
         lengths = [span.end - span.start for span in spans]
         pack = PackLayout(lengths, prefixes, self.attention, list(map(context_len, rows, spans)))
         has_prompts = any(prompt is not None for prompt in prompts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain
+from dataclasses import replace
+from itertools import accumulate, chain, count
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -92,6 +93,19 @@ def row_positions(row: Row, dimension: int) -> Sequence[int]:
     return range(row.first_position, row.first_position + len(row)) if dimension == 0 else (0,) * len(row)
 
 
+def with_positions(rows: Sequence[Row], uncounted: int | None) -> Sequence[Row]:
+    """Rows that hold a token which takes no position (`BackboneSpec.uncounted_token`) say so; the others stay."""
+    if uncounted is None or not any(uncounted in row.token_ids for row in rows):
+        return rows
+    return [replace(row, position_ids=(_counted(row, uncounted),)) for row in rows]
+
+
+def _counted(row: Row, uncounted: int) -> tuple[int, ...]:
+    """The token itself stands at its own number."""
+    positions = count(row.first_position)
+    return tuple(uncounted if token == uncounted else next(positions) for token in row.token_ids)
+
+
 def row_spans(rows: Sequence[Row], prompts: Sequence[Prompt | None]) -> list[RowSpan]:
     prompt_lens = [0 if prompt is None else len(prompt.vectors) for prompt in prompts]
     sizes = [prompt_len + len(row) for prompt_len, row in zip(prompt_lens, rows, strict=True)]
@@ -109,6 +123,7 @@ def with_prompts(
         tokens.segments.split(lengths),
         tokens.positions.split(lengths, dim=-1),
         prompts,
+        rows,
         strict=True,
     )
     joined = [_with_prompt(family, *part) for part in per_row]
@@ -118,17 +133,18 @@ def with_prompts(
 
 
 def _with_prompt(
-    family: Family, words: Tensor, segments: Tensor, positions: Tensor, prompt: Prompt | None
+    family: Family, words: Tensor, segments: Tensor, positions: Tensor, prompt: Prompt | None, row: Row
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors have no ids, so behind a prompt every position counts."""
     if prompt is None:
         return words, segments, positions
     prompt_len = len(prompt.vectors)
     if prompt.embedding == "twice":
         words, segments = family.embed(words, segments, positions), torch.zeros_like(segments)
-    ahead = torch.arange(prompt_len, device=words.device)
     if positions.dim() == 1:
-        positions = torch.cat((positions[0] + ahead, positions + prompt_len))
+        positions = row.first_position + torch.arange(prompt_len + len(row), device=words.device)
     else:
+        ahead = torch.arange(prompt_len, device=words.device)
         behind = positions + torch.tensor([[prompt_len], [0]], device=words.device)
         positions = torch.cat((torch.stack((positions[0, 0] + ahead, torch.zeros_like(ahead))), behind), dim=1)
     return torch.cat((prompt.vectors, words)), torch.cat((segments.new_zeros(prompt_len), segments)), positions

@@ -80,6 +80,11 @@ class BackboneSpec:
         """Whether a token sees only those before it, so that a row's last token is the one that has seen all."""
         return ARCHITECTURES[self.architecture].is_causal
 
+    @property
+    def uncounted_token(self) -> int | None:
+        """A token that takes no position of its row: RoBERTa's padding, where a text has it as a word."""
+        return self.base_position - 1 if ARCHITECTURES[self.architecture].counts_from_pad else None
+
     def first_position(self, prefix_len: int, positions: str) -> int:
         """Position id of a row's first token: training tools differ in whether the prefix counts."""
         return self.base_position + (prefix_len if positions == "after_prefix" else 0)

@@ -42,7 +42,8 @@ MODELS = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
 WITHOUT_CACHE = ("albert", "deberta", "deberta-v2", "distilbert", "modernbert")
-IDS = ([2, 7, 8, 9, 3], [2, 3], [2, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 3], [2, *range(5, 40), 3])
+# one token, and tokens for padding (0 or 1 by family) as words of a text are rows like others
+IDS = ([2, 7, 8, 9, 3], [2, 3], [9], [2, 11, 1, 0, 13, 1, 1, 17, 0, 19, 20, 3], [2, *range(5, 40), 3])
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,26 @@ def test_a_soft_prompt_is_what_stock_transformers_makes_of_it(folder: Path, embe
     assert torch.allclose(packed[-3:], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("embedding", ["none", "once", "twice"])
+@torch.no_grad()
+def test_robertas_padding_as_a_word_of_a_text_takes_no_position(tmp_path: Path, embedding: str) -> None:
+    """Stock positions follow from ids where there are any; of bare vectors every one counts."""
+    folder, ids = write_backbone(tmp_path, "roberta"), (2, 9, 1, 1, 11, 1, 3)
+    backbone = Backbone.load(folder, device="cpu")
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    vectors = torch.randn(PROMPT_LEN, backbone.spec.embedding_size, generator=torch.Generator().manual_seed(3))
+    tokens, mask = torch.tensor([ids]), torch.ones(1, len(ids))
+    if embedding == "none":
+        wanted = model(input_ids=tokens, attention_mask=mask).last_hidden_state[0]
+    else:
+        words = model.embeddings(tokens) if embedding == "twice" else model.get_input_embeddings()(tokens)
+        wanted = model(inputs_embeds=torch.cat((vectors[None], words), dim=1)).last_hidden_state[0]
+    prompt = None if embedding == "none" else Prompt(vectors, embedding)  # type: ignore[arg-type]
+    row, other = Row(ids, (0,) * len(ids), 2), Row((2, 5, 3), (0,) * 3, 2)
+    packed = backbone.hidden_states([other, row], [None] * 2, [None, prompt])
+    assert torch.allclose(packed[3:], wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("gather", "wanted"),
     [
