@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from transformers import AutoModel, BertConfig, BertModel
 from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.architectures import ARCHITECTURES
 from prefixrack_adapters.backbone import DTYPES, Backbone
-from prefixrack_adapters.families import FAMILIES
+from prefixrack_adapters.families import FAMILIES, load_family
 from prefixrack_adapters.families.stock import Stock, load_stock_model
 from prefixrack_adapters.file_pages import MAPS, FilePages
 from prefixrack_adapters.spec import BackboneSpec
@@ -121,6 +122,29 @@ def test_loading_takes_no_more_than_the_backbones_size_and_a_tenth(large: Path, 
     assert not too_much
     held = [one["peak_bytes"] / one["size_bytes"] for one in seen.values()]
     assert min(held) > 0.9, "the measurement misses the weights themselves"
+
+
+@needs_maps
+def test_fused_layers_leave_nothing_of_the_file_in_memory(large: Path) -> None:
+    """Their weights are copies, which would count twice beside the pages that they were read from."""
+    family = load_family(large / "single-float32", "bert", torch.float32)
+    sizes = [one.nbytes for name, one in family.model.named_parameters() if name.startswith("encoder.")]
+    for parameter in family.model.parameters():
+        assert math.isfinite(float(parameter.detach().max()))
+    before = held_of_files(large)
+    family.optimise_for_inference()
+    assert held_of_files(large) < before - 0.9 * sum(sizes)
+
+
+def held_of_files(folder: Path) -> int:
+    """Bytes of the files below a folder that this process's maps hold in memory."""
+    held, is_below = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Rss:"):
+            held += int(line.split()[1]) * 1024 if is_below else 0
+        elif not line.split()[0].endswith(":"):
+            is_below = str(folder) in line
+    return held
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prefixrack_adapters.attention import AttentionCall, PackLayout
 from prefixrack_adapters.families.fused_linear import Activation, FusedLinear
 from prefixrack_adapters.families.stock import Encoder
+from prefixrack_adapters.file_pages import FilePages
 from prefixrack_adapters.gpu import has_kernels
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -28,14 +29,21 @@ class Bert(Encoder):
         self._fused: list[FusedLayer] | None = None
 
     def optimise_for_inference(self) -> None:
-        """Layer by layer, and each stock layer is let go at once: at no time are all weights there twice."""
+        """Layer by layer, and each stock layer is let go at once: at no time are all weights there twice.
+
+        What was read of a mapped file goes back to the system, which would count it beside its copy otherwise.
+        """
         activation = ACTIVATIONS.get(self.config.hidden_act)
         if self._fused is not None or activation is None:
             return
         self._fused = []
+        pages = FilePages()
         layers: nn.ModuleList = self.model.encoder.layer  # type: ignore[union-attr, assignment]
         while layers:
             self._fused.append(FusedLayer(layers[0], len(self._fused), activation))
+            for parameter in layers[0].parameters():
+                if parameter.is_cpu:
+                    pages.give_back(parameter.data_ptr(), parameter.nbytes)
             del layers[0]
 
     @property
