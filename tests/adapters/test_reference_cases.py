@@ -44,7 +44,7 @@ IMPORTER_OF_KIND = {
     "peft_prompt": "peft",
     "peft_ptuning": "peft",
 }
-TELL_NO_LABELS = ("peft", "adapterhub")
+TELL_NO_LABELS = ("peft", "adapterhub", "sat")
 ROW_FIELDS = ("input_ids", "token_type_ids", "position_ids", "context_length", "answer_ids")
 TOWERS = {"question": "question_embedding", "context": "ctx_embedding"}
 Arrays = dict[str, NDArray[np.float32]]

@@ -134,12 +134,11 @@ class Deberta(Encoder):
         if embeddings is None:
             return None
         reach = len(embeddings) // 2
-        distances = torch.arange(1 - longest_row, longest_row, device=device)
-        places = (self._steps(distances) + reach).clamp(0, 2 * reach - 1)
-        # A slice from the CPU's own numbers: reading the ends back from a GPU would wait for it in every pack.
-        ends = (self._steps(torch.tensor([1 - longest_row, longest_row - 1])) + reach).clamp(0, 2 * reach - 1)
-        first, last = ends.tolist()
-        return Distances(embeddings[first : last + 1], places - first)
+        # On the CPU whatever the device: in a last bit its logarithms put a distance on the other side of a bucket's
+        # border, and reading the ends back from a GPU would wait for it in every pack.
+        places = (self._steps(torch.arange(1 - longest_row, longest_row)) + reach).clamp(0, 2 * reach - 1)
+        first, last = int(places[0]), int(places[-1])
+        return Distances(embeddings[first : last + 1], (places - first).to(device))
 
     def _steps(self, distances: Tensor) -> Tensor:
         """The number of embeddings between a distance's own and that of distance 0."""
