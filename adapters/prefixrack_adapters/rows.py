@@ -14,6 +14,7 @@ class Row:
 
     Two things are for GLM (2021) alone: `position_ids` has its two dimensions in place of counting from
     `first_position`, and the first `context_len` tokens see each other while the later ones see what is before them.
+    Inside a pack a row may have one dimension of `position_ids` (`packing.with_positions`).
     """
 
     token_ids: tuple[int, ...]
