@@ -46,8 +46,18 @@ class ServeProcess:
         """What a life printed so far, on either stream; the newest one by default."""
         return self._logs[life].read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "start() comes first"
+        return self._process.pid
+
     def start(self) -> None:
         """Returns when the server is ready."""
+        self.begin()
+        self._await_ready()
+
+    def begin(self) -> None:
+        """Returns at once."""
         assert not self.is_running, "it is running already"
         self._logs.append(self._logs_folder / f"life-{len(self._logs)}.log")
         environment = os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"}
@@ -55,7 +65,6 @@ class ServeProcess:
             self._process = subprocess.Popen(
                 self._arguments, cwd=self._cwd, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        self._await_ready()
 
     def is_ready(self) -> bool:
         try:

@@ -27,6 +27,7 @@ from prefixrack_server.problems import install_problem_handlers
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.request_context import RequestContext
 from prefixrack_server.routes import adapters, admin, health, keys, predict
+from prefixrack_server.seat import Seat
 from prefixrack_server.services import Services
 from prefixrack_server.tokenise import Tokeniser
 from prefixrack_server.upload import Spool
@@ -34,10 +35,18 @@ from prefixrack_server.uploads import Uploads
 
 
 def create_app(
-    config: ServerConfig, registry: Registry, engine: Engine, spec: BackboneSpec, tokenizer: BackboneTokenizer
+    config: ServerConfig,
+    registry: Registry,
+    engine: Engine,
+    spec: BackboneSpec,
+    tokenizer: BackboneTokenizer,
+    seat: Seat | None = None,
 ) -> FastAPI:
-    """The server as an ASGI app. It starts and stops `engine`; `registry` is open and stays its caller's."""
-    services = build_services(config, registry, engine, spec, tokenizer)
+    """The server as an ASGI app. It starts and stops `engine`; `registry` is open and stays its caller's.
+
+    Without a `seat` this is the server's only front end.
+    """
+    services = build_services(config, registry, engine, spec, tokenizer, seat or Seat.alone(config))
     app = FastAPI(
         title="Prefixrack",
         summary="Thousands of small prompt adapters on one frozen backbone",
@@ -58,12 +67,17 @@ def create_app(
 
 
 def build_services(
-    config: ServerConfig, registry: Registry, engine: Engine, spec: BackboneSpec, tokenizer: BackboneTokenizer
+    config: ServerConfig,
+    registry: Registry,
+    engine: Engine,
+    spec: BackboneSpec,
+    tokenizer: BackboneTokenizer,
+    seat: Seat,
 ) -> Services:
     limits = config.limits
-    dispatcher = Dispatcher(engine, limits.max_queued_rows, limits.max_queued_tokens)
+    dispatcher = Dispatcher(engine, limits.max_queued_rows, limits.max_queued_tokens, seat.noticeboard)
     predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens)
-    spool = Spool(config.registry.spool_dir, limits.max_bundle_bytes)
+    spool = Spool(seat.spool_dir, limits.max_bundle_bytes)
     return Services(
         config=config,
         spec=spec,
@@ -74,7 +88,7 @@ def build_services(
         predictor=predictor,
         keeper=Keeper(registry, engine),
         uploads=Uploads(registry, predictor, spool, spec, config.backbone.serving_dtype),
-        metrics=Metrics(engine, dispatcher),
+        metrics=Metrics(engine, seat.noticeboard, seat.metrics_dir),
     )
 
 

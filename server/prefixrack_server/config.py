@@ -38,10 +38,15 @@ class Section(BaseModel):
 
 
 class HttpConfig(Section):
-    """`drain_s` is how long the server goes on accepting after SIGTERM, while it already reports not ready."""
+    """`drain_s` is how long the server goes on accepting after SIGTERM, while it already reports not ready.
+
+    `workers` is the number of front-end processes that feed an engine in a process of its own; 0 is one process for
+    all, None is 0 on a CPU and as many as the cores allow on a GPU.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Field(ge=0, le=64)] | None = None
     auth: AuthMode = "keys"
     cors_origins: tuple[str, ...] = ()
     request_timeout_s: Seconds = 30.0

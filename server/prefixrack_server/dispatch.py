@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from prefixrack.errors import DeadlineExceeded, Fault, NotReady, ServerOverloaded
 from prefixrack_adapters.rows import Row
 from prefixrack_server.messages import BundleRef, Engine, RowDone, RowWork
+from prefixrack_server.noticeboard import Noticeboard
 
 POLL_S = 0.5  # how often a waiting request looks whether its caller is still there
 
@@ -82,10 +83,15 @@ def _wake(waker: asyncio.Future[None]) -> None:
 
 
 class Dispatcher:
-    """Lives as long as the process. All methods belong to the event loop's thread, except `_deliver`."""
+    """Lives as long as the process. All methods belong to the event loop's thread, except `_deliver`.
 
-    def __init__(self, engine: Engine, max_rows: int, max_tokens: int) -> None:
+    The permits are the server's: its front ends share them through the noticeboard. Two that take some at the same
+    instant may together go over the limit by one request.
+    """
+
+    def __init__(self, engine: Engine, max_rows: int, max_tokens: int, noticeboard: Noticeboard) -> None:
         self._engine = engine
+        self._noticeboard = noticeboard
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         self._next_id = 0
@@ -109,6 +115,8 @@ class Dispatcher:
         for ticket in set(self._tickets.values()):
             ticket.fail(NotReady("the server has stopped: send the request to another replica"))
         self._tickets.clear()
+        self.num_tokens = 0
+        self._post()
 
     def submit(self, rows: Sequence[BoundRow], deadline: float | None = None, priority: int = 0) -> Ticket:
         """Hand rows to the engine, all at once so that they can share a pack. Raises ServerOverloaded."""
@@ -119,6 +127,7 @@ class Dispatcher:
             return ticket
         self._tickets.update(dict.fromkeys(ticket.row_ids, ticket))
         self.num_tokens += ticket.num_tokens
+        self._post()
         self._engine.submit(
             [
                 RowWork(row_id, bound.row, bound.bundle, deadline, priority)
@@ -149,18 +158,23 @@ class Dispatcher:
         if not missing:
             return
         self.num_tokens -= ticket.num_tokens
+        self._post()
         self._engine.cancel(missing)
 
     def _check_permits(self, rows: Sequence[BoundRow]) -> None:
-        num_tokens = sum(len(bound.row) for bound in rows)
-        if not self._tickets:
+        waiting_rows, waiting_tokens = self._noticeboard.num_rows, self._noticeboard.num_tokens
+        if not waiting_rows:
             return  # an idle server takes any request that the limits of a request let through
-        if self.num_rows + len(rows) > self._max_rows or self.num_tokens + num_tokens > self._max_tokens:
+        num_tokens = sum(len(bound.row) for bound in rows)
+        if waiting_rows + len(rows) > self._max_rows or waiting_tokens + num_tokens > self._max_tokens:
             raise ServerOverloaded(
-                f"{self.num_rows} rows with {self.num_tokens} tokens are waiting, allowed are {self._max_rows} rows "
+                f"{waiting_rows} rows with {waiting_tokens} tokens are waiting, allowed are {self._max_rows} rows "
                 f"and {self._max_tokens} tokens: try again later",
                 retry_after_s=1,
             )
+
+    def _post(self) -> None:
+        self._noticeboard.post(self.num_rows, self.num_tokens)
 
     def _deliver(self, answers: Sequence[RowDone]) -> None:
         assert self._loop is not None, "the engine delivered before it was started"
@@ -175,6 +189,7 @@ class Dispatcher:
             ticket.put(answer)
             if not ticket.num_missing:
                 self.num_tokens -= ticket.num_tokens
+        self._post()
 
 
 def _patience(ticket: Ticket, is_gone: IsGone | None) -> float | None:

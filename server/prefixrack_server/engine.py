@@ -12,12 +12,12 @@ from typing import Protocol
 
 import torch
 
-from prefixrack.errors import DeadlineExceeded, Fault, NotReady
+from prefixrack.errors import DeadlineExceeded, Fault
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
-from prefixrack_server.messages import BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
+from prefixrack_server.messages import STOPPING, BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Computes, Flight, PackRunner
 from prefixrack_server.residency import Demand, Loader, Residency
 from prefixrack_server.scheduler import QueuedRow, Scheduler, digests_of
@@ -36,7 +36,6 @@ LOADERS_END_S = 2.0
 TOO_LATE = RowFailure(
     DeadlineExceeded.code, "the row was not computed before its deadline: allow more time or send less at once"
 )
-STOPPING = RowFailure(NotReady.code, "the engine is stopping: send it again to another replica or a moment later")
 
 
 def set_threads(num_threads: int) -> None:
@@ -147,7 +146,7 @@ class EngineThread:
         with self._wake:
             self._residency.forget(digest)
 
-    def residency(self, digest: str) -> ResidencyState:
+    async def residency(self, digest: str) -> ResidencyState:
         with self._wake:
             return self._residency.state(digest)
 

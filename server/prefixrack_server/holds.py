@@ -1,4 +1,4 @@
-"""The holds: which versions are being used, so that the files of a deleted one stay until its last user is done.
+"""The holds: which versions this front end uses, so that the files of a deleted one stay until its last user is done.
 Knows no HTTP and no registry."""
 
 from __future__ import annotations

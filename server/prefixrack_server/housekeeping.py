@@ -1,8 +1,9 @@
-"""Housekeeping: what runs beside the requests as long as the process lives. Knows no HTTP."""
+"""Housekeeping: what has to happen now and then, whether or not anybody asks. Knows no HTTP and no engine."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -11,33 +12,53 @@ from prefixrack_server.keeper import Keeper
 from prefixrack_server.registry.registry import Registry
 
 REFRESH_S = 1.0
-REFRESHES_PER_SWEEP = 600
+KEEP_YOUNG_S = 10.0  # far below the grace time, after which a sweep would take them
+SWEEP_S = 600.0
 
 log = structlog.stdlib.get_logger("prefixrack.housekeeping")
 
 
 async def keep_house(registry: Registry, keeper: Keeper, holds: Holds) -> None:
-    """See other processes' changes within about a second; remove files that nobody needs every ten minutes.
+    """What every front end does: see other servers' changes within about a second, and keep the files of what it is
+    still using from being swept.
 
-    A turn that fails is logged, and the next one tries again: a database or a disk that is away for a while is no
+    Bulk bodies may use a deleted version longer than the grace time: hence the second.
+    """
+    async with asyncio.TaskGroup() as group:
+        group.create_task(every(REFRESH_S, Follower(registry, keeper).turn))
+        group.create_task(every(KEEP_YOUNG_S, lambda: registry.keep_young(holds.blobs())))
+
+
+async def sweep(registry: Registry) -> None:
+    """What a server does once, however many front ends it has: remove files that nobody needs."""
+    await every(SWEEP_S, registry.sweep_orphans)
+
+
+async def every(period_s: float, turn: Callable[[], Awaitable[object]]) -> None:
+    """Take a turn again and again.
+
+    One that fails is logged, and the next one tries again: a database or a disk that is away for a while is no
     reason to stop, and nobody would notice that it had.
     """
-    seen: int | None = None
-    turn = 0
     while True:
-        await asyncio.sleep(REFRESH_S)
-        turn += 1
+        await asyncio.sleep(period_s)
         try:
-            seen = await _follow(registry, keeper, seen)
-            if turn % REFRESHES_PER_SWEEP == 0:
-                await registry.sweep_orphans(held=holds.blobs)
+            await turn()
         except Exception:
             log.exception("housekeeping failed")
 
 
-async def _follow(registry: Registry, keeper: Keeper, seen: int | None) -> int:
-    await registry.refresh()
-    revision = await registry.revision()
-    if revision != seen:
-        await keeper.sync()
-    return revision
+class Follower:
+    """Sees what other servers changed in the database."""
+
+    def __init__(self, registry: Registry, keeper: Keeper) -> None:
+        self._registry = registry
+        self._keeper = keeper
+        self._seen: int | None = None
+
+    async def turn(self) -> None:
+        await self._registry.refresh()
+        revision = await self._registry.revision()
+        if revision != self._seen:
+            await self._keeper.sync()
+        self._seen = revision

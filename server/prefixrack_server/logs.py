@@ -8,6 +8,8 @@ import sys
 import structlog
 from structlog.typing import Processor
 
+from prefixrack_server.config import ServerConfig, describe
+
 
 def set_up_logging(level: str, log_format: str) -> None:
     """Configure the process's logging once, at start. `log_format` is "text" or "json"; lines go to stderr."""
@@ -28,6 +30,11 @@ def set_up_logging(level: str, log_format: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)  # ten lines at every start that say nothing new
+
+
+def log_config(config: ServerConfig) -> None:
+    """Once per server: what it really runs with."""
+    structlog.stdlib.get_logger("prefixrack.serve").info("configuration", **describe(config))
 
 
 def _formatter(shared: list[Processor], log_format: str) -> logging.Formatter:

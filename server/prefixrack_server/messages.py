@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from prefixrack.errors import NotReady
 from prefixrack_adapters.rows import Row
 
 ResidencyState = Literal["absent", "loading", "resident", "failed"]
@@ -47,6 +48,9 @@ class RowFailure:
     detail: str
 
 
+STOPPING = RowFailure(NotReady.code, "the engine is stopping: send it again to another replica or a moment later")
+
+
 @dataclass(frozen=True, slots=True)
 class RowDone:
     """The one answer to a `RowWork`: logits (float32, [num_outputs] or [row_len, num_outputs]) or a failure.
@@ -63,7 +67,8 @@ class RowDone:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot for health checks and metrics. `heartbeat` is the `time.monotonic()` of the last loop turn."""
+    """A snapshot for health checks and metrics. `heartbeat` is the `time.monotonic()` of the last loop turn, which is
+    one clock for all processes of a machine."""
 
     ready: bool
     heartbeat: float
@@ -81,10 +86,10 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """Computes rows. All methods may be called from the event loop's thread and return at once."""
+    """Computes rows. All methods but `stop` may be called from the event loop's thread and return at once."""
 
     def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
-        """Start working. `deliver` is called from the engine's thread, once per pack, with finished rows."""
+        """Start working. `deliver` is called from some thread, once per pack, with finished rows."""
 
     def submit(self, work: Sequence[RowWork]) -> None:
         """Queue rows; each gets exactly one `RowDone`, unless it was cancelled first."""
@@ -98,7 +103,7 @@ class Engine(Protocol):
     def forget(self, digest: str) -> None:
         """No version has this digest any more: free its memory when its last row is done. Kept ones stay."""
 
-    def residency(self, digest: str) -> ResidencyState: ...
+    async def residency(self, digest: str) -> ResidencyState: ...
 
     def stats(self) -> EngineStats: ...
 
@@ -106,4 +111,5 @@ class Engine(Protocol):
         """Let `stop` finish nothing but the pack that is being computed."""
 
     def stop(self) -> None:
-        """Finish what is queued, then stop. Rows that cannot be finished are answered with `not_ready`."""
+        """Finish what is queued, then stop. Rows that cannot be finished are answered with `not_ready`. It waits for
+        all this: call it from a thread that the event loop does not need."""

@@ -1,17 +1,23 @@
-"""Metrics for Prometheus: one collector registry per app, read from the engine at the scrape. Labels are bounded."""
+"""Metrics for Prometheus, of the whole server whichever front end is asked. Labels are bounded.
+
+What the engine and the noticeboard know is read at the scrape. Requests are counted here, and where there are several
+front ends, in files that prometheus_client adds up (its multiprocess mode).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
-from prefixrack_server.dispatch import Dispatcher
 from prefixrack_server.messages import Engine, EngineStats
+from prefixrack_server.noticeboard import Noticeboard
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # From a cached tiny pack to a bulk body; seconds.
@@ -37,23 +43,27 @@ COUNTERS: Final = (
 
 
 class Metrics:
-    """Lives as long as the process."""
+    """Lives as long as the process. With `shared_dir`, the library counts there for all front ends: it has to be in
+    the environment as PROMETHEUS_MULTIPROC_DIR when the library is imported."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
+    def __init__(self, engine: Engine, noticeboard: Noticeboard, shared_dir: Path | None = None) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(engine, dispatcher))
+        self._registry.register(EngineCollector(engine, noticeboard))
+        counters = self._registry if shared_dir is None else None
+        if shared_dir is not None:
+            MultiProcessCollector(self._registry, str(shared_dir))  # type: ignore[no-untyped-call]
         self._requests = Counter(
             "prefixrack_http_requests",
             "HTTP requests by route template, method and status",
             ("route", "method", "status"),
-            registry=self._registry,
+            registry=counters,
         )
         self._seconds = Histogram(
             "prefixrack_http_request_seconds",
             "Time to the end of the answer",
             ("route",),
             buckets=BUCKETS,
-            registry=self._registry,
+            registry=counters,
         )
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
@@ -78,9 +88,9 @@ class Metrics:
 class EngineCollector(Collector):
     """Reads one snapshot of the engine per scrape; nothing is counted twice."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher) -> None:
+    def __init__(self, engine: Engine, noticeboard: Noticeboard) -> None:
         self._engine = engine
-        self._dispatcher = dispatcher
+        self._noticeboard = noticeboard
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: registering must not ask an engine that is not started yet."""
@@ -89,8 +99,8 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         stats = self._engine.stats()
         yield GaugeMetricFamily("prefixrack_engine_ready", "1 where the engine takes work", float(stats.ready))
-        yield GaugeMetricFamily("prefixrack_inflight_rows", "Rows accepted, unanswered", self._dispatcher.num_rows)
-        yield GaugeMetricFamily("prefixrack_inflight_tokens", "Their tokens", self._dispatcher.num_tokens)
+        yield GaugeMetricFamily("prefixrack_inflight_rows", "Rows accepted, unanswered", self._noticeboard.num_rows)
+        yield GaugeMetricFamily("prefixrack_inflight_tokens", "Their tokens", self._noticeboard.num_tokens)
         yield from _families(stats)
 
 

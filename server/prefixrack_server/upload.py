@@ -54,7 +54,8 @@ def open_unbuffered(path: Path) -> BinaryIO:
 
 
 class Spool:
-    """A folder for uploads on their way in. It belongs to one server process alone."""
+    """A folder for uploads on their way in. It belongs to one process alone, or to the first part of its path: a
+    server's front ends have a folder each in that of the server."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Spool:
             draft.discard()
 
     def _remove_leftovers(self, started_at: float) -> None:
-        for path in self.folder.glob(f"{PART_PREFIX}*{PART_SUFFIX}"):
+        for path in self.folder.rglob(f"{PART_PREFIX}*{PART_SUFFIX}"):
             if path.stat().st_mtime < started_at:
                 path.unlink(missing_ok=True)
 

@@ -92,7 +92,7 @@ class FakeEngine:
     def forget(self, digest: str) -> None:
         self.forgotten.append(digest)
 
-    def residency(self, digest: str) -> ResidencyState:
+    async def residency(self, digest: str) -> ResidencyState:
         return "resident" if self.kept.get(digest) else "absent"
 
     def stats(self) -> EngineStats:

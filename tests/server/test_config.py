@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -12,8 +13,9 @@ import typer
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
-from prefixrack_server.commands import _server, serve
+from prefixrack_server.commands import serve, with_workers
 from prefixrack_server.config import ConfigError, describe, is_loopback, load_config, resolve
+from prefixrack_server.http_server import DrainingServer
 from prefixrack_server.state_folder import claimed
 from serve_process import free_port
 
@@ -85,6 +87,15 @@ def test_resolve_fills_in_what_is_really_used(no_settings: Any) -> None:
     assert config.backbone.device == "auto"
 
 
+@pytest.mark.parametrize(
+    ("device", "given", "expected"), [("cpu", None, 0), ("cuda:1", None, 3), ("cpu", 2, 2), ("cuda", 0, 0)]
+)
+def test_a_gpu_has_front_ends_by_default(no_settings: Any, device: str, given: int | None, expected: int) -> None:
+    no_settings.setattr(os, "sched_getaffinity", lambda _: range(6))
+    config = load_config({"backbone": {"device": device}, "http": {"workers": given}})
+    assert with_workers(config).http.workers == expected
+
+
 def test_secrets_are_masked_in_the_log(no_settings: Any) -> None:
     url = "postgresql+psycopg://user:hunter2@db/prefixrack"
     no_settings.setenv("PREFIXRACK_REGISTRY__DATABASE_URL", url)
@@ -127,7 +138,7 @@ def test_serve_refuses_a_busy_port(no_settings: Any, tmp_path: Path) -> None:
 async def test_a_port_that_was_taken_while_the_backbone_loaded(no_settings: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        server = _server(load_config({"http": {"port": port}}), FastAPI(), None)
+        server = DrainingServer(load_config({"http": {"port": port}}).http, FastAPI(), None)
         with pytest.raises(ConfigError, match=f"port {port}"):
             await server.serve()
 

@@ -14,6 +14,7 @@ from prefixrack.errors import DeadlineExceeded, NotReady, ServerOverloaded
 from prefixrack_adapters.rows import Row
 from prefixrack_server.dispatch import BoundRow, Dispatcher
 from prefixrack_server.messages import RowDone, RowWork
+from prefixrack_server.noticeboard import Noticeboard
 
 BOUND = BoundRow(Row((1, 2, 3), (0, 0, 0), 0), None)
 
@@ -48,7 +49,7 @@ async def engine() -> HandEngine:
 
 @pytest.fixture
 async def dispatcher(engine: HandEngine) -> Dispatcher:
-    dispatcher = Dispatcher(engine, max_rows=4, max_tokens=100)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(engine, 4, 100, Noticeboard.alone())  # type: ignore[arg-type]
     dispatcher.start()
     return dispatcher
 

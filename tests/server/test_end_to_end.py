@@ -1,6 +1,7 @@
-"""`prefixrack serve` as a process: what it answers, what it keeps through kill -9, how it ends.
+"""`prefixrack serve` as a command: what it answers, what it keeps through kill -9, how it ends.
 
-One state folder for all tests. Its first life ends in the middle of uploads; the tests see the second.
+All of it twice: in one process, and with two front ends and an engine in processes of their own. One state folder for
+all tests. Its first life ends in the middle of uploads; the tests see the second.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class World:
 
     @property
     def spool(self) -> list[Path]:
-        return list((self.folder / "state" / "spool").iterdir())
+        return [path for path in (self.folder / "state" / "spool").rglob("*") if path.is_file()]
 
     def client(self) -> Client:
         return Client(self.process.base_url, self.key, max_retries=0)
@@ -88,14 +89,15 @@ class World:
         return output
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=[(), ("--http-workers=2",)], ids=["one-process", "two-front-ends"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     backbone = Backbone.load(write_backbone(folder / "backbone"), device="cpu")
     for name, options in BUNDLES.items():
         write_random_bundle(folder / "bundles" / name, backbone.spec, name=name, **options)
     paths = {"backbone": folder / "backbone", "state-dir": folder / "state", "adapters": folder / "bundles"}
-    process = ServeProcess(folder, "serve", *(f"--{option}={path}" for option, path in paths.items()))
+    arguments = [f"--{option}={path}" for option, path in paths.items()]
+    process = ServeProcess(folder, "serve", *arguments, *request.param)
     world = World(process, backbone, folder, make_specimens(backbone, folder / "specimens", 40))
     try:
         live_first_life(world)
@@ -219,7 +221,7 @@ def test_a_long_context_is_answered_through_windows(server: World) -> None:
 
 def test_a_new_version_is_served_at_once_while_requests_run(server: World) -> None:
     first, second = server.specimens[-2:]
-    pushed, started = Event(), [Event() for _ in range(4)]
+    pushed, started = Event(), [Event() for _ in range(8)]
 
     def ask_until_second(has_started: Event) -> int:
         """How many answers of the first version came before."""
@@ -241,6 +243,20 @@ def test_a_new_version_is_served_at_once_while_requests_run(server: World) -> No
         assert client.push("moving", second.folder).version == 2
         pushed.set()
         assert all(caller.result() >= 1 for caller in callers)
+
+
+def predictions(server: World) -> float:
+    """How many the server says it has answered."""
+    metrics = httpx2.get(f"{server.process.base_url}/metrics").text
+    counted = [line for line in metrics.splitlines() if 'requests_total{method="POST",route="/v1/{ref}/pre' in line]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in counted)
+
+
+def test_requests_are_counted_whoever_answers_them(server: World) -> None:
+    before = predictions(server)
+    for _ in range(8):
+        server.output("intent", "the cat")
+    assert [predictions(server) for _ in range(8)] == [before + 8] * 8
 
 
 def test_health_metrics_and_description(server: World) -> None:

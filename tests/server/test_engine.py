@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -26,12 +27,16 @@ from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.rows import Row
 from prefixrack_server.engine import EngineBackbone, EngineThread, loader_threads, set_threads
 from prefixrack_server.engine_config import EngineConfig
-from prefixrack_server.messages import BundleRef, RowDone, RowFailure, RowWork
+from prefixrack_server.messages import BundleRef, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Logits
 from prefixrack_server.residency import Fetched, Loader
 
 WAIT_S = 30.0  # a test that waits this long has failed; none is meant to
 BAD, NAN, OUT_OF_RANGE = 13, 66, 99  # token ids
+
+
+def state_of(engine: EngineThread, digest: str) -> ResidencyState:
+    return asyncio.run(engine.residency(digest))
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ def test_a_slow_load_delays_nobody_else(bench: Bench) -> None:
     bench.loader.gates["a1"] = threading.Event()
     bench.engine.submit([work(1, digest="a1"), work(2, digest="b1"), work(3)])
     assert set(bench.collect(2)) == {2, 3}
-    assert bench.engine.residency("a1") == "loading"
+    assert state_of(bench.engine, "a1") == "loading"
     bench.loader.gates["a1"].set()
     assert bench.codes(1) == {1: "ok"}
 
@@ -229,7 +234,7 @@ def test_a_failed_load_answers_all_its_rows(bench: Bench) -> None:
     bench.engine.submit([work(1, digest="a1"), work(2, digest="a1")])
     bench.loader.gates["a1"].set()
     assert bench.codes(2) == {1: "malformed_bundle", 2: "malformed_bundle"}
-    assert bench.engine.residency("a1") == "failed"
+    assert state_of(bench.engine, "a1") == "failed"
     assert bench.engine.stats().num_failed_loads == 1
 
 
@@ -256,11 +261,11 @@ def test_kept_resident_without_traffic(bench: Bench) -> None:
     for row_id, digest in enumerate(("b4", "c4", "d4"), start=2):
         bench.engine.submit([work(row_id, digest=digest)])
         assert bench.codes(1) == {row_id: "ok"}
-    assert bench.engine.residency("a4") == "resident"
+    assert state_of(bench.engine, "a4") == "resident"
     bench.engine.keep_resident(ref("a4"), keep=False)
     bench.engine.submit([work(9, digest="e9")])
     assert bench.codes(1) == {9: "ok"}
-    assert bench.engine.residency("a4") == "absent"
+    assert state_of(bench.engine, "a4") == "absent"
 
 
 def test_a_receiver_that_raises_does_not_end_the_engine() -> None:
@@ -393,7 +398,7 @@ def test_a_row_that_leaves_uncomputed_lets_go_of_its_adapter(leave: str) -> None
     turns.engine.submit([work(3, digest="b9")])
     answers = turns.turn() + turns.turn()
     assert [answer.row_id for answer in answers if answer.logits is not None] == [3]
-    assert turns.engine.residency("a9") == "absent"
+    assert state_of(turns.engine, "a9") == "absent"
 
 
 DIGESTS = ("a1", "b4", "c5", "d9", "e10", "f11")

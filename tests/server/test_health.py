@@ -88,7 +88,7 @@ async def test_cors_by_setting(serving: Any) -> None:
         assert "access-control-allow-origin" not in (await server.client.get("/health/live", headers=origin)).headers
 
 
-@pytest.mark.parametrize("module", ["prefixrack_server.app", "prefixrack_server.config", "prefixrack_server.commands"])
+@pytest.mark.parametrize("module", ["app", "config", "commands", "supervisor", "front_end", "engine_client", "tether"])
 def test_the_front_end_loads_no_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = f"import sys, prefixrack_server.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
 from prefixrack_server import housekeeping
 from prefixrack_server.holds import Holds
+from prefixrack_server.messages import BundleRef
+
+HELD = BundleRef("d", "m", "t")
 
 
 class ShakyRegistry:
-    """Fails in ways that nobody foresaw, at the first read and at the first sweep."""
+    """Each thing fails the first time, in a way that nobody foresaw."""
 
     def __init__(self) -> None:
         self.num_reads = 0
         self.num_sweeps = 0
+        self.kept_young: list[Collection[str]] = []
 
     async def refresh(self) -> None:
         """Nothing is remembered."""
@@ -27,8 +32,12 @@ class ShakyRegistry:
             raise RuntimeError("unforeseen")
         return self.num_reads
 
-    async def sweep_orphans(self, held: Any) -> None:
-        assert held() == set()
+    async def keep_young(self, blobs: Collection[str]) -> None:
+        self.kept_young.append(blobs)
+        if len(self.kept_young) == 1:
+            raise OSError("unforeseen")
+
+    async def sweep_orphans(self) -> None:
         self.num_sweeps += 1
         if self.num_sweeps == 1:
             raise ValueError("unforeseen too")
@@ -42,12 +51,25 @@ class CountingKeeper:
         self.num_syncs += 1
 
 
-async def test_a_turn_that_fails_does_not_end_it(monkeypatch: pytest.MonkeyPatch, until: Any) -> None:
-    monkeypatch.setattr(housekeeping, "REFRESH_S", 0.001)
-    monkeypatch.setattr(housekeeping, "REFRESHES_PER_SWEEP", 2)
-    registry, keeper = ShakyRegistry(), CountingKeeper()
-    task = asyncio.create_task(housekeeping.keep_house(registry, keeper, Holds()))  # type: ignore[arg-type]
-    await until(lambda: registry.num_sweeps >= 2 or task.done())
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> ShakyRegistry:
+    for period in ("REFRESH_S", "KEEP_YOUNG_S", "SWEEP_S"):
+        monkeypatch.setattr(housekeeping, period, 0.001)
+    return ShakyRegistry()
+
+
+async def test_a_turn_that_fails_does_not_end_it(registry: ShakyRegistry, until: Any) -> None:
+    keeper, holds = CountingKeeper(), Holds()
+    with holds.hold([HELD]):
+        task = asyncio.create_task(housekeeping.keep_house(registry, keeper, holds))  # type: ignore[arg-type]
+        await until(lambda: (keeper.num_syncs > 1 and len(registry.kept_young) > 1) or task.done())
+        assert not task.done()
+    assert registry.kept_young[-1] == {"m", "t"}
+    task.cancel()
+
+
+async def test_a_sweep_that_fails_does_not_end_it(registry: ShakyRegistry, until: Any) -> None:
+    task = asyncio.create_task(housekeeping.sweep(registry))  # type: ignore[arg-type]
+    await until(lambda: registry.num_sweeps > 1 or task.done())
     assert not task.done()
-    assert keeper.num_syncs > 1
     task.cancel()

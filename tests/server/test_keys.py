@@ -9,7 +9,7 @@ import pytest
 
 from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound
 from prefixrack.types import KeyInfo
-from prefixrack_server.commands import show_admin_key
+from prefixrack_server.admin_key import show_admin_key
 from prefixrack_server.config import ServerConfig
 from prefixrack_server.registry import LocalBlobStore, Registry
 from prefixrack_server.registry.keys import SCOPES

@@ -40,6 +40,9 @@ class BlobStore(Protocol):
     def delete(self, sha256: str) -> None:
         """Remove a blob; one that is not there is no error."""
 
+    def keep_young(self, sha256: str, now: datetime) -> None:
+        """Let `older_than` take a blob for one that is written now; one that is not there is no error."""
+
     def local_path(self, sha256: str, size_bytes: int | None = None) -> Path:
         """A readable file with the blob's bytes. Raises BlobUnusable when it is absent or of another size."""
 
@@ -67,6 +70,10 @@ class LocalBlobStore:
     def delete(self, sha256: str) -> None:
         with suppress(FileNotFoundError):
             obstore.delete(self._store, _key(sha256))
+
+    def keep_young(self, sha256: str, now: datetime) -> None:
+        with suppress(FileNotFoundError):
+            os.utime(self._path(sha256), (now.timestamp(), now.timestamp()))
 
     def local_path(self, sha256: str, size_bytes: int | None = None) -> Path:
         path = self._path(sha256)

@@ -71,13 +71,15 @@ class Database:
         self._clock = clock
 
     @classmethod
-    async def open(cls, url: str, clock: Clock) -> Database:
-        """Connect, and bring the schema up to date."""
+    async def open(cls, url: str, clock: Clock, is_migrated: bool = False) -> Database:
+        """Connect, and bring the schema up to date where nobody has."""
         engine = create_async_engine(url)
         if engine.dialect.name == "sqlite":
             await asyncio.to_thread(_make_file, engine.url.database)
             _prepare_sqlite(engine)
         database = cls(engine, clock)
+        if is_migrated:
+            return database
         try:
             async with database._writing_engine.begin() as conn:
                 await conn.run_sync(upgrade)

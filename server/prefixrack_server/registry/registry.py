@@ -20,6 +20,7 @@ from sqlalchemy import insert, select
 from prefixrack.types import AdapterSummary, AliasInfo, KeyInfo, VersionInfo
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import BundleRef
+from prefixrack_server.noticeboard import Noticeboard
 from prefixrack_server.registry import aliases, garbage, idempotency, keys, listing, tables, versions
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Clock, Database, Write, utc_now
@@ -53,14 +54,23 @@ class TimedGrant(NamedTuple):
 class Registry:
     """Process life. Every method is safe to call from many tasks of one event loop."""
 
-    def __init__(self, database: Database, blobs: BlobStore, grace_s: float, timer: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        grace_s: float,
+        timer: Callable[[], float],
+        noticeboard: Noticeboard,
+    ) -> None:
         self._database = database
+        self._noticeboard = noticeboard
         self._blobs = blobs
         self._grace_s = grace_s
         self._timer = timer
         self._resolved: Snapshot[tuple[str, str], Version] = Snapshot(MAX_RESOLVED)
         self._grants: Snapshot[str, TimedGrant] = Snapshot(MAX_GRANTS)
         self._seen_revision = 0
+        self._seen_changes = 0
 
     @classmethod
     async def open(
@@ -71,10 +81,14 @@ class Registry:
         grace_s: float = GRACE_S,
         clock: Clock = utc_now,
         timer: Callable[[], float] = time.monotonic,
+        noticeboard: Noticeboard | None = None,
+        is_migrated: bool = False,
     ) -> Registry:
-        """Connect and run the migrations. A deleted version's files stay `grace_s` for requests in flight."""
-        database = await Database.open(database_url, clock)
-        registry = cls(database, blobs, grace_s, timer)
+        """Connect, and run the migrations where nobody has. A deleted version's files stay `grace_s` for requests in
+        flight. Those who share a `noticeboard` see each other's changes at once.
+        """
+        database = await Database.open(database_url, clock, is_migrated)
+        registry = cls(database, blobs, grace_s, timer, noticeboard or Noticeboard.alone())
         try:
             await registry.add_tenant(DEFAULT_TENANT)
             await registry.refresh()
@@ -102,6 +116,7 @@ class Registry:
 
         Raises InvalidName, AdapterNotFound, VersionNotFound or AliasNotFound.
         """
+        self._see_changes()
         known = self._resolved.get((tenant, ref))
         if known is not None:
             return known
@@ -300,13 +315,13 @@ class Registry:
         """What was uploaded, byte for byte. Raises BlobUnusable."""
         return await asyncio.to_thread(_read_files, self._blobs, version)
 
-    async def sweep_orphans(
-        self, min_age_s: float | None = None, held: Callable[[], Collection[str]] = frozenset
-    ) -> list[str]:
-        """Remove blobs that no version has needed for `min_age_s` (default: the grace time), and return their keys.
+    async def keep_young(self, blobs: Collection[str]) -> None:
+        """Let no sweep take these within the grace time, whoever does it, whether or not a version needs them."""
+        if blobs:
+            await asyncio.to_thread(_keep_young, self._blobs, blobs, self._database.now())
 
-        Those that `held` names, asked at the last moment, stay until a later sweep.
-        """
+    async def sweep_orphans(self, min_age_s: float | None = None) -> list[str]:
+        """Remove blobs that no version has needed for `min_age_s` (default: the grace time), and return their keys."""
         min_age = timedelta(seconds=self._grace_s if min_age_s is None else min_age_s)
         before = self._database.now() - min_age
         stored = await asyncio.to_thread(_list_blobs, self._blobs, before)
@@ -316,9 +331,7 @@ class Registry:
             return []
         async with self._write() as write:
             # Asked again under the writers' lock: an upload may have come to need one meanwhile.
-            removable = await garbage.removable(write.conn, candidates, before)
-            still_used = held()
-            orphans = [sha256 for sha256 in removable if sha256 not in still_used]
+            orphans = await garbage.removable(write.conn, candidates, before)
             await asyncio.to_thread(_delete_blobs, self._blobs, orphans)
             await garbage.forget(write, orphans)
             return orphans
@@ -371,6 +384,7 @@ class Registry:
         Answers are remembered for a few seconds under the key's sha256, until the revision changes.
         """
         sha256 = keys.key_sha256(secret)
+        self._see_changes()
         known = self._grants.get(sha256)
         if known is None or self._timer() - known.known_at > GRANT_LIFE_S:
             known = await self._find_grant(secret, sha256)
@@ -400,6 +414,14 @@ class Registry:
                 yield write
         finally:
             # On failure too: a cancelled commit may have gone through.
+            self._noticeboard.note_change()
+            self._see_changes()
+
+    def _see_changes(self) -> None:
+        """Drop remembered answers if this or another front end of the server has changed something since."""
+        num_changes = self._noticeboard.num_changes
+        if num_changes != self._seen_changes:
+            self._seen_changes = num_changes
             self._forget()
 
     def _forget(self) -> None:
@@ -427,6 +449,11 @@ def _are_stored(blobs: BlobStore, sha256s: Iterable[str]) -> bool:
 
 def _list_blobs(blobs: BlobStore, before: datetime) -> list[str]:
     return list(blobs.older_than(before))
+
+
+def _keep_young(blobs: BlobStore, sha256s: Iterable[str], now: datetime) -> None:
+    for sha256 in sha256s:
+        blobs.keep_young(sha256, now)
 
 
 def _delete_blobs(blobs: BlobStore, sha256s: Iterable[str]) -> None:

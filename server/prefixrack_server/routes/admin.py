@@ -183,7 +183,7 @@ async def delete_alias(
 @router.get("/versions/{number}/residency")
 async def get_residency(request: Request, name: str, number: Number, caller: Reader) -> ResidencyInfo:
     services = services_of(request)
-    return _residency(services, await _version(services, caller.tenant, name, number))
+    return await _residency(services, await _version(services, caller.tenant, name, number))
 
 
 @router.put("/versions/{number}/residency", openapi_extra=body_of(ResidencyWish))
@@ -193,20 +193,20 @@ async def put_residency(request: Request, name: str, number: Number, caller: Wri
     wish = await read_model(request, ResidencyWish)
     version = await services.registry.set_kept(caller.tenant, name, number, wish.keep_resident, by=caller.key_id)
     await services.keeper.sync()
-    return _residency(services, version)
+    return await _residency(services, version)
 
 
 async def _version(services: Services, tenant: str, name: str, number: int) -> Version:
     return await services.registry.resolve(tenant, f"{check_name(name)}@{number}")
 
 
-def _residency(services: Services, version: Version) -> ResidencyInfo:
+async def _residency(services: Services, version: Version) -> ResidencyInfo:
     return ResidencyInfo(
         name=version.name,
         version=version.number,
         digest=version.digest,
         keep_resident=version.kept,
-        state=services.engine.residency(version.digest),
+        state=await services.engine.residency(version.digest),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from fastapi import APIRouter, Request, Response
@@ -21,6 +22,8 @@ router = APIRouter(tags=["health"])
 async def live(request: Request) -> dict[str, bool]:
     """Whether the engine's loop still turns; if not, the process should be restarted."""
     age_s = time.monotonic() - services_of(request).engine.stats().heartbeat
+    if math.isinf(age_s):
+        raise NotReady("the engine has ended: the server must be started again")
     if age_s > MAX_HEARTBEAT_AGE_S:
         raise NotReady(
             f"the engine's last sign of life is {age_s:.0f} s old, allowed are {MAX_HEARTBEAT_AGE_S:.0f} s: restart it"

@@ -1,0 +1,38 @@
+"""Loading the backbone that is served, and making this process one that computes with it. Knows no HTTP."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_server.allocator import keep_freed_memory
+from prefixrack_server.config import ServerConfig, resolve
+
+# Threads hand the interpreter over after this; at the default of 5 ms the event loop slows packs by a fifth.
+SWITCH_INTERVAL_S = 0.001
+
+
+class Loaded(NamedTuple):
+    """A backbone, and the settings with what is really used in place of "auto"."""
+
+    backbone: Backbone
+    config: ServerConfig
+
+
+def load_backbone(config: ServerConfig, folder: Path) -> Loaded:
+    """Call it once, in the thread that is going to wait for requests. Raises UnsupportedBackbone."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # the loading bar belongs on a terminal, not in a log
+    keep_freed_memory()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # this thread computes nothing: OpenMP threads of its own would slow the engine's
+    backbone = Backbone.load(folder, device=config.backbone.device, dtype=config.backbone.dtype)
+    backbone.optimise_for_inference()
+    dtype: Any = str(backbone.dtype).removeprefix("torch.")
+    return Loaded(backbone, resolve(config, str(backbone.device), dtype, num_threads))
