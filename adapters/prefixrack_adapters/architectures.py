@@ -41,7 +41,7 @@ class Architecture:
     `ignored_fields` count as unset: this family does not derive outputs from them. `model_prefix` is what task
     checkpoints put before base-model names. `names` maps our words to the config's own where they differ; `absent`
     has, by our words, what transformers takes for a field that a config lacks. Stored tensors whose names end in
-    `buffers` are no weights.
+    `buffers` are no weights. `other_names` maps names that some exports give a tensor to the base model's own.
     """
 
     model_type: str
@@ -55,6 +55,17 @@ class Architecture:
     has_one_separator: bool = False  # between the parts of a pair, whatever the tokenizer file says
     absent: Mapping[str, Any] = field(default_factory=dict)
     buffers: tuple[str, ...] = ("position_ids",)
+    other_names: Mapping[str, str] = field(default_factory=dict)
+
+    def base_name(self, name: str) -> str:
+        """A stored tensor's name without what task checkpoints put before it, old LayerNorm spellings renewed."""
+        base = name.removeprefix(self.model_prefix)
+        base = base.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        return self.other_names.get(base, base)
+
+    def standard(self, config: Config) -> dict[str, Any]:
+        """A config in the one form that the rest of the library reads, where a family was published in several."""
+        return dict(config)
 
     def read(self, config: Config, name: str, default: Any = None) -> Any:
         """A config field by our word for it; one that is null counts as absent."""
@@ -280,18 +291,47 @@ GLM_2021_FIELDS: Mapping[str, Any] = {
 GLM_2021_NAMES = {"num_hidden_layers": "num_layers", "max_position_embeddings": "max_sequence_length"}
 
 
+# Options of the tool under which its layers would be others, with the only value that is supported.
+GLM_2021_OPTIONS: Mapping[str, Any] = {
+    "layernorm_order": "pre",
+    "use_bias": True,
+    "use_final_layernorm": True,
+    "is_decoder": False,
+    "is_gated_mlp": False,
+    "num_multi_query_heads": 0,
+    "hidden_size_per_attention_head": None,
+    "relative_encoding": False,
+}
+GLM_2021_BLOCKS = "mixins.block_position_embedding.block_position_embeddings.weight"
+# As versions of the tool before its mixins name them, and the models on the hub.
+GLM_2021_OTHER_NAMES = {
+    "transformer.block_position_embeddings.weight": GLM_2021_BLOCKS,
+    "word_embeddings.weight": "transformer.word_embeddings.weight",
+}
+
+
 class Glm2021(Architecture):
-    """GLM in SwissArmyTransformer's layout."""
+    """GLM in SwissArmyTransformer's layout, or in that of the models on the hub (THUDM/glm-2b, THUDM/glm-10b)."""
+
+    def standard(self, config: Config) -> dict[str, Any]:
+        """The hub's configs leave the first position out of `max_sequence_length`; widths of 4 times are left out."""
+        uncounted = 1 if config.get("block_position_encoding") else 0
+        inner = config.get("inner_hidden_size") or 4 * config["hidden_size"]
+        longest = config["max_sequence_length"] + uncounted
+        return {**config, "max_sequence_length": longest, "inner_hidden_size": inner}
 
     def refusal(self, config: Config) -> str | None:
-        order = config.get("layernorm_order", "pre")
-        return None if order == "pre" else f"layernorm_order {order!r}: only 'pre' is supported"
+        for name, supported in GLM_2021_OPTIONS.items():
+            if config.get(name, supported) != supported:
+                return f"{name} {config[name]!r}: only {supported!r} is supported"
+        return None
 
 
 def model_type_of(config: Config) -> str | None:
     """The key in `ARCHITECTURES`. GLM of 2021 shares its `model_type` with a newer model and is told by its layout."""
-    is_2021 = bool(config.get("block_position_embedding")) or config.get("naming") == "SwissArmyTransformer"
-    return GLM_2021 if is_2021 else config.get("model_type")
+    has_blocks = config.get("block_position_embedding") or config.get("block_position_encoding")
+    is_of_tool = config.get("naming") == "SwissArmyTransformer" or "model_class" in config
+    return GLM_2021 if has_blocks or is_of_tool else config.get("model_type")
 
 
 ROBERTA = {"model_prefix": "roberta.", "counts_from_pad": True, "ignored_fields": frozenset({"embedding_size"})}
@@ -337,11 +377,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         Decoder("glm4", **(DECODER | {"output_fields": GLM_FIELDS, "absent": GLM_ABSENT})),
         Glm2021(
             GLM_2021,
-            "",
+            "glm.",
             GLM_2021_FIELDS,
             base_modules=("transformer.", "mixins.block_position_embedding."),
             names=GLM_2021_NAMES,
             num_segments=0,
+            other_names=GLM_2021_OTHER_NAMES,
         ),
         Gpt2(
             "gpt2",

@@ -15,6 +15,7 @@ from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.architectures import ARCHITECTURES, model_type_of
 from prefixrack_adapters.weights import WeightTensor, weight_tensors
 
+CONFIG_FILES = ("config.json", "model_config.json")  # the second is SwissArmyTransformer's
 SAMPLES_PER_TENSOR = 64
 
 
@@ -100,12 +101,14 @@ class BackboneSpec:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UnsupportedBackbone(f"{folder} has no config.json: give the folder that `save_pretrained` wrote")
+    """The config of a backbone, in its family's standard form, `model_type` our name for the family."""
+    path = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise UnsupportedBackbone(f"{folder} has no {CONFIG_FILES[0]}: give the folder that `save_pretrained` wrote")
     config: dict[str, Any] = json.loads(path.read_text())
     family = config["model_type"] = model_type_of(config)
-    if family not in ARCHITECTURES:
+    architecture = ARCHITECTURES.get(str(family))
+    if architecture is None:
         raise UnsupportedBackbone(
             f"{folder} is a {family!r} backbone; supported families: {', '.join(sorted(ARCHITECTURES))}"
         )
@@ -113,9 +116,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UnsupportedBackbone(
             f"{folder} has position_embedding_type {config['position_embedding_type']!r}; only 'absolute' is supported"
         )
-    if refusal := ARCHITECTURES[config["model_type"]].refusal(config):
+    if refusal := architecture.refusal(config):
         raise UnsupportedBackbone(f"{folder} has {refusal}")
-    return config
+    return architecture.standard(config)
 
 
 def model_id(config: Mapping[str, Any], folder: Path) -> str:
@@ -134,17 +137,11 @@ def fingerprint(config: Mapping[str, Any], folder: Path) -> str:
     """
     architecture = ARCHITECTURES[config["model_type"]]
     digest = hashlib.sha256(json.dumps(architecture.fingerprint_fields(config), sort_keys=True).encode())
-    described = {base_name(tensor.name, architecture.model_prefix): tensor for tensor in weight_tensors(folder)}
+    described = {architecture.base_name(tensor.name): tensor for tensor in weight_tensors(folder)}
     for name in sorted(described):
         if architecture.is_base_tensor(name, config):
             _add_tensor(digest, name, described[name])
     return digest.hexdigest()
-
-
-def base_name(name: str, model_prefix: str) -> str:
-    """Strip the model prefix that task checkpoints put before base-model names, and old LayerNorm spellings."""
-    base = name.removeprefix(model_prefix)
-    return base.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _add_tensor(digest: Any, name: str, tensor: WeightTensor) -> None:

@@ -257,6 +257,41 @@ def test_loads_from_the_tools_own_checkpoint(folder: Path, backbone: Backbone, t
     assert torch.equal(seen.hidden_states([glm_row()], [None]), backbone.hidden_states([glm_row()], [None]))
 
 
+def test_a_checkpoint_folder_of_the_tool_is_enough(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+    """Its config lies beside the checkpoint and leaves out what is as usual."""
+    rank_file(folder, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    names = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length", "layernorm_order")
+    told = {name: config[name] for name in names} | {"model_class": "GLMModel", "tokenizer_type": "glm_GPT2BPE"}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "model_config.json").write_text(json.dumps(told | {"inner_hidden_size": config["inner_hidden_size"]}))
+    assert Backbone.load(tmp_path, device="cpu").spec.fingerprint == backbone.spec.fingerprint
+    (tmp_path / "model_config.json").write_text(json.dumps(told | {"is_gated_mlp": True}))
+    with pytest.raises(UnsupportedBackbone, match="is_gated_mlp True: only False is supported"):
+        Backbone.load(tmp_path, device="cpu")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["", "glm."])
+def test_the_form_of_the_models_on_the_hub_is_the_same_model(tmp_path: Path, prefix: str) -> None:
+    """`modeling_glm.py` beside THUDM/glm-10b names the tensors so, and makes tables of a position more than it says."""
+    folder = write_glm2021(tmp_path / "tool", inner_hidden_size=4 * WIDTH, has_tokenizer=False)
+    names = {"transformer.word_embeddings.weight": "word_embeddings.weight"}
+    names[BLOCK_POSITIONS] = "transformer.block_position_embeddings.weight"
+    stored = load_file(folder / "model.safetensors")
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    torch.save({prefix + names.get(name, name): one for name, one in stored.items()}, hub / "pytorch_model.bin")
+    config = json.loads((folder / "config.json").read_text())
+    kept = ("hidden_size", "num_layers", "num_attention_heads", "vocab_size")
+    told = {name: config[name] for name in kept} | {"max_sequence_length": config["max_sequence_length"] - 1}
+    told |= {"architectures": ["GLMModel"], "model_type": "glm", "block_position_encoding": True, "spell_length": None}
+    (hub / "config.json").write_text(json.dumps(told | {"relative_encoding": False, "attention_scale": 1.0}))
+    seen, wanted = Backbone.load(hub, device="cpu"), Backbone.load(folder, device="cpu")
+    assert (seen.spec.fingerprint, seen.spec.max_positions) == (wanted.spec.fingerprint, wanted.spec.max_positions)
+    assert torch.equal(seen.hidden_states([glm_row()], [None]), wanted.hidden_states([glm_row()], [None]))
+
+
 def test_parts_of_several_ranks_are_refused(folder: Path, tmp_path: Path) -> None:
     rank_file(folder, tmp_path, 0)
     rank_file(folder, tmp_path, 1)

@@ -7,7 +7,6 @@ outside of blanks). Prefixes are those of SwissArmyTransformer's `PTuningV2Mixin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -18,15 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prefixrack.errors import UnsupportedBackbone
-from prefixrack_adapters.architectures import ARCHITECTURES, GLM_2021
+from prefixrack_adapters.architectures import ARCHITECTURES, GLM_2021, GLM_2021_BLOCKS
 from prefixrack_adapters.attention import AttentionCall, PackLayout
 from prefixrack_adapters.families.base import Family
 from prefixrack_adapters.families.casting import cast_parameters
+from prefixrack_adapters.spec import read_config
 from prefixrack_adapters.weights import SAFETENSORS, torch_state, weight_files
 
-BLOCK_POSITIONS = "mixins.block_position_embedding.block_position_embeddings.weight"
-# Where versions of the tool before its mixins had names of their own stored the same tensor.
-OLD_BLOCK_POSITIONS = "transformer.block_position_embeddings.weight"
 DEFAULT_EPSILON = 1e-5
 
 
@@ -65,7 +62,7 @@ class GlmModel(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, positions = config["hidden_size"], config["max_sequence_length"]
-        inner = config.get("inner_hidden_size") or 4 * width
+        inner = config["inner_hidden_size"]
         epsilon = config.get("layernorm_epsilon", DEFAULT_EPSILON)
         num_heads, num_layers = config["num_attention_heads"], config["num_layers"]
         layers = [GlmLayer(index, width, inner, num_heads, epsilon) for index in range(num_layers)]
@@ -92,7 +89,7 @@ class Glm2021(Family):
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype) -> Self:
         """Raises UnsupportedBackbone where a tensor is missing or has another shape."""
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder)
         with torch.device("meta"):
             model = GlmModel(config)
         _assign(model, folder)
@@ -106,7 +103,7 @@ class Glm2021(Family):
         """`positions` [2, T]; of [T] the second kind is 0, as everywhere outside of blanks."""
         places, blocks = positions if positions.dim() == 2 else (positions, torch.zeros_like(positions))
         of_places = F.embedding(places, self._table("transformer.position_embeddings"))
-        return words + of_places + F.embedding(blocks, self._table(BLOCK_POSITIONS.removesuffix(".weight")))
+        return words + of_places + F.embedding(blocks, self._table(GLM_2021_BLOCKS.removesuffix(".weight")))
 
     def hidden_states(self, words: Tensor, segments: Tensor, positions: Tensor, pack: PackLayout) -> Tensor:
         states = self.embed(words, segments, positions)
@@ -130,7 +127,7 @@ def _assign(model: GlmModel, folder: Path) -> None:
     """
     wanted = dict(model.state_dict())
     for path in weight_files(folder):
-        found = {_current_name(name): tensor for name, tensor in _tensors(path).items()}
+        found = {ARCHITECTURES[GLM_2021].base_name(name): tensor for name, tensor in _tensors(path).items()}
         own = {name: tensor for name, tensor in found.items() if name in wanted}
         for name, tensor in own.items():
             if tensor.shape != wanted[name].shape:
@@ -148,8 +145,3 @@ def _assign(model: GlmModel, folder: Path) -> None:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     return load_file(path) if path.suffix == SAFETENSORS else torch_state(path)
-
-
-def _current_name(name: str) -> str:
-    base = name.removeprefix(ARCHITECTURES[GLM_2021].model_prefix)
-    return BLOCK_POSITIONS if base == OLD_BLOCK_POSITIONS else base

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from prefixrack.errors import BackboneMismatch
 from prefixrack_adapters.architectures import ARCHITECTURES
 from prefixrack_adapters.importers.base import Arrays, Source
-from prefixrack_adapters.spec import base_name
 from prefixrack_adapters.weights import WeightTensor, weight_tensors
 
 TOLERANCE = 1e-6  # frozen weights are copied, never computed: more than a last bit is another model
@@ -50,11 +49,11 @@ def separate(
     `own_modules` are the first parts of the trained tensors' names. Raises BackboneMismatch, naming the first tensor
     that differs from the base's or that the base should have.
     """
-    model_prefix = ARCHITECTURES[source.spec.architecture].model_prefix
-    base = {base_name(tensor.name, model_prefix): tensor for tensor in weight_tensors(source.backbone)}
+    base_name = ARCHITECTURES[source.spec.architecture].base_name
+    base = {base_name(tensor.name): tensor for tensor in weight_tensors(source.backbone)}
     result = Separated(base)
     for name, values in tensors:
-        known = base_name(name, model_prefix)
+        known = base_name(name)
         if name.startswith(own_modules):
             result.own[name] = values.copy()  # a view would keep the whole file mapped
         elif known in base and not name.endswith(BUFFERS):
