@@ -203,7 +203,10 @@ def test_a_pack_of_all_kinds_gives_the_same(family: str, trained_of: TrainedOf, 
     ("method", "options"),
     [
         ("PREFIX_TUNING", {"prefix_projection": True, "encoder_hidden_size": 12}),
+        ("PREFIX_TUNING", {"num_virtual_tokens": 1}),
+        ("PROMPT_TUNING", {"num_virtual_tokens": 1}),
         ("P_TUNING", {"encoder_reparameterization_type": "LSTM", "encoder_num_layers": 1}),
+        ("P_TUNING", {"encoder_reparameterization_type": "LSTM", "encoder_num_layers": 3, "num_virtual_tokens": 2}),
     ],
 )
 def test_reparameterizations_come_folded(
@@ -213,6 +216,28 @@ def test_reparameterizations_come_folded(
     for ids, expected in zip(IDS, trained.expected, strict=True):
         (logits,) = backbone.logits([(trained.adapter, fields_of(backbone.spec, ids))])
         np.testing.assert_allclose(logits, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "gpt2", "llama", "qwen3"])
+def test_features_are_those_of_peft(family: str, root: Path, backbone_of: BackboneOf, tmp_path: Path) -> None:
+    """The state of the first token, of decoders the last; segments are lost on the way to such models."""
+    peft = pytest.importorskip("peft", reason="PEFT, which computes what is expected, is not installed")
+    folder, backbone = backbone_folder(root, family), backbone_of(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=NUM_VECTORS)
+        stock = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager")
+        model = peft.get_peft_model(stock, config).eval()
+        for parameter in (one for one in model.parameters() if one.requires_grad):
+            parameter.data = torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / "adapter")
+        fields = {"input_ids": torch.tensor([IDS[0]]), "attention_mask": torch.ones(1, len(IDS[0]))}
+        with torch.no_grad():
+            states = model(**fields).last_hidden_state[0]
+    run_import("peft", tmp_path / "adapter", str(folder), tmp_path / "bundle")
+    (vector,) = backbone.logits([(Adapter.load(tmp_path / "bundle"), fields_of(backbone.spec, IDS[0]))])
+    np.testing.assert_allclose(vector, states[-1 if backbone.spec.is_causal else 0].numpy(), **CLOSE)
 
 
 def test_a_pooler_that_was_trained_along_is_taken(root: Path, backbone_of: BackboneOf) -> None:

@@ -27,6 +27,7 @@ from checkpoints import (
     write_checkpoint,
     write_two_towers,
 )
+from pair_by_pair import PairByPair, write_deberta
 from prefixrack.errors import (
     BackboneMismatch,
     Fault,
@@ -42,6 +43,7 @@ from prefixrack_adapters.importers.base import Source, name_of
 from prefixrack_adapters.importers.run import run_import
 from prefixrack_adapters.importers.thudm import read
 from prefixrack_adapters.manifest import DenseLayer, Manifest
+from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from reference import ReferenceModel
 from tiny import MAX_POSITIONS, write_backbone
@@ -191,6 +193,43 @@ def test_deberta_v2_token_classification(backbone_of: BackboneOf, tmp_path: Path
     adapter, manifest = import_one(tmp_path / "run", folder)
     assert manifest.decoding.tagging == "bioes"
     torch.testing.assert_close(adapter.head.layers[0].weight, own["classifier.weight"])
+
+
+DEBERTA_CASES = [
+    ("v1", "DebertaPrefixForSequenceClassification", 0),
+    ("v1-absolute-segments", "DebertaPrefixForMultipleChoice", 7),
+    ("v1-one-term", "DebertaPrefixForTokenClassification", 0),
+    ("v1-narrow-words", "DebertaPrefixModelForQuestionAnswering", 7),
+    ("v2-convolution", "DebertaV2PrefixForTokenClassification", 0),
+    ("v3", "DebertaV2PrefixForTokenClassification", 7),
+]
+
+
+@pytest.mark.parametrize(("variant", "architecture", "projection"), DEBERTA_CASES)
+@torch.no_grad()
+def test_deberta_gives_the_original_models_logits(
+    tmp_path: Path, variant: str, architecture: str, projection: int
+) -> None:
+    """Token by token, on the stock weights: a prefix has no relative positions, and moves absolute ones only."""
+    folder = write_deberta(tmp_path / "backbone", variant)
+    num_outputs = 1 if architecture.endswith("Choice") else 2
+    options: Any = {
+        "projection": projection,
+        "num_outputs": num_outputs,
+        "config": {"id2label": {"0": "O", "1": "B-x"}},
+    }
+    own = write_checkpoint(tmp_path / "run", folder, architecture, **options)
+    adapter, _ = import_one(tmp_path / "run", folder)
+    backbone = Backbone.load(folder, device="cpu")
+    segments = SEGMENTS if backbone.spec.num_segments else [0] * len(IDS)
+    prefix = original_prefix(own).transpose(2, 3)
+    states = PairByPair(folder).states(Row(tuple(IDS), tuple(segments), 5), prefix)
+    if "pooler.dense.weight" in own:
+        states = F.gelu(F.linear(states[0], own["pooler.dense.weight"], own["pooler.dense.bias"]))
+    head = "qa_outputs" if "Question" in architecture else "classifier"
+    wanted = F.linear(states, own[f"{head}.weight"], own[f"{head}.bias"])
+    (got,) = backbone.logits([(adapter, {"input_ids": IDS, "token_type_ids": SEGMENTS})])
+    np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
 
 
 def test_one_output_is_a_regression_and_needs_no_labels(backbone_of: BackboneOf, tmp_path: Path) -> None:
