@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.spec import read_config
-from prefixrack_adapters.tokenizer import SPECIAL_TOKEN_FILES, TOKENIZER_FILE
+from prefixrack_adapters.tokenizer import SPECIAL_TOKEN_FILES, TOKENIZER_FILE, VOCABULARY_FILES
 from prefixrack_adapters.weights import INDEX_FILE, SINGLE_FILE, TORCH_FILE, TORCH_INDEX_FILE, WEIGHT_FILES
 
 CONFIG_FILE = "config.json"
@@ -26,7 +26,7 @@ def fetch_backbone(hub_id: str) -> Path:
     """
     folder = _snapshot(hub_id, (CONFIG_FILE,))
     read_config(folder)
-    _snapshot(hub_id, (CONFIG_FILE, TOKENIZER_FILE, *SPECIAL_TOKEN_FILES, *SAFE_WEIGHTS))
+    _snapshot(hub_id, (CONFIG_FILE, TOKENIZER_FILE, *VOCABULARY_FILES, *SPECIAL_TOKEN_FILES, *SAFE_WEIGHTS))
     if not _has_weights(folder):
         _snapshot(hub_id, (CONFIG_FILE, *TORCH_WEIGHTS))
     if not _has_weights(folder):

@@ -21,6 +21,9 @@ from prefixrack_adapters.layout import PairLayout
 from prefixrack_adapters.spec import BackboneSpec
 
 TOKENIZER_FILE = "tokenizer.json"
+# What older folders hold in its place (DeBERTa's on the hub, for one): transformers makes the same tokenizer of them.
+SENTENCEPIECE_FILES = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE_FILES)
 SPECIAL_TOKEN_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 SPECIAL_TOKEN_FIELDS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 # Up to so many texts are encoded in the caller's thread: waking the library's thread pool costs more than it saves.
@@ -50,20 +53,17 @@ class BackboneTokenizer:
 
     @classmethod
     def load(cls, folder: Path, spec: BackboneSpec | None = None) -> BackboneTokenizer:
-        """Read tokenizer.json. Raises UnsupportedBackbone where it is missing or unreadable.
+        """Read tokenizer.json, or what an older vocabulary makes. Raises UnsupportedBackbone where there is neither.
 
         With the backbone's spec, pairs are laid out as its adapters were trained, where the file says otherwise.
         """
-        path = folder / TOKENIZER_FILE
-        if not path.is_file() and spec is not None and spec.architecture == GLM_2021:
+        if spec is not None and spec.architecture == GLM_2021 and not (folder / TOKENIZER_FILE).is_file():
             return MissingTokenizer(folder)
-        if not path.is_file():
-            raise UnsupportedBackbone(
-                f"{folder} has no {TOKENIZER_FILE}: save the backbone's fast tokenizer into the folder"
-            )
-        text_tokenizer = _read(path)
+        content = _content(folder)
+        text_tokenizer = _read(content, folder)
         layout = _pair_layout(text_tokenizer)
-        return cls(text_tokenizer, _word_tokenizer(path), layout if spec is None else _as_trained(layout, spec))
+        word_tokenizer = _word_tokenizer(content, folder)
+        return cls(text_tokenizer, word_tokenizer, layout if spec is None else _as_trained(layout, spec))
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode_texts`, ids only: without offsets the library has less to do."""
@@ -104,15 +104,44 @@ def _tokens(encoding: Encoding) -> Tokens:
     return Tokens(encoding.ids, encoding.offsets, [-1 if word is None else word for word in encoding.word_ids])
 
 
-def _read(path: Path) -> Tokenizer:
+def _content(folder: Path) -> str:
+    """The tokenizer as JSON."""
+    path = folder / TOKENIZER_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    if any((folder / name).is_file() for name in VOCABULARY_FILES):
+        return _converted(folder)
+    raise UnsupportedBackbone(
+        f"{folder} has no {TOKENIZER_FILE} and no vocabulary ({', '.join(VOCABULARY_FILES)}): save the backbone's "
+        "tokenizer into the folder"
+    )
+
+
+def _converted(folder: Path) -> str:
+    """Loads torch, unlike all else here: transformers does so."""
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        content: str = tokenizer.backend_tokenizer.to_str()
+    except Exception as error:  # transformers raises whatever reading the files raises
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UnsupportedBackbone(
+            f"{folder} has no {TOKENIZER_FILE}, and its vocabulary cannot be converted ({reason}): save the backbone's "
+            "fast tokenizer into the folder"
+        ) from error
+    return content
+
+
+def _read(content: str, folder: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception for every kind of bad file
-        raise UnsupportedBackbone(f"{path} cannot be read as a tokenizer: {error}") from error
+        raise UnsupportedBackbone(f"{folder / TOKENIZER_FILE} cannot be read as a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    missing = [token for token in _special_tokens(path.parent) if token.content not in known]
+    missing = [token for token in _special_tokens(folder) if token.content not in known]
     tokenizer.add_special_tokens([token for token in missing if tokenizer.token_to_id(token.content) is not None])
     return tokenizer
 
@@ -139,10 +168,10 @@ def _json_object(path: Path) -> dict[str, Any]:
         raise UnsupportedBackbone(f"{path} is no JSON object ({error}): save the tokenizer again") from None
 
 
-def _word_tokenizer(path: Path) -> Tokenizer:
+def _word_tokenizer(content: str, folder: Path) -> Tokenizer:
     """The same tokenizer for words: byte-level ones put a space before each word, as `add_prefix_space` trained."""
-    tokenizer = _read(path)
-    kind = (json.loads(path.read_text(encoding="utf-8")).get("pre_tokenizer") or {}).get("type")
+    tokenizer = _read(content, folder)
+    kind = (json.loads(content).get("pre_tokenizer") or {}).get("type")
     if kind == "ByteLevel":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return tokenizer

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import TOKENIZER_FILE, BackboneTokenizer
-from tiny import vocabulary, write_tokenizer
+from tiny import TEXT, vocabulary, write_backbone, write_tokenizer
 
 CLS, SEP = vocabulary()["[CLS]"], vocabulary()["[SEP]"]
 
@@ -85,6 +87,67 @@ def test_byte_level_words_get_the_space_they_were_trained_with(tmp_path: Path) -
     loaded = BackboneTokenizer.load(tmp_path)
     assert loaded.encode_texts(["a a"])[0].ids == [1, 3]
     assert loaded.encode_words([["a", "a"]])[0].ids == [3, 3]
+
+
+def without_tokenizer_file(folder: Path, family: str) -> Path:
+    """A backbone as published before there were tokenizer.json files: what follows is put beside its config."""
+    write_backbone(folder, family)
+    for name in (TOKENIZER_FILE, "special_tokens_map.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_list_of_word_pieces_makes_the_same_tokenizer(tmp_path: Path) -> None:
+    folder = without_tokenizer_file(tmp_path / "old", "bert")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary()))
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    write_tokenizer(tmp_path)
+    converted, given = BackboneTokenizer.load(folder), BackboneTokenizer.load(tmp_path)
+    texts = ["The Cat sat on 東京, [SEP] é", "x1y2"]
+    assert converted.encode_texts(texts) == given.encode_texts(texts)
+    assert converted.encode_words([["The", "Cats"]]) == given.encode_words([["The", "Cats"]])
+    assert converted.layout == given.layout
+
+
+def test_merges_of_bytes_are_converted_and_words_get_their_space(tmp_path: Path) -> None:
+    """DeBERTa's files on the hub. Pairs keep the one separator that adapters were trained with."""
+    folder = without_tokenizer_file(tmp_path / "old", "deberta")
+    pieces = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", "a", "b", "Ġ", "Ġa", "Ġab"]
+    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nĠ a\nĠa b\n")
+    tokenizer = BackboneTokenizer.load(folder, BackboneSpec.load(folder))
+    assert tokenizer.encode_ids(["ab ab"]) == [[5, 6, 9]]
+    assert tokenizer.encode_words([["ab", "a"]])[0].ids == [9, 8]
+    assert (tokenizer.layout.start, tokenizer.layout.middle, tokenizer.layout.end) == ((0,), (2,), (2,))
+
+
+def test_a_sentencepiece_model_is_converted(tmp_path: Path) -> None:
+    """DeBERTa v3's file on the hub: ids are those of the library that made it."""
+    sentencepiece = import_module("sentencepiece")
+    folder = without_tokenizer_file(tmp_path / "old", "deberta-v2")
+    specials = {"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([TEXT, "the river runs in the rain", "ada was born in london"] * 9),
+        model_prefix=str(folder / "spm"),
+        vocab_size=64,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **{f"{name}_piece": piece for name, piece in specials.items()},
+        **{f"{name}_id": index for index, name in enumerate(specials)},
+    )
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+    tokenizer = BackboneTokenizer.load(folder, BackboneSpec.load(folder))
+    by_library = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
+    texts = ["the river in paris", " ada  sat"]
+    assert tokenizer.encode_ids(texts) == [by_library.encode(text) for text in texts]
+    assert (tokenizer.layout.start, tokenizer.layout.middle, tokenizer.layout.end) == ((1,), (2,), (2,))
+
+
+def test_a_vocabulary_that_cannot_be_converted_says_so(tmp_path: Path) -> None:
+    folder = without_tokenizer_file(tmp_path / "old", "deberta")
+    (folder / "vocab.json").write_text("{")
+    with pytest.raises(UnsupportedBackbone, match=r"no tokenizer\.json, and its vocabulary cannot be converted"):
+        BackboneTokenizer.load(folder)
 
 
 def write_bare_tokenizer(folder: Path) -> None:

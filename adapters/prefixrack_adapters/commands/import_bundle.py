@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from prefixrack.errors import Fault, InvalidRequest
 from prefixrack_adapters.commands.shared import quiet_transformers, refuse
@@ -71,7 +71,7 @@ def _names(labels: str | None) -> list[str] | None:
 
 def _print_import(report: Any) -> None:
     manifest = report.manifest
-    table = Table("", "", title=f"{manifest.name} → {report.output}", show_header=False)
+    table = Table("", Column("", overflow="fold"), title=f"{manifest.name} → {report.output}", show_header=False)
     rows = {
         "task": manifest.task,
         "labels": ", ".join(manifest.labels[:12]) or "none",
