@@ -107,7 +107,7 @@ class Bench:
         CONSOLE.print(f"{cell}: {result['main']} {result['score']:.4f}, {result['seconds']:.0f} s")
 
     def _settings(self, one: QualitySet, method: str, seed: int, folder: Path) -> TrainSettings:
-        train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train * one.size_factor, folder)
+        train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train, folder)
         dev_file, _ = write_subset(self.data, one.name, "dev", self.sizes.dev, folder)
         options = {**recipe(method, one.kind, num_train), **self.changes}
         return TrainSettings(
