@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from machine import device_name, git_commit
-from prefixrack_adapters.backbone import resolve_device
+from prefixrack_adapters.devices import resolve_device
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.multitask import run_multitask

@@ -15,7 +15,8 @@ from transformers.trainer_callback import PrinterCallback, TrainerControl, Train
 
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.attention import RowLoop
-from prefixrack_adapters.backbone import Backbone, resolve_device
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.devices import fastest_dtype, resolve_device
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.tasks import build_task
@@ -204,16 +205,10 @@ def training_backbone(settings: TrainSettings) -> Backbone:
     if settings.method == "fine-tuning":
         dtype = "float32"
     elif dtype == "auto":
-        dtype = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+        dtype = fastest_dtype(device)
     backbone = Backbone.load(settings.backbone, device, dtype)
     backbone.attention = RowLoop(torch.float32) if device == "cpu" else PaddedAttention()
     return backbone
-
-
-def _has_fast_bfloat16(device: str) -> bool:
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def train_prompt(
