@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefixrack_adapters.families.base import Family
-from prefixrack_adapters.heads import POOLED, Gather, Head
+from prefixrack_adapters.heads import MEANS, POOLED, Gather, Head
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.transfer import to_device
 
@@ -156,9 +156,10 @@ def gather_states(hidden: Tensor, spans: Sequence[RowSpan], head: Head | None) -
 
 
 def gather_by(hidden: Tensor, spans: Sequence[RowSpan], gather: Gather) -> tuple[Tensor, list[int]]:
-    if gather == "mean_tokens":
-        means = [hidden[span.first_token : span.end].float().mean(dim=0) for span in spans]
-        return torch.stack(means), [1] * len(spans)
+    if gather in MEANS:
+        starts = [span.first_token if gather == "mean_tokens" else span.start for span in spans]
+        parts = [hidden[start : span.end] for start, span in zip(starts, spans, strict=True)]
+        return torch.stack([part.float().mean(dim=0) for part in parts]), [1] * len(spans)
     picks = [picked_tokens(span, gather) for span in spans]
     if gather in POOLED:
         return hidden[torch.tensor([pick.start for pick in picks], device=hidden.device)], [1] * len(spans)
@@ -166,7 +167,7 @@ def gather_by(hidden: Tensor, spans: Sequence[RowSpan], gather: Gather) -> tuple
 
 
 def picked_tokens(span: RowSpan, gather: Gather) -> range:
-    """Which places of the pack a head reads of a row; `gather` is any but "mean_tokens"."""
+    """Which places of the pack a head reads of a row; `gather` is any but a mean."""
     match gather:
         case "first_token":
             return range(span.first_token, span.first_token + 1)
