@@ -87,11 +87,12 @@ def recipe(method: str, kind: str, num_train: int) -> dict[str, Any]:
 
 def _sizes(num_train: int) -> dict[str, Any]:
     """The fewer the examples, the smaller the batches and the more of the short epochs."""
+    common = {"patience": 8, "pack_tokens": 65536}  # a step of several runs together, long rows too, in one pack
     if num_train < SMALL:
-        return {"batch_size": 8, "epochs": 40, "patience": 8}
+        return common | {"batch_size": 8, "epochs": 40}
     if num_train < MIDDLE:
-        return {"batch_size": 16, "epochs": 25, "patience": 8}
-    return {"batch_size": 32, "epochs": 15, "patience": 8}
+        return common | {"batch_size": 16, "epochs": 25}
+    return common | {"batch_size": 32, "epochs": 15}
 
 
 def _prefix(kind: str) -> dict[str, Any]:
