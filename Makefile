@@ -1,7 +1,8 @@
 # Two commands set up everything on a fresh machine (python3.11 with venv and pip is all it needs):
 #   make demo   a server with the example adapters on http://127.0.0.1:8000   (PORT=… moves it)
 #   make test   the whole test suite
-# and `make test-min` runs the tests of what adapters compute with the oldest transformers that is supported.
+# `make test-min` runs the tests of what adapters compute with the oldest transformers that is supported, and
+# `make bench` every benchmark at a small size, peers included (WITHOUT="infinity onnx …" leaves peers out).
 PYTHON ?= python3.11
 VENV ?= .venv
 MIN_VENV ?= .venv-min
@@ -16,7 +17,7 @@ TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test test-min check lint types contract format clean
+.PHONY: demo test test-min bench check lint types contract format clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -26,6 +27,12 @@ test: $(VENV)/dev.stamp
 
 test-min:
 	@$(MAKE) --no-print-directory test VENV=$(MIN_VENV) CONSTRAINTS=constraints-min.txt TESTS=tests/adapters
+
+# Results, a page and plots in build/bench. The peers' virtual environments are made beside benchmarks/peers.
+WITHOUT ?=
+bench: $(VENV)/dev.stamp
+	PYTHON=$(PYTHON) TORCH_INDEX_URL=$(TORCH_INDEX_URL) \
+		$(BIN)/python benchmarks/bench.py $(foreach peer,$(WITHOUT),--without $(peer))
 
 check: lint types contract
 

@@ -39,7 +39,12 @@ def main(
         tally, stats = asyncio.run(run_churn(plan, Path(folder)))
     counts = {"num_loads": stats.num_loads, "num_evictions": stats.num_evictions, "num_packs": stats.num_packs}
     result = asdict(tally) | counts | {"total_s": round(time.monotonic() - started_at, 1)}
-    line = {"commit": git_commit(), "device": device_name("cpu"), "setup": asdict(plan), "result": result}
+    line = {
+        "commit": git_commit(),
+        "device": device_name("cpu"),
+        "setup": {"benchmark": "churn"} | asdict(plan),
+        "result": result,
+    }
     typer.echo(json.dumps(line))
 
 

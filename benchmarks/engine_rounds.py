@@ -10,7 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,20 @@ class PumpedEngine(EngineThread):
 
     def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
         self._deliver = deliver
+
+
+class StepCosts(NamedTuple):
+    """Of some steps, those in which packs were computed included; and of the submission before them."""
+
+    submit_s: float
+    steps_s: float
+    packs_s: float
+    num_rows: int
+
+    @property
+    def overhead(self) -> float:
+        """What the steps take beside their packs, in relation to the packs."""
+        return self.steps_s / self.packs_s - 1
 
 
 class EngineRounds:
@@ -72,6 +86,31 @@ class EngineRounds:
     def logits(self, requests: Sequence[Request]) -> NDArray[np.float32]:
         """[num_rows, num_labels]."""
         return np.stack([logits_of(answer) for answer in self.run(requests)[0]])
+
+    def make_resident(self, adapters: Sequence[RandomAdapter], timeout_s: float = 600.0) -> None:
+        """Load all of them, for good. Computes nothing."""
+        for adapter in adapters:
+            self._engine.keep_resident(adapter.bundle, True)
+        give_up_at = time.monotonic() + timeout_s
+        while (num_resident := self.stats().num_resident) < len(adapters):
+            if time.monotonic() > give_up_at:
+                raise SystemExit(f"{num_resident} adapters are resident of {len(adapters)}: raise the budget")
+            time.sleep(0.05)
+
+    def run_steps(self, requests: Sequence[Request], num_steps: int) -> StepCosts:
+        """Queue all the rows and take some steps; then cancel what is left."""
+        work = [RowWork(index, request.row, request.adapter.bundle) for index, request in enumerate(requests)]
+        submitted_at = time.perf_counter()
+        self._engine.submit(work)
+        started_at = time.perf_counter()
+        for _ in range(num_steps):
+            self._engine.step()
+        ended_at = time.perf_counter()
+        answers = [self._answers.get()[1] for _ in range(self._answers.qsize())]
+        self._engine.cancel([row.row_id for row in work])
+        # every row of a pack says how long the whole pack took
+        packs_ms = {answer.compute_ms for answer in answers}
+        return StepCosts(started_at - submitted_at, ended_at - started_at, sum(packs_ms) / 1e3, len(answers))
 
     def stats(self) -> EngineStats:
         return self._engine.stats()

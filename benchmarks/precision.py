@@ -135,7 +135,9 @@ def main(
         sources += [] if family else [minilm(rows, folder, seed, device)]
         for source in sources:
             for setup, result in measured(source, dtypes):
-                typer.echo(json.dumps(head | {"setup": asdict(setup), "result": asdict(result)}))
+                typer.echo(
+                    json.dumps(head | {"setup": {"benchmark": "precision"} | asdict(setup), "result": asdict(result)})
+                )
                 table.add_row(*shown(setup, result))
     stderr.print(table)
 

@@ -55,8 +55,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Server:
-    base_url: str
+    port: int
     pid: int
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def predict(self, adapter: str, text: str) -> list[float]:
         """The logits of one text."""
@@ -77,17 +81,19 @@ def rss_bytes(pid: int) -> int:
 
 
 @contextmanager
-def serving(backbone: Path, adapters: Path, work: Path, settings: Mapping[str, Any]) -> Iterator[Server]:
+def serving(
+    backbone: Path, adapters: Path | None, work: Path, settings: Mapping[str, Any], *, state: Path | None = None
+) -> Iterator[Server]:
     """A server with the bundles in `adapters` registered. `settings` are names of the environment without prefix."""
     port = free_port()
-    options = {"--backbone": backbone, "--adapters": adapters, "--port": port, "--auth": "none"}
-    options |= {"--state-dir": work / "state", "--log-level": "warning"}
+    options = {"--backbone": backbone, "--port": port, "--auth": "none", "--log-level": "warning"}
+    options |= {"--state-dir": state or work / "state"} | ({} if adapters is None else {"--adapters": adapters})
     command = [sys.executable, "-c", SERVE, *(str(part) for pair in options.items() for part in pair)]
     environment = os.environ | {f"PREFIXRACK_{name}": str(value) for name, value in settings.items()}
-    log_path = work / "server.log"
+    log_path = work / f"server-{port}.log"
     with log_path.open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         try:
-            yield _await_ready(Server(f"http://127.0.0.1:{port}", process.pid), process, log_path)
+            yield _await_ready(Server(port, process.pid), process, log_path)
         finally:
             process.terminate()
 
@@ -104,7 +110,7 @@ def _await_ready(server: Server, process: subprocess.Popen[bytes], log_path: Pat
     while process.poll() is None and time.monotonic() < give_up_at:
         if _is_ready(server):
             return server
-        time.sleep(0.2)
+        time.sleep(0.05)
     raise SystemExit(f"the server did not start; it said: {log_path.read_text(errors='replace')[-2000:]}")
 
 

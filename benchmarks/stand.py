@@ -25,7 +25,6 @@ from workload import (
     Request,
     make_rows,
     popular_indices,
-    random_manifest,
     random_texts,
     write_adapters,
 )
@@ -55,9 +54,8 @@ class Stand:
     def requests(
         self, texts: Sequence[str], adapters: Sequence[RandomAdapter], popularity: str, draw: int = 0
     ) -> list[Request]:
-        """One per text. `draw` numbers the drawings of adapters for the same texts."""
-        spec = self.backbone.spec
-        rows = make_rows(texts, random_manifest("any", spec, adapters[0].prefix_len), spec, self.backbone.tokenizer)
+        """One per text. `draw` numbers the drawings of adapters, which are alike, for the same texts."""
+        rows = make_rows(texts, adapters[0].manifest, self.backbone.spec, self.backbone.tokenizer)
         random = np.random.default_rng([self.seed, POPULARITIES.index(popularity), draw])
         indices = popular_indices(popularity, len(rows), len(adapters), random)
         return [Request(adapters[index], text, row) for index, text, row in zip(indices, texts, rows, strict=True)]

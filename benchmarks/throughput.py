@@ -18,12 +18,12 @@ from rich.progress import track
 
 from engine_rounds import EngineRounds
 from equality import check_answers, check_equal
-from limits import BarePadded, GemmLimit
 from prefixrack_adapters.backbone import PackRow
 from server_process import Load, Server, check_wrk, rss_bytes, run_wrk, serving
 from stand import Stand, stand
 from turns import Spread, Turns, stderr, take_turns
 from workload import POPULARITIES, RandomAdapter, Request, count_tokens
+from yardsticks import BarePadded, GemmLimit
 
 NUM_WARM_UPS = 3
 NUM_SLICES = 5
@@ -54,10 +54,10 @@ class Result:
     """`of_…` and `over_…` are ratios of speeds, taken round by round."""
 
     rows_per_s: float
-    bare_padded_rows_per_s: float
+    bare_padded_rows_per_s: float | None
     gemm_limit_rows_per_s: float
     of_gemm_limit: Spread
-    over_bare_padded: Spread
+    over_bare_padded: Spread | None
     p50_ms: float
     p99_ms: float
 
@@ -70,6 +70,7 @@ class Timed:
     rounds: EngineRounds
     bare: BarePadded
     gemm: GemmLimit
+    with_bare: bool
     latencies_s: list[float] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
 
@@ -89,7 +90,8 @@ class Timed:
         return self.gemm.sweep()
 
     def peers(self) -> dict[str, Callable[[int], float]]:
-        return {"bare": self.bare_padded, "limit": self.gemm_limit}
+        bare = {"bare": self.bare_padded} if self.with_bare else {}
+        return {**bare, "limit": self.gemm_limit}
 
     def take_turns(self, contestants: Mapping[str, Callable[[int], float]], rounds: int, warm_ups: int) -> Turns:
         """With the seconds of the limit those of the fastest forms, and no notes from the warm-up."""
@@ -110,8 +112,12 @@ def main(
     dtype: str = "float32",
     device: str = "auto",
     threads: Annotated[int | None, typer.Option(help="Of each process; torch's own choice by default.")] = None,
+    bare: Annotated[bool, typer.Option(help="Time the bare padded backbone too.")] = True,
     iterations: Annotated[int, typer.Option(help="Timed rounds.")] = 30,
     seconds: Annotated[int, typer.Option(help="Length of one load over HTTP.")] = 20,
+    http_workers: Annotated[
+        int | None, typer.Option(help="Front-end processes; the server's choice by default.")
+    ] = None,
     seed: int = 0,
     backbone: Annotated[str, typer.Option(help="minilm, a shape with random weights, or a folder.")] = "minilm",
     commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
@@ -123,7 +129,7 @@ def main(
         check_wrk()
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
         adapters = here.adapters(1000 if memory else num_adapters, prefix_len)
-        bench = Bench(here, adapters, here.texts(rows, row_len), row_len, iterations, seconds)
+        bench = Bench(here, adapters, here.texts(rows, row_len), row_len, bare, iterations, seconds, http_workers)
         if memory:
             measure_memory(bench)
         else:
@@ -136,11 +142,13 @@ class Bench:
     adapters: list[RandomAdapter]
     texts: list[str]
     row_len: int | None
+    with_bare: bool
     iterations: int
     seconds: int
+    http_workers: int | None
 
     def setup(self, popularity: str) -> dict[str, Any]:
-        prefix_len = self.adapters[0].prefix_len
+        prefix_len = self.adapters[0].manifest.prefix.prefix_len
         return asdict(Setup(len(self.adapters), len(self.texts), self.row_len, prefix_len, popularity))
 
     def timed(self, popularity: str) -> Timed:
@@ -150,7 +158,7 @@ class Bench:
         bare = BarePadded(self.stand.folder, backbone.device, backbone.dtype)
         check_bare(self.stand, bare, requests)
         gemm = GemmLimit(bare.model, count_tokens(requests), backbone.device, backbone.dtype)
-        return Timed(requests, EngineRounds(backbone, self.adapters, self.stand.threads), bare, gemm)
+        return Timed(requests, EngineRounds(backbone, self.adapters, self.stand.threads), bare, gemm, self.with_bare)
 
 
 def measure_all(bench: Bench, popularities: Sequence[str], paths: Sequence[str]) -> None:
@@ -159,7 +167,7 @@ def measure_all(bench: Bench, popularities: Sequence[str], paths: Sequence[str])
             measure_engine(bench, popularity)
     if "http" in paths:
         here, folder = bench.stand, bench.adapters[0].folder.parent
-        with serving(here.folder, folder, here.work, server_settings(here)) as server:
+        with serving(here.folder, folder, here.work, server_settings(here, bench.http_workers)) as server:
             for popularity in popularities:
                 measure_http(bench, server, popularity)
 
@@ -173,28 +181,28 @@ def measure_engine(bench: Bench, popularity: str) -> None:
         timed.rounds.stop()
     p50_ms, p99_ms = np.percentile(np.array(timed.latencies_s) * 1e3, [50, 99])
     result = result_of(turns, "engine", len(timed.requests), p50_ms, p99_ms)
-    report(bench, "engine", popularity, result, {})
+    report(bench, "engine", popularity, result, {}, {})
 
 
 def measure_http(bench: Bench, server: Server, popularity: str) -> None:
     """Slices of load in turn with rounds in this process, of the engine and of its peers."""
     timed = bench.timed(popularity)
-    logits = [np.array(server.predict(request.adapter.name, request.text)) for request in timed.requests]
-    check_answers(bench.stand.backbone, timed.requests, np.stack(logits))
+    check_served(bench.stand, server, timed.requests)
     contestants = {"http": http_slices(bench, server, timed), "engine": timed.engine_rounds}
     try:
         turns = timed.take_turns(contestants, NUM_SLICES, 1)
     finally:
         timed.rounds.stop()
     p50_ms, p99_ms = (statistics.median(getattr(load, name) for load in timed.loads) for name in ("p50_ms", "p99_ms"))
-    more = {
+    more: dict[str, Any] = {
         "in_process_rows_per_s": turns.per_s("engine", len(timed.requests)).median,
         "of_in_process": asdict(turns.speed("http", "engine")),
         "wrk_cpu_share": round(
             sum(load.wrk_cpu_s for load in timed.loads) / sum(load.duration_s for load in timed.loads), 3
         ),
     }
-    report(bench, "http", popularity, result_of(turns, "http", len(timed.requests), p50_ms, p99_ms), more)
+    result = result_of(turns, "http", len(timed.requests), p50_ms, p99_ms)
+    report(bench, "http", popularity, result, more, {"http_workers": bench.http_workers})
 
 
 def http_slices(bench: Bench, server: Server, timed: Timed) -> Callable[[int], float]:
@@ -212,20 +220,27 @@ def http_slices(bench: Bench, server: Server, timed: Timed) -> Callable[[int], f
 def result_of(turns: Turns, name: str, num_rows: int, p50_ms: float, p99_ms: float) -> Result:
     return Result(
         rows_per_s=turns.per_s(name, num_rows).median,
-        bare_padded_rows_per_s=turns.per_s("bare", num_rows).median,
+        bare_padded_rows_per_s=turns.per_s("bare", num_rows).median if "bare" in turns.seconds else None,
         gemm_limit_rows_per_s=turns.per_s("limit", num_rows).median,
         of_gemm_limit=turns.speed(name, "limit"),
-        over_bare_padded=turns.speed(name, "bare"),
+        over_bare_padded=turns.speed(name, "bare") if "bare" in turns.seconds else None,
         p50_ms=round(float(p50_ms), 2),
         p99_ms=round(float(p99_ms), 2),
     )
 
 
-def report(bench: Bench, benchmark: str, popularity: str, result: Result, more: Mapping[str, Any]) -> None:
+def report(
+    bench: Bench,
+    benchmark: str,
+    popularity: str,
+    result: Result,
+    more: Mapping[str, Any],
+    setup: Mapping[str, Any],
+) -> None:
     here = bench.stand
-    here.emit(benchmark, bench.setup(popularity), asdict(result) | dict(more))
-    ratios = f"{result.over_bare_padded} × bare padded, {result.of_gemm_limit} of the limit"
-    stderr.print(f"{benchmark}, {here.shape}, {here.dtype}, {popularity}: {ratios}")
+    here.emit(benchmark, bench.setup(popularity) | dict(setup), asdict(result) | dict(more))
+    bare = "" if result.over_bare_padded is None else f", {result.over_bare_padded} × bare padded"
+    stderr.print(f"{benchmark}, {here.shape}, {here.dtype}, {popularity}: {result.of_gemm_limit} of the limit{bare}")
 
 
 def check_bare(here: Stand, bare: BarePadded, requests: Sequence[Request]) -> None:
@@ -235,6 +250,12 @@ def check_bare(here: Stand, bare: BarePadded, requests: Sequence[Request]) -> No
     packed = here.backbone.compute([PackRow(row, None) for row in plain])
     stock = bare.hidden_states(plain)
     check_equal("pack and stock transformers", np.concatenate(packed), np.concatenate(stock), here.dtype)
+
+
+def check_served(here: Stand, server: Server, requests: Sequence[Request]) -> None:
+    """A server's logits against each row alone in this process."""
+    logits = [np.array(server.predict(request.adapter.name, request.text)) for request in requests]
+    check_answers(here.backbone, requests, np.stack(logits))
 
 
 def measure_memory(bench: Bench) -> None:
@@ -259,12 +280,14 @@ def bare_process_bytes(here: Stand) -> int:
         return rss_bytes(process.pid)
 
 
-def server_settings(here: Stand) -> dict[str, Any]:
-    return {
+def server_settings(here: Stand, http_workers: int | None = None) -> dict[str, Any]:
+    """As the backbone in this process; front-end processes as many as asked for, or the server's own choice."""
+    settings = {
         "ENGINE__NUM_THREADS": here.threads,
         "BACKBONE__DTYPE": here.dtype,
         "BACKBONE__DEVICE": here.backbone.device,
     }
+    return settings if http_workers is None else settings | {"HTTP__WORKERS": http_workers}
 
 
 if __name__ == "__main__":

@@ -34,11 +34,9 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from limits import synchronise
 from machine import device_name, git_commit
 from prefixrack_adapters.attention import RowLoop
-from prefixrack_adapters.backbone import Backbone
-from prefixrack_adapters.devices import DTYPES, resolve_device
+from prefixrack_adapters.backbone import DTYPES, Backbone, resolve_device
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
@@ -49,6 +47,7 @@ from prefixrack_adapters.training.prefix_encoder import PrefixEncoder
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.trainer import PromptTrainer, training_arguments
 from workload import LABELS, natural_lengths, random_manifest
+from yardsticks import synchronise
 
 BATCH_SIZE, LEARNING_RATE = 32, 1e-2
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}

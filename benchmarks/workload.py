@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prefixrack.types import Parameters
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, digest_of, file_sha256, write_bundle
@@ -16,6 +18,7 @@ from prefixrack_adapters.manifest import (
     DenseLayer,
     HeadSpec,
     Manifest,
+    Positions,
     PrefixSpec,
     Provenance,
     TokenizationSpec,
@@ -37,7 +40,7 @@ class RandomAdapter:
     name: str
     folder: Path
     bundle: BundleRef
-    prefix_len: int
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -82,22 +85,39 @@ def popular_indices(popularity: str, num_rows: int, num_adapters: int, random: n
     return [int(index) for index in random.choice(num_adapters, num_rows, p=weights / weights.sum())]
 
 
-def write_adapters(folder: Path, spec: BackboneSpec, num_adapters: int, prefix_len: int) -> list[RandomAdapter]:
-    """Random adapters as bundle folders: each has weights of its own."""
-    return [_write_adapter(folder / f"random-{index}", spec, index, prefix_len) for index in range(num_adapters)]
+def write_adapters(
+    folder: Path, spec: BackboneSpec, num_adapters: int, prefix_len: int, first: int = 0
+) -> list[RandomAdapter]:
+    """Random adapters as bundle folders: each has weights of its own. `first` is the number of the first one."""
+    numbers = range(first, first + num_adapters)
+    return [_write_adapter(folder / f"random-{number}", spec, number, prefix_len) for number in numbers]
 
 
 def _write_adapter(folder: Path, spec: BackboneSpec, index: int, prefix_len: int) -> RandomAdapter:
     manifest = random_manifest(folder.name, spec, prefix_len)
-    random = np.random.default_rng([index, prefix_len])
+    return store_adapter(folder, manifest, random_tensors(manifest, spec, [index, prefix_len]))
+
+
+def random_tensors(manifest: Manifest, spec: BackboneSpec, seed: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+    random = np.random.default_rng(seed)
     shapes = manifest.tensor_shapes(spec.hidden_size)
-    tensors = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    return {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+def store_adapter(folder: Path, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> RandomAdapter:
     write_bundle(folder, manifest, tensors)
     hashes = file_sha256(folder / MANIFEST_FILE), file_sha256(folder / TENSORS_FILE)
-    return RandomAdapter(folder.name, folder, BundleRef(digest_of(*hashes), *hashes), prefix_len)
+    return RandomAdapter(folder.name, folder, BundleRef(digest_of(*hashes), *hashes), manifest)
 
 
-def random_manifest(name: str, spec: BackboneSpec, prefix_len: int) -> Manifest:
+def random_manifest(
+    name: str,
+    spec: BackboneSpec,
+    prefix_len: int,
+    *,
+    positions: Positions = "after_prefix",
+    head: Sequence[DenseLayer] = (DenseLayer(num_outputs=len(LABELS)),),
+) -> Manifest:
     return Manifest(
         name=name,
         task="text-classification",
@@ -108,8 +128,9 @@ def random_manifest(name: str, spec: BackboneSpec, prefix_len: int) -> Manifest:
             num_layers=spec.num_layers,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
+            positions=positions,
         ),
-        head=HeadSpec(gather="first_token", layers=[DenseLayer(num_outputs=len(LABELS))]),
+        head=HeadSpec(gather="first_token", layers=list(head)),
         tokenization=TokenizationSpec(max_len=MAX_LEN),
         provenance=Provenance(tool="benchmarks", tool_version="1", method="random"),
     )

@@ -20,7 +20,6 @@ from prefixrack.errors import InvalidRequest, MalformedBundle, TensorMismatch
 from prefixrack_adapters.importers.base import (
     SAFETENSORS,
     Arrays,
-    Dense,
     Imported,
     Source,
     deep_prefix,
@@ -134,15 +133,14 @@ def _prefix(source: Source, own: Arrays) -> tuple[PrefixSpec, NDArray[np.float32
     return deep_prefix(spec, values.shape[2], positions="unmoved"), values
 
 
-def _head(own: Arrays) -> list[Dense]:
+def _head(own: Arrays) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None, Any]]:
     parts: dict[int, dict[str, NDArray[np.float32]]] = {}
     for name, values in own.items():
         if match := HEAD_NAME.fullmatch(name):
             parts.setdefault(int(match["index"]), {})[match["part"]] = values
     last = max(parts, default=0)
     return [
-        Dense(parts[index]["weight"], parts[index].get("bias"), None if index == last else "relu")
-        for index in sorted(parts)
+        (parts[index]["weight"], parts[index].get("bias"), None if index == last else "relu") for index in sorted(parts)
     ]
 
 

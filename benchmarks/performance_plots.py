@@ -1,0 +1,124 @@
+"""Pictures of the benchmarks' results, as SVG files. Measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+from peer_process import PEERS
+from results_lines import Measured, ResultLines
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+OURS, THEIRS = "#1f6fb4", "#9aa5b1"
+mpl.rcParams |= {"svg.hashsalt": "prefixrack", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def draw_all(results: ResultLines, out: Path) -> dict[str, str]:
+    """Write every picture that there are results for. Returns titles by file name."""
+    drawn = {}
+    for name, title, draw in (
+        ("performance-peers.svg", "Rows per second, by contestant", draw_peers),
+        ("performance-adapters.svg", "Speed by the number of adapters", draw_adapters),
+        ("performance-latency.svg", "Latency by load", draw_latency),
+    ):
+        figure = draw(results)
+        if figure is not None:
+            figure.savefig(out / name, metadata={"Date": None})
+            plt.close(figure)
+            drawn[name] = title
+    return drawn
+
+
+def contestants(results: ResultLines, backbone: str) -> Iterator[tuple[str, bool, Measured]]:
+    """Title, whether it is ours, and rows per second; the fastest first."""
+    contest = results.of("contest", backbone=backbone)
+    names = sorted({name for value in contest.values("rows_per_s") for name in value if "texts" not in name})
+    measured = {name: contest.measured("rows_per_s", name) for name in names}
+    known = {name: rate for name, rate in measured.items() if rate is not None}
+    for name, rate in sorted(known.items(), key=lambda item: -item[1].median):
+        title = PEERS[name].title if name in PEERS else f"Prefixrack, {name}"
+        yield title, name not in PEERS, rate
+
+
+def draw_peers(results: ResultLines) -> Figure | None:
+    panels = {shape: list(contestants(results, shape)) for shape in ("minilm", "bert-base")}
+    panels = {shape: rows for shape, rows in panels.items() if rows}
+    if not panels:
+        return None
+    figure, all_axes = plt.subplots(
+        len(panels), 1, figsize=(8, 0.6 + 3.6 * len(panels)), layout="constrained", squeeze=False
+    )
+    for axes, (shape, rows) in zip(all_axes[:, 0], panels.items(), strict=True):
+        rates = [rate for *_, rate in rows]
+        errors = [[rate.median - rate.low for rate in rates], [rate.high - rate.median for rate in rates]]
+        colours = [OURS if is_ours else THEIRS for _, is_ours, _ in rows]
+        axes.barh(
+            [title for title, *_ in rows], [rate.median for rate in rates], xerr=errors, color=colours, ecolor="#333"
+        )
+        for place, rate in enumerate(rates):
+            axes.annotate(
+                f"{rate.median:.0f}", (rate.high, place), xytext=(4, 0), textcoords="offset points", va="center"
+            )
+        axes.invert_yaxis()
+        axes.set_title(f"{shape}: 32 rows for 32 adapters, or for one task", loc="left", fontsize=10)
+        axes.set_xlabel("rows per second (lines: quartiles over the rounds)")
+    return figure
+
+
+def draw_adapters(results: ResultLines) -> Figure | None:
+    lines = results.of("adapter-counts")
+    names = {name for value in lines.values("of_one_adapter") for name in value}
+    points: Mapping[str, dict[int, Measured]] = {"uniform": {}, "skewed": {}}
+    for name in names:
+        count, popularity = name.split()
+        measured = lines.measured("of_one_adapter", name)
+        if measured is not None:
+            points[popularity][int(count)] = measured
+    if not points["uniform"]:
+        return None
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for (popularity, by_count), marker in zip(points.items(), "oD", strict=True):
+        counts = sorted(by_count)
+        medians = [by_count[count].median for count in counts]
+        below = [by_count[count].median - by_count[count].low for count in counts]
+        above = [by_count[count].high - by_count[count].median for count in counts]
+        axes.errorbar(counts, medians, yerr=[below, above], marker=marker, capsize=3, label=popularity)
+    axes.axhline(0.97, color="#c0392b", linewidth=1, linestyle="--", label="wanted: 0.97")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("adapters that rows are drawn from")
+    axes.set_ylabel("speed, of that with one")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def draw_latency(results: ResultLines) -> Figure | None:
+    lines = results.of("latency")
+    loads = sorted({load for value in lines.values("latency") for load in value}, key=float)
+    if not loads:
+        return None
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for name, marker in zip(("p50_ms", "p95_ms", "p99_ms"), "o^s", strict=True):
+        draw_line(axes, lines, loads, name, marker)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+    axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axes.set_xlabel("requests per second, % of what the server can do")
+    axes.set_ylabel("milliseconds")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def draw_line(axes: Axes, lines: ResultLines, loads: list[str], name: str, marker: str) -> None:
+    measured: list[Any] = [lines.measured("latency", load, name) for load in loads]
+    medians = [one.median for one in measured]
+    axes.plot([100 * float(load) for load in loads], medians, marker=marker, label=name.removesuffix("_ms"))
