@@ -21,13 +21,15 @@ import torch
 from rich.console import Console
 
 from machine import device_name, git_commit
-from prefixrack_adapters.backbone import resolve_device
+from prefixrack_adapters.devices import resolve_device
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.multitask import run_multitask
 from prefixrack_adapters.training.progress import Board, Watch, quiet_libraries
 from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.settings import TrainSettings
+from prefixrack_adapters.training.together import METHODS as TOGETHER
+from prefixrack_adapters.training.together import run_together
 from quality_sets import (
     DEFAULT_SETS,
     MAX_DEV,
@@ -56,12 +58,24 @@ class Cell(NamedTuple):
     seed: int
 
 
+Group = tuple[Cell, ...]
+"""Cells that are trained together; most often one alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """At most so many examples of each data set."""
 
     train: int
     dev: int
+
+
+class Outcome(NamedTuple):
+    """The lines of a cell that was run, or the reason why it has none."""
+
+    cell: Cell
+    lines: Sequence[Mapping[str, Any]]
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +107,29 @@ class Bench:
             reports = run_multitask(joined, watch=watch)
             return [self._line(settings, reports[settings.name], together) for settings in joined]
 
-    def run_quietly(self, cell: Cell) -> list[dict[str, Any]]:
+    def run_group(self, group: Group, watch: Watch | None = None) -> Iterator[Outcome]:
+        """The lines of all cells of a group, or why a cell has none."""
+        if len(group) == 1:
+            yield Outcome(group[0], self.run_cell(group[0], watch))
+            return
+        with tempfile.TemporaryDirectory(prefix="prefixrack-quality-") as folder:
+            places = [Path(folder) / f"{cell.method}-{cell.seed}" for cell in group]
+            for place in places:
+                place.mkdir(exist_ok=True)
+            settings = [
+                self._settings(SETS[cell.name], cell.method, cell.seed, place)
+                for cell, place in zip(group, places, strict=True)
+            ]
+            for cell, one, report in zip(group, settings, run_together(settings, watch), strict=True):
+                if isinstance(report, Report):
+                    yield Outcome(cell, [self._line(one, report, together=len(group))])
+                else:
+                    yield Outcome(cell, [], report.detail)
+
+    def run_quietly(self, group: Group) -> list[Outcome]:
         """One of several side by side, whose displays would run through each other."""
         with quiet_libraries(), tempfile.TemporaryDirectory() as logs:
-            return self.run_cell(cell, Watch(Board(console=Console(quiet=True)), Path(logs)))
+            return list(self.run_group(group, Watch(Board(console=Console(quiet=True)), Path(logs))))
 
     def record(self, line: Mapping[str, Any]) -> None:
         self.results.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +140,7 @@ class Bench:
         CONSOLE.print(f"{cell}: {result['main']} {result['score']:.4f}, {result['seconds']:.0f} s")
 
     def _settings(self, one: QualitySet, method: str, seed: int, folder: Path) -> TrainSettings:
-        train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train * one.size_factor, folder)
+        train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train, folder)
         dev_file, _ = write_subset(self.data, one.name, "dev", self.sizes.dev, folder)
         options = {**recipe(method, one.kind, num_train), **self.changes}
         return TrainSettings(
@@ -128,7 +161,9 @@ class Bench:
             **options,
         )
 
-    def _line(self, settings: TrainSettings, report: Report, joined: Sequence[str] = ()) -> dict[str, Any]:
+    def _line(
+        self, settings: TrainSettings, report: Report, joined: Sequence[str] = (), together: int = 1
+    ) -> dict[str, Any]:
         return {
             "commit": git_commit(),
             "device": device_name(self.device),
@@ -140,6 +175,7 @@ class Bench:
                 "max_dev": self.sizes.dev,
                 "changes": self.changes,
                 "joined_with": list(joined),
+                "together": together,
                 "num_train": report.num_train,
                 "num_dev": report.num_dev,
                 "threads": torch.get_num_threads(),
@@ -185,21 +221,60 @@ def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[Cell]:
                 yield Cell(name, method, seed)
 
 
-def run_all(bench: Bench, todo: Sequence[Cell], num_workers: int) -> int:
-    """Run cells side by side and record each as it ends; how many failed."""
+def groups(todo: Sequence[Cell], max_together: int) -> list[Group]:
+    """Cells as they are run: of methods that leave the backbone as it is, up to so many of a kind of task at once.
+
+    Rows of a kind are of like lengths, which a GPU's padded attention wants.
+    """
+    alike: dict[tuple[str, bool], list[Cell]] = {}
+    alone: list[Group] = []
+    for cell in todo:
+        if cell.method in TOGETHER and max_together > 1:
+            alike.setdefault((SETS[cell.name].kind, cell.method == "prompt-tuning"), []).append(cell)
+        else:
+            alone.append((cell,))
+    joined = [
+        tuple(members[start : start + max_together])
+        for members in alike.values()
+        for start in range(0, len(members), max_together)
+    ]
+    return [*joined, *alone]
+
+
+def run_all(bench: Bench, todo: Sequence[Group], num_workers: int) -> int:
+    """Run groups of cells, side by side if there are several workers, and record each; how many cells failed."""
+    outcomes = _in_turn(bench, todo) if num_workers == 1 else _side_by_side(bench, todo, num_workers)
     num_failed = 0
+    for outcome in outcomes:
+        for line in outcome.lines:
+            bench.record(line)
+        if outcome.reason is not None:
+            num_failed += 1
+            CONSOLE.print(f"{outcome.cell} failed: {outcome.reason}", style="red", markup=False)
+    return num_failed
+
+
+def _in_turn(bench: Bench, todo: Sequence[Group]) -> Iterator[Outcome]:
+    """A failure of a whole group ends all: it is most often one that the next would meet too."""
+    for number, group in enumerate(todo, 1):
+        CONSOLE.rule(f"{number} of {len(todo)}: {_title(group)}")
+        yield from bench.run_group(group)
+
+
+def _side_by_side(bench: Bench, todo: Sequence[Group], num_workers: int) -> Iterator[Outcome]:
     with ProcessPoolExecutor(num_workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        running = {pool.submit(bench.run_quietly, cell): cell for cell in todo}
+        running = {pool.submit(bench.run_quietly, group): group for group in todo}
         for number, done in enumerate(as_completed(running), 1):
-            CONSOLE.rule(f"{number} of {len(todo)}")
+            CONSOLE.rule(f"{number} of {len(todo)}: {_title(running[done])}")
             error = done.exception()
             if error is None:
-                for line in done.result():
-                    bench.record(line)
+                yield from done.result()
             else:
-                num_failed += 1
-                CONSOLE.print(f"{running[done]} failed: {type(error).__name__}: {error}", style="red", markup=False)
-    return num_failed
+                yield from (Outcome(cell, [], f"{type(error).__name__}: {error}") for cell in running[done])
+
+
+def _title(group: Group) -> str:
+    return " ".join(map(str, group[0])) + (f" and {len(group) - 1} more together" if len(group) > 1 else "")
 
 
 def parse() -> argparse.Namespace:
@@ -213,7 +288,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--change", action="append", default=[], help="a setting to try, e.g. learning_rate=3e-3")
     parser.add_argument("--backbone", default=EMBEDDED)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=1, help="cells trained side by side, a process each")
+    parser.add_argument("--workers", type=int, default=1, help="cells (or groups) trained side by side, a process each")
+    parser.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"train up to N cells of {', '.join(TOGETHER)} in the same steps: on a GPU much faster than one by one",
+    )
     parser.add_argument("--results", type=Path, help="benchmarks/results/quality-<device>.jsonl by default")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -233,13 +315,8 @@ def main() -> None:
         changes={name: json.loads(value) for name, _, value in (one.partition("=") for one in arguments.change)},
         results=arguments.results or default,
     )
-    todo = list(cells(arguments, bench))
-    if arguments.workers > 1:
-        raise SystemExit(min(1, run_all(bench, todo, arguments.workers)))
-    for index, cell in enumerate(todo):
-        CONSOLE.rule(f"cell {index + 1} of {len(todo)}: {' '.join(map(str, cell))}")
-        for line in bench.run_cell(cell):
-            bench.record(line)
+    todo = groups(list(cells(arguments, bench)), arguments.together)
+    raise SystemExit(min(1, run_all(bench, todo, arguments.workers)))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ from transformers import (
 
 from machine import device_name, git_commit
 from prefixrack_adapters.attention import RowLoop
-from prefixrack_adapters.backbone import DTYPES, Backbone, resolve_device
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.devices import DTYPES, resolve_device
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from prefixrack_adapters.backbone import DTYPES
+from prefixrack_adapters.devices import DTYPES
 from prefixrack_adapters.families import load_family
 from prefixrack_adapters.spec import BackboneSpec
 

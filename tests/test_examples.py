@@ -65,13 +65,20 @@ def test_card_says_where_everything_comes_from(bundle: Path) -> None:
     assert claimed[main] == pytest.approx(report_of(bundle)["scores"][main], abs=1e-4)
 
 
-@pytest.mark.parametrize("baseline", sorted((EXAMPLES / "baselines").glob("*.json")), ids=lambda path: path.stem)
-def test_adapter_closes_most_of_the_gap_to_fine_tuning_or_says_what_was_tried(baseline: Path) -> None:
-    tuned, report = json.loads(baseline.read_text()), report_of(EXAMPLES / baseline.stem)
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda bundle: bundle.name)
+def test_adapter_closes_most_of_the_gap_to_fine_tuning_or_says_what_was_tried(bundle: Path) -> None:
+    assert gap_closed(bundle) >= MIN_GAP_CLOSED or "## What was tried" in (bundle / CARD_FILE).read_text()
+
+
+def gap_closed(bundle: Path) -> float:
+    """0 where nothing was fine-tuned."""
+    baseline = EXAMPLES / "baselines" / f"{bundle.name}.json"
+    if not baseline.is_file():
+        return 0.0
+    report = report_of(bundle)
     main = report["main"]
-    majority = report["majority"][main]
-    closed = (report["scores"][main] - majority) / (tuned["scores"][main] - majority)
-    assert closed >= MIN_GAP_CLOSED or "What was tried" in (EXAMPLES / baseline.stem / CARD_FILE).read_text()
+    adapter, majority, tuned = report["scores"][main], report["majority"][main], json.loads(baseline.read_text())
+    return float((adapter - majority) / (tuned["scores"][main] - majority))
 
 
 def test_three_adapters_are_compared_with_fine_tuning() -> None:

@@ -125,7 +125,7 @@ def _assemble(
         weights, biases = stored["gates.weight"].to(device), stored["gates.bias"].to(device)
         gates = [Gate(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
     layers = [
-        Dense(stored[f"head.{index}.weight"].to(device), _bias(stored, index, device), layer.activation)
+        Dense(stored[f"head.{index}.weight"].to(device), _bias(stored, index, device), layer.activation, layer.norm_eps)
         for index, layer in enumerate(manifest.head.layers)
     ]
     return Adapter(manifest, digest, prefix, Head(manifest.head.gather, layers), prompt, gates)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prefixrack.errors import InvalidRequest, PositionOutOfRange, TokenOutOfRange
 from prefixrack_adapters.architectures import GLM_2021
 from prefixrack_adapters.attention import AttentionBackend, PackLayout, Prefix, RowLoop
+from prefixrack_adapters.devices import resolve_device, resolve_dtype
 from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_adapters.families import Family, load_family
 from prefixrack_adapters.gates import GatedPrefix
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from prefixrack_adapters.gpu.graphs import RecordedPasses
 
 LOG = logging.getLogger(__name__)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,25 +286,6 @@ def compiled_attention() -> AttentionBackend | None:
     except NoCompiler as error:
         LOG.warning("attention is not compiled but runs row by row, which is slower: %s", error)
         return None
-
-
-def resolve_device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch raises either, by what is wrong
-        reason = str(error).partition("\n")[0]
-        raise InvalidRequest(f"device {device!r} cannot be used ({reason}): use auto, cpu or cuda") from None
-    return device
-
-
-def resolve_dtype(dtype: str) -> torch.dtype:
-    if dtype == "auto":
-        return torch.float32
-    if dtype not in DTYPES:
-        raise InvalidRequest(f"dtype {dtype!r} is not known: use auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
 
 
 def context_len(row: Row, span: RowSpan) -> int | None:

@@ -9,23 +9,40 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-Gather = Literal["first_token", "last_token", "mean_tokens", "every_token", "first_position", "every_position"]
-POOLED = ("first_token", "last_token", "mean_tokens", "first_position")
+Gather = Literal[
+    "first_token",
+    "last_token",
+    "mean_tokens",
+    "every_token",
+    "first_position",
+    "mean_positions",
+    "every_position",
+]
+MEANS = ("mean_tokens", "mean_positions")
+POOLED = ("first_token", "last_token", "first_position", *MEANS)
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """weight [num_outputs, num_inputs], bias [num_outputs] or None, then the activation."""
+    """weight [num_outputs, num_inputs], bias [num_outputs] or None, then the activation, then a normalisation.
+
+    `norm_eps` None: no normalisation. Its scale and shift are part of the layer behind it.
+    """
 
     weight: Tensor
     bias: Tensor | None
     activation: str | None
+    norm_eps: float | None = None
 
     def to(self, device: str) -> Dense:
-        return Dense(self.weight.to(device), None if self.bias is None else self.bias.to(device), self.activation)
+        bias = None if self.bias is None else self.bias.to(device)
+        return Dense(self.weight.to(device), bias, self.activation, self.norm_eps)
 
     def __call__(self, states: Tensor) -> Tensor:
-        outputs = F.linear(states, self.weight, self.bias)
+        outputs = self._activated(F.linear(states, self.weight, self.bias))
+        return outputs if self.norm_eps is None else F.layer_norm(outputs, outputs.shape[-1:], eps=self.norm_eps)
+
+    def _activated(self, outputs: Tensor) -> Tensor:
         match self.activation:
             case None:
                 return outputs

@@ -25,9 +25,17 @@ TensorDtype = Literal["float32", "float16", "bfloat16"]
 Activation = Literal["tanh", "gelu", "relu"]
 Tagging = Literal["bio", "bioes"]
 Positions = Literal["after_prefix", "unmoved"]
-Gather = Literal["first_token", "last_token", "mean_tokens", "every_token", "first_position", "every_position"]
+Gather = Literal[
+    "first_token",
+    "last_token",
+    "mean_tokens",
+    "every_token",
+    "first_position",
+    "mean_positions",
+    "every_position",
+]
 GATHERS_OF: Mapping[str, tuple[Gather, ...]] = {
-    "text-classification": ("first_token", "last_token", "first_position"),
+    "text-classification": ("first_token", "last_token", "mean_tokens", "first_position", "mean_positions"),
     "multiple-choice": ("first_token", "last_token", "first_position"),
     "token-classification": ("every_token",),
     "question-answering": ("every_token", "every_position"),
@@ -139,19 +147,25 @@ AnyPrefix = Annotated[
 
 
 class DenseLayer(Part):
-    """Tensors `head.<i>.weight` [num_outputs, inputs] and, with `bias`, `head.<i>.bias` [num_outputs]."""
+    """Tensors `head.<i>.weight` [num_outputs, inputs] and, with `bias`, `head.<i>.bias` [num_outputs].
+
+    With `norm_eps` the outputs, behind the activation, are brought to mean 0 and variance 1 over the layer; a scale and
+    a shift behind that belong into the next layer's weights.
+    """
 
     num_outputs: Annotated[int, Field(ge=1)]
     activation: Activation | None = None
     bias: bool = True
+    norm_eps: Annotated[float, Field(gt=0)] | None = None
 
 
 class HeadSpec(Part):
     """Dense layers over the gathered hidden states; none where the states themselves are the answer (embeddings).
 
     `gather`: of the first or last token of a row, the mean of its tokens, or every token. Under a soft prompt
-    `first_position` is the first prompt vector's state, and `every_position` the first states of prompt and tokens
-    together, as many as there are tokens (PEFT trained question answering so).
+    `first_position` is the first prompt vector's state, `mean_positions` the mean of prompt and tokens, and
+    `every_position` the first states of prompt and tokens together, as many as there are tokens (PEFT trained question
+    answering so).
     """
 
     gather: Gather

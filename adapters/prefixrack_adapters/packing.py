@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, count
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefixrack_adapters.families.base import Family
-from prefixrack_adapters.heads import POOLED, Gather, Head
+from prefixrack_adapters.heads import MEANS, Gather, Head
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.transfer import to_device
 
@@ -116,38 +116,56 @@ def row_spans(rows: Sequence[Row], prompts: Sequence[Prompt | None]) -> list[Row
 def with_prompts(
     family: Family, words: Tensor, tokens: PackTokens, rows: Sequence[Row], prompts: Sequence[Prompt | None]
 ) -> tuple[Tensor, PackTokens]:
-    """Put soft prompts before their rows: new word vectors, segments and positions. The ids stay without them."""
-    lengths = [len(row) for row in rows]
-    per_row = zip(
-        words.split(lengths),
-        tokens.segments.split(lengths),
-        tokens.positions.split(lengths, dim=-1),
-        prompts,
-        rows,
-        strict=True,
-    )
-    joined = [_with_prompt(family, *part) for part in per_row]
-    vectors, segments, positions = zip(*joined, strict=True)
-    packed = PackTokens(tokens.ids, torch.cat(segments), torch.cat(positions, dim=-1))
-    return torch.cat(vectors), packed
+    """Put soft prompts before their rows: new word vectors, segments and positions. The ids stay without them.
+
+    One table for all rows goes to the device, and one call moves all vectors, however many rows and prompts there are.
+    """
+    is_twice = [prompt is not None and prompt.embedding == "twice" for prompt in prompts]
+    if any(is_twice):
+        chosen = np.repeat(is_twice, [len(row) for row in rows])[:, None]
+        embedded = family.embed(words, tokens.segments, tokens.positions)
+        words = torch.where(to_device(chosen, words.device), embedded, words)
+    distinct = {id(prompt.vectors): prompt.vectors for prompt in prompts if prompt is not None}
+    sizes = [len(vectors) for vectors in distinct.values()]
+    firsts = dict(zip(distinct, accumulate(sizes, initial=0)))  # noqa: B905 - one more: where the words begin
+    table = _prompt_table(rows, prompts, is_twice, firsts, sum(sizes), tokens.positions.dim())
+    places, segments, *positions = to_device(table, words.device)
+    vectors = torch.cat((*distinct.values(), words)).index_select(0, places)
+    is_flat = tokens.positions.dim() == 1
+    return vectors, PackTokens(tokens.ids, segments, positions[0] if is_flat else torch.stack(positions))
 
 
-def _with_prompt(
-    family: Family, words: Tensor, segments: Tensor, positions: Tensor, prompt: Prompt | None, row: Row
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors have no ids, so behind a prompt every position counts."""
-    if prompt is None:
-        return words, segments, positions
-    prompt_len = len(prompt.vectors)
-    if prompt.embedding == "twice":
-        words, segments = family.embed(words, segments, positions), torch.zeros_like(segments)
-    if positions.dim() == 1:
-        positions = row.first_position + torch.arange(prompt_len + len(row), device=words.device)
-    else:
-        ahead = torch.arange(prompt_len, device=words.device)
-        behind = positions + torch.tensor([[prompt_len], [0]], device=words.device)
-        positions = torch.cat((torch.stack((positions[0, 0] + ahead, torch.zeros_like(ahead))), behind), dim=1)
-    return torch.cat((prompt.vectors, words)), torch.cat((segments.new_zeros(prompt_len), segments)), positions
+def _prompt_table(
+    rows: Sequence[Row],
+    prompts: Sequence[Prompt | None],
+    is_twice: Sequence[bool],
+    firsts: Mapping[int, int],
+    next_word: int,
+    num_dimensions: int,
+) -> NDArray[np.int64]:
+    """[2 + num_dimensions, T]: each vector's place among all prompts and words, its segment, its positions."""
+    columns: list[list[int]] = [[] for _ in range(2 + num_dimensions)]
+    for row, prompt, is_embedded in zip(rows, prompts, is_twice, strict=True):
+        prompt_len = 0 if prompt is None else len(prompt.vectors)
+        first = 0 if prompt is None else firsts[id(prompt.vectors)]
+        columns[0] += (*range(first, first + prompt_len), *range(next_word, next_word + len(row)))
+        columns[1] += (0,) * prompt_len + ((0,) * len(row) if is_embedded else row.segment_ids)
+        for dimension, column in enumerate(columns[2:]):
+            column += _positions_behind(prompt_len, row, dimension, num_dimensions)
+        next_word += len(row)
+    return np.array(columns, dtype=np.int64)
+
+
+def _positions_behind(prompt_len: int, row: Row, dimension: int, num_dimensions: int) -> Sequence[int]:
+    """Of the prompt and the row. Vectors have no ids, so behind a prompt every position counts."""
+    own = row_positions(row, dimension)
+    if not prompt_len:
+        return own
+    if num_dimensions == 1:
+        return range(row.first_position, row.first_position + prompt_len + len(row))
+    if dimension == 0:
+        return (*range(own[0], own[0] + prompt_len), *(position + prompt_len for position in own))
+    return (*(0,) * prompt_len, *own)
 
 
 def gather_states(hidden: Tensor, spans: Sequence[RowSpan], head: Head | None) -> tuple[Tensor, list[int]]:
@@ -156,17 +174,21 @@ def gather_states(hidden: Tensor, spans: Sequence[RowSpan], head: Head | None) -
 
 
 def gather_by(hidden: Tensor, spans: Sequence[RowSpan], gather: Gather) -> tuple[Tensor, list[int]]:
-    if gather == "mean_tokens":
-        means = [hidden[span.first_token : span.end].float().mean(dim=0) for span in spans]
-        return torch.stack(means), [1] * len(spans)
+    if gather in MEANS:
+        starts = [span.first_token if gather == "mean_tokens" else span.start for span in spans]
+        parts = [hidden[start : span.end] for start, span in zip(starts, spans, strict=True)]
+        return torch.stack([part.float().mean(dim=0) for part in parts]), [1] * len(spans)
     picks = [picked_tokens(span, gather) for span in spans]
-    if gather in POOLED:
-        return hidden[torch.tensor([pick.start for pick in picks], device=hidden.device)], [1] * len(spans)
-    return torch.cat([hidden[pick.start : pick.stop] for pick in picks]), [len(pick) for pick in picks]
+    return picked(hidden, chain.from_iterable(picks)), [len(pick) for pick in picks]
+
+
+def picked(states: Tensor, places: Iterable[int]) -> Tensor:
+    """[n, width]: the states at these places."""
+    return states.index_select(0, to_device(np.fromiter(places, dtype=np.int64), states.device))
 
 
 def picked_tokens(span: RowSpan, gather: Gather) -> range:
-    """Which places of the pack a head reads of a row; `gather` is any but "mean_tokens"."""
+    """Which places of the pack a head reads of a row; `gather` is any but a mean."""
     match gather:
         case "first_token":
             return range(span.first_token, span.first_token + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,17 +35,28 @@ def predict(
     task = build_task(adapter.manifest, backbone.spec, backbone.tokenizer)
     asked = parameters or Parameters()
     prepared = task.prepare_many(as_inputs(inputs), asked)
+    rows = rows_of(backbone, prepared)
+    logits = compute_all(backbone, [PackRow(row, adapter) for row in rows], max_pack_tokens, advance)
+    return finish_all(task, prepared, logits, asked)
+
+
+def rows_of(backbone: Backbone, prepared: Sequence[Prepared | InputFault]) -> list[Row]:
+    """All rows of what could be prepared, checked."""
     rows = [row for one in prepared if isinstance(one, Prepared) for row in one.rows]
     for row in rows:
         backbone.check(row)
-    logits = iter(_compute_all(backbone, adapter, rows, max_pack_tokens, advance))
-    outputs: list[Output | FailedOutput] = []
-    for one in prepared:
-        if isinstance(one, InputFault):
-            outputs.append(failed(one))
-        else:
-            outputs.append(_finish(task, one, [next(logits) for _ in one.rows], asked))
-    return outputs
+    return rows
+
+
+def finish_all(
+    task: Any, prepared: Sequence[Prepared | InputFault], logits: Iterable[Any], parameters: Parameters
+) -> list[Output | FailedOutput]:
+    """Outputs from the logits of `rows_of`, in order."""
+    left = iter(logits)
+    return [
+        failed(one) if isinstance(one, InputFault) else _finish(task, one, [next(left) for _ in one.rows], parameters)
+        for one in prepared
+    ]
 
 
 def failed(fault: Fault) -> FailedOutput:
@@ -59,18 +70,18 @@ def _finish(task: Any, prepared: Prepared, logits: list[Any], parameters: Parame
     return output
 
 
-def _compute_all(
+def compute_all(
     backbone: Backbone,
-    adapter: Adapter,
-    rows: Sequence[Row],
+    entries: Sequence[PackRow],
     max_pack_tokens: int,
-    advance: Callable[[int], None] | None,
+    advance: Callable[[int], None] | None = None,
 ) -> list[Any]:
     """Logits of all rows, computed longest first so that packs fill evenly, handed back in the order given."""
+    rows = [entry.row for entry in entries]
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     results: list[Any] = [None] * len(rows)
     for members in packs_of(rows, order, max_pack_tokens):
-        computed = backbone.compute([PackRow(rows[index], adapter) for index in members])
+        computed = backbone.compute([entries[index] for index in members])
         for index, logits in zip(members, computed, strict=True):
             results[index] = logits
         if advance is not None:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.architectures import ARCHITECTURES, model_type_of
-from prefixrack_adapters.weights import WeightTensor, weight_tensors
+from prefixrack_adapters.weights import WeightTensor, bfloat16_bits, weight_tensors
 
 CONFIG_FILES = ("config.json", "model_config.json")  # the second is SwissArmyTransformer's
 SAMPLES_PER_TENSOR = 64
@@ -146,11 +144,4 @@ def fingerprint(config: Mapping[str, Any], folder: Path) -> str:
 
 def _add_tensor(digest: Any, name: str, tensor: WeightTensor) -> None:
     digest.update(json.dumps([name, list(tensor.shape)]).encode())
-    digest.update(_round_to_bfloat16(tensor.sample(SAMPLES_PER_TENSOR)).tobytes())
-
-
-def _round_to_bfloat16(values: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Round to nearest even, as torch and the hardware do; returns the 16-bit patterns, little-endian."""
-    bits = values.view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return rounded.astype("<u2")
+    digest.update(bfloat16_bits(tensor.sample(SAMPLES_PER_TENSOR)).tobytes())

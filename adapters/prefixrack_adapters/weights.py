@@ -65,10 +65,23 @@ class WeightTensor:
         with self.open() as flat:
             return self._widen(np.asarray(flat)).reshape(self.shape)
 
+    def as_stored(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What would be read of `values` if they had been stored in this tensor's dtype."""
+        with np.errstate(over="ignore"):  # beyond float16 lies infinity, which equals nothing that is stored
+            narrow = bfloat16_bits(values) if self.dtype == "BF16" else values.astype(NUMPY_DTYPES[self.dtype])
+        return self._widen(narrow)
+
     def _widen(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if self.dtype == "BF16":
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(np.float32)
+
+
+def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Rounded to nearest even, as torch and the hardware do: the 16-bit patterns, little-endian."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return rounded.astype("<u2")
 
 
 def weight_tensors(folder: Path) -> Iterator[WeightTensor]:

@@ -10,6 +10,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.devices import fastest_dtype, resolve_device
 from prefixrack_server.allocator import keep_freed_memory
 from prefixrack_server.config import ServerConfig, resolve
 
@@ -32,7 +33,8 @@ def load_backbone(config: ServerConfig, folder: Path) -> Loaded:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # this thread computes nothing: OpenMP threads of its own would slow the engine's
-    backbone = Backbone.load(folder, device=config.backbone.device, dtype=config.backbone.dtype)
+    device, dtype = resolve_device(config.backbone.device), config.backbone.dtype
+    backbone = Backbone.load(folder, device, fastest_dtype(device) if dtype == "auto" else dtype)
     backbone.optimise_for_inference()
-    dtype: Any = str(backbone.dtype).removeprefix("torch.")
-    return Loaded(backbone, resolve(config, str(backbone.device), dtype, num_threads))
+    in_use: Any = str(backbone.dtype).removeprefix("torch.")
+    return Loaded(backbone, resolve(config, str(backbone.device), in_use, num_threads))

@@ -15,6 +15,7 @@ from prefixrack.errors import BackboneMismatch, PositionOutOfRange, TokenOutOfRa
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.attention import RowLoop
 from prefixrack_adapters.backbone import Backbone, PackRow
+from prefixrack_adapters.devices import fastest_dtype, resolve_dtype
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from reference import ReferenceModel
@@ -230,3 +231,9 @@ def test_importing_the_library_loads_no_torch() -> None:
         "prefixrack_adapters.tokenizer, prefixrack_adapters.spec; print('torch' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_auto_means_exact_in_the_library_and_fast_where_it_serves() -> None:
+    assert resolve_dtype("auto") == torch.float32
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert fastest_dtype("cpu") == ("bfloat16" if fast else "float32")

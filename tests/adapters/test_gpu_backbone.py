@@ -93,7 +93,7 @@ def test_packs_under_way_together_give_what_each_gives_alone(dtype: str, tmp_pat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "deberta", "deberta-v2"])
 def test_recorded_passes_give_what_calls_one_by_one_give(family: str, tmp_path: Path) -> None:
     """Packs of many sizes, each recorded when it first comes, and again after others have used the same memory."""
     folder = write_backbone(tmp_path, family)

@@ -61,10 +61,11 @@ def layout_of(head: Head) -> HeadLayout:
     return layout
 
 
-def test_a_head_that_is_not_float32_or_has_no_layers_runs_alone() -> None:
+def test_a_head_that_is_not_float32_normalises_or_has_no_layers_runs_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     head = random_head(generator, [3], None, True)
     layer = head.layers[0]
     assert HeadLayout.of(head) is not None
     assert HeadLayout.of(Head("first_token", [])) is None
     assert HeadLayout.of(Head("first_token", [Dense(layer.weight.bfloat16(), None, None)])) is None
+    assert HeadLayout.of(Head("first_token", [Dense(layer.weight, layer.bias, None, norm_eps=1e-5)])) is None

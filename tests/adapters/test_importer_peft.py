@@ -67,8 +67,6 @@ class Cell:
         """Why there is nothing to compare with, None where there is."""
         if self.family == "glm-2021":
             return "transformers, and so PEFT, has no GLM of 2021"
-        if self.family == "modernbert":
-            return "the head of a ModernBERT model has a normalisation, which bundles have not: refused"
         if self.method == "PREFIX_TUNING" and self.family in WITHOUT_CACHE:
             return f"PEFT has no prefix tuning for {self.family}: the stock model takes no past keys"
         if self.task_type == "QUESTION_ANS" and self.family in ("glm", "glm4"):
@@ -142,6 +140,8 @@ def peft_config(peft: Any, cell: Cell, spec: BackboneSpec, options: Mapping[str,
     fields: dict[str, Any] = {"task_type": cell.task_type, "num_virtual_tokens": NUM_VECTORS, **options}
     if cell.family.startswith("deberta") and cell.task_type == "SEQ_CLS":
         fields["modules_to_save"] = ["pooler"]  # else it stays as it was drawn, and is lost
+    if cell.family == "modernbert":
+        fields["modules_to_save"] = ["head", "classifier"]  # likewise
     if cell.family == "distilbert":
         fields |= {"num_layers": spec.num_layers, "num_attention_heads": spec.num_kv_heads}
     if cell.method == "PREFIX_TUNING":
@@ -344,6 +344,33 @@ def test_copies_beside_the_head_change_nothing(files: Files) -> None:
     assert files.read().digest == plain
 
 
+def test_what_computed_the_prompt_is_left_alone(files: Files) -> None:
+    """Saved where a module to save is named alike: "head" and the encoder's "mlp_head"."""
+    plain = files.read().digest
+    files.state["prompt_encoder.default.mlp_head.0.weight"] = torch.ones(2, 2)
+    assert files.read().digest == plain
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_modernberts_head_normalises(root: Path, pooling: str, has_bias: bool) -> None:
+    """Its scale and shift end in the classifier's weights; a mean is one over prompt and tokens."""
+    options: dict[str, Any] = {
+        "classifier_pooling": pooling,
+        "norm_bias": has_bias,
+        "classifier_bias": has_bias,
+        "norm_eps": 0.1,
+    }
+    folder = root / f"modernbert-{pooling}-{has_bias}"
+    write_backbone(folder / "backbones" / "modernbert", "modernbert", **options)
+    trained = train(folder, Cell("modernbert", "SEQ_CLS", "PROMPT_TUNING"))
+    assert trained.report.manifest.head.gather == ("mean_positions" if pooling == "mean" else "first_position")
+    backbone = Backbone.load(folder / "backbones" / "modernbert", device="cpu")
+    for ids, expected in zip(IDS, trained.expected, strict=True):
+        (logits,) = backbone.logits([(trained.adapter, fields_of(backbone.spec, ids))])
+        np.testing.assert_allclose(logits, expected, **CLOSE)
+
+
 def test_copies_that_differ_are_refused(files: Files) -> None:
     bias = files.state["base_model.classifier.bias"]
     files.state["base_model.classifier.modules_to_save.default.bias"] = bias + 1
@@ -519,14 +546,3 @@ def test_windows_bound_the_rows(root: Path, tmp_path: Path) -> None:
     assert report.manifest.tokenization.max_len == 11
     with pytest.raises(InvalidRequest, match="--max-len of at most 11"):
         run_import("peft", trained, str(folder), tmp_path / "out", labels=["no", "yes"], max_len=12)
-
-
-def test_a_head_with_a_normalisation_is_refused(root: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    backbone = backbone_folder(root, "modernbert")
-    width = BackboneSpec.load(backbone).embedding_size
-    save_file({"prompt_embeddings": torch.zeros(2, width)}, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING", "task_type": "SEQ_CLS"}')
-    with pytest.raises(Fault, match="modernbert"):
-        run_import("peft", folder, str(backbone), tmp_path / "out", labels=["no", "yes"])

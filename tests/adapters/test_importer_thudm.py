@@ -327,6 +327,25 @@ def test_a_frozen_tensor_that_differs_is_named(backbone_of: BackboneOf, tmp_path
     assert not (tmp_path / "run-bundle").exists()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_backbone_kept_in_half_precision_is_still_the_same(
+    backbone_of: BackboneOf, tmp_path: Path, dtype: str
+) -> None:
+    """Training held its values in float32; a value that is no rounding of them is another backbone's."""
+    half = Path(shutil.copytree(backbone_of("bert"), tmp_path / "half"))
+    base = load_file(half / "model.safetensors")
+    rounded = {name: one.to(getattr(torch, dtype)) for name, one in base.items()}
+    save_file(rounded, half / "model.safetensors", metadata={"format": "pt"})
+    write_checkpoint(tmp_path / "run", backbone_of("bert"))
+    report = run_import("thudm", tmp_path / "run", str(half), tmp_path / "out")
+    assert int(report.read["frozen tensors compared"]) == len(base)
+    name = "encoder.layer.0.output.dense.weight"
+    rounded[name][3, 4] = rounded[name][3, 4] * 1.02
+    save_file(rounded, half / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneMismatch, match=name):
+        run_import("thudm", tmp_path / "run", str(half), tmp_path / "out")
+
+
 def test_a_second_copy_of_the_embeddings_is_compared_too(backbone_of: BackboneOf, tmp_path: Path) -> None:
     name = "embeddings.token_type_embeddings.weight"
     changes = {name: torch.zeros(2, HIDDEN)}

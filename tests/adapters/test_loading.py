@@ -21,7 +21,8 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.architectures import ARCHITECTURES
-from prefixrack_adapters.backbone import DTYPES, Backbone
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.devices import DTYPES
 from prefixrack_adapters.families import FAMILIES, load_family
 from prefixrack_adapters.families.stock import Stock, load_stock_model
 from prefixrack_adapters.file_pages import MAPS, FilePages

@@ -27,7 +27,7 @@ Refuses = Callable[[int, int], bool]
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[Refuses], list[int]]:
     """Make passes run out of memory, by their tokens and their number; returns the sizes of those that were begun."""
-    usual = Backbone.hidden_states
+    usual = Backbone._hidden_states
 
     def install(refuses: Refuses) -> list[int]:
         sizes: list[int] = []
@@ -38,7 +38,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[Refuses], list[int]]:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return usual(backbone, rows, *rest)
 
-        monkeypatch.setattr(Backbone, "hidden_states", hidden_states)
+        monkeypatch.setattr(Backbone, "_hidden_states", hidden_states)
         return sizes
 
     return install

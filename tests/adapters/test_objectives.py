@@ -127,7 +127,7 @@ def test_a_batch_costs_what_its_rows_cost_one_by_one_in_however_many_packs(
         torch.testing.assert_close(gradients[name], part.grad, rtol=1e-4, atol=1e-6)
     for max_tokens in (1, 40):
         cut, cut_gradients = loss_and_gradients(model, batch, max_tokens)
-        assert cut == pytest.approx(loss, abs=1e-6, rel=1e-6)
+        assert cut == pytest.approx(loss, abs=1e-6, rel=1e-5)
         assert cut_gradients.keys() == gradients.keys()
         for name, gradient in gradients.items():
             torch.testing.assert_close(cut_gradients[name], gradient, rtol=1e-4, atol=1e-6)

@@ -85,6 +85,7 @@ def test_robertas_padding_as_a_word_of_a_text_takes_no_position(tmp_path: Path, 
         ("last_token", [[8, 9], [18, 19]]),
         ("first_position", [[0, 1], [10, 11]]),
         ("mean_tokens", [[7, 8], [14, 15]]),
+        ("mean_positions", [[4, 5], [14, 15]]),
     ],
 )
 def test_pooled_heads_read_one_state_of_each_row(gather: Gather, wanted: list[list[float]]) -> None:

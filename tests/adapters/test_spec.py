@@ -189,8 +189,7 @@ def test_different_after_a_tensor_goes_or_changes_its_shape(copy: Path, spec: Ba
 
 
 def test_sampled_values_are_evenly_spaced_and_rounded_to_even(copy: Path) -> None:
-    from prefixrack_adapters.spec import _round_to_bfloat16
-    from prefixrack_adapters.weights import weight_tensors
+    from prefixrack_adapters.weights import bfloat16_bits, weight_tensors
 
     tensors = load_file(copy / "model.safetensors")
     for seen in weight_tensors(copy):
@@ -200,7 +199,7 @@ def test_sampled_values_are_evenly_spaced_and_rounded_to_even(copy: Path) -> Non
         sample = seen.sample(64)
         np.testing.assert_array_equal(sample, flat[picks].numpy())
         wanted = flat[picks].bfloat16().view(torch.uint16).numpy()
-        np.testing.assert_array_equal(_round_to_bfloat16(sample), wanted)
+        np.testing.assert_array_equal(bfloat16_bits(sample), wanted)
 
 
 def test_a_folder_without_weights_or_config_is_named(tmp_path: Path, copy: Path) -> None:

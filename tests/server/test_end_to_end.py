@@ -97,7 +97,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         write_random_bundle(folder / "bundles" / name, backbone.spec, name=name, **options)
     paths = {"backbone": folder / "backbone", "state-dir": folder / "state", "adapters": folder / "bundles"}
     arguments = [f"--{option}={path}" for option, path in paths.items()]
-    process = ServeProcess(folder, "serve", *arguments, *request.param)
+    process = ServeProcess(folder, "serve", "--dtype=float32", *arguments, *request.param)  # compared to the last bits
     world = World(process, backbone, folder, make_specimens(backbone, folder / "specimens", 40))
     try:
         live_first_life(world)

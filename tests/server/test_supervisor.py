@@ -56,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     paths = {"backbone": backbone, "state-dir": folder / "state", "adapters": folder / "bundles"}
     arguments = [f"--{option}={path}" for option, path in paths.items()]
     workers = f"--http-workers={NUM_FRONT_ENDS}"
-    process = ServeProcess(folder, "serve", *arguments, workers, "--auth=none")
+    process = ServeProcess(folder, "serve", "--dtype=float32", *arguments, workers, "--auth=none")
     yield World(process)
     process.kill()
 
@@ -162,7 +162,7 @@ def test_what_a_child_cannot_start_with_is_told_as_ever(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "unheard-of"}')
     arguments = [f"--backbone={folder}", f"--state-dir={tmp_path / 'state'}", "--http-workers=1"]
-    process = ServeProcess(tmp_path, "serve", *arguments)
+    process = ServeProcess(tmp_path, "serve", "--dtype=float32", *arguments)
     process.begin()
     assert process.wait() == 2
     assert "'unheard-of'" in process.output()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ class Family(ABC):
     T is the number of tokens of the whole pack, its rows end to end; e the width of the word vectors. `positions` is
     [T], or [2, T] for a family with two dimensions of positions.
     """
+
+    looks_at_longest_row: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -45,7 +47,10 @@ class Family(ABC):
 
     @property
     def is_recordable(self) -> bool:
-        """Whether a pass depends on nothing but its tensors' contents, so that it can be recorded and run again."""
+        """Whether a pass depends on nothing but its tensors' contents, so that it can be recorded and run again.
+
+        With `looks_at_longest_row` it may depend on the longest of the pack's lengths too.
+        """
         return False
 
     def vocabulary_logits(self, states: Tensor) -> Tensor:

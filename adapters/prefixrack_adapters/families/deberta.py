@@ -83,6 +83,13 @@ class Deberta(Encoder):
         # Version 1 fixes the dtype of its query and value biases, so loading alone leaves them in float32.
         return cls(load_stock_model(folder, dtype, "eager").to(dtype))
 
+    looks_at_longest_row = True  # for the distances that its tokens can have
+
+    @property
+    def is_recordable(self) -> bool:
+        """A convolution (some of version 2) looks at every row's length."""
+        return getattr(self.encoder, "conv", None) is None
+
     @property
     def encoder(self) -> Any:
         return self.model.encoder

@@ -90,10 +90,13 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Unused poolers and heads in the file are expected: transformers need not warn of them."""
-    verbosity = transformers_logging.get_verbosity()
+    """Unused poolers and heads in the file are expected: transformers need not warn of them, nor show a bar."""
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()

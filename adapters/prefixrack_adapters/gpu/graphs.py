@@ -9,7 +9,7 @@ row and is never read: in a transformer only attention looks from one token to a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,11 +29,21 @@ IDLE = -1  # of an entry in the table of items
 NUM_WARM_UPS = 2  # before a recording: the first calls compile kernels and choose algorithms
 
 
+class Size(NamedTuple):
+    """What a pass is recorded for: so many tokens, and rows of at most so many (0: of any length)."""
+
+    num_tokens: int
+    longest_row: int
+
+
 def rounded_up(num_tokens: int) -> int:
     """The number of tokens that a pack is recorded with: powers of two, and from 1,024 on a step of 512."""
-    if num_tokens <= 1024:
-        return int(max(32, 1 << (num_tokens - 1).bit_length()))
-    return -(-num_tokens // 512) * 512
+    return power_of_two(num_tokens) if num_tokens <= 1024 else -(-num_tokens // 512) * 512
+
+
+def power_of_two(number: int) -> int:
+    """The next one, 32 at least."""
+    return 1 << max(5, (number - 1).bit_length())
 
 
 class RecordedPasses:
@@ -45,7 +55,7 @@ class RecordedPasses:
         self._num_layers = num_layers
         parameter = next(family.model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
-        self._passes: dict[int, RecordedPass] = {}
+        self._passes: dict[Size, RecordedPass] = {}
         self._memory: Any = torch.cuda.graph_pool_handle()  # shared: passes run one behind the other
 
     def hidden_states(self, rows: Sequence[Row], pack: PackLayout) -> Tensor | None:
@@ -60,7 +70,9 @@ class RecordedPasses:
         table = PrefixTable.of(pack, self._dtype)
         if (table.entries[:2] % ALIGNMENT).any():
             return None
-        size = rounded_up(num_tokens)
+        size = Size(rounded_up(num_tokens), 0)
+        if self._family.looks_at_longest_row:
+            size = Size(size.num_tokens, power_of_two(max(pack.lengths)))
         if size not in self._passes:
             self._passes[size] = RecordedPass(
                 self._family, self._attention, size, self._num_layers, self._device, self._memory
@@ -75,13 +87,14 @@ class RecordedPass:
         self,
         family: Family,
         attention: TritonAttention,
-        num_tokens: int,
+        size: Size,
         num_layers: int,
         device: torch.device,
         memory: Any,
     ) -> None:
         self._block = attention.blocks.queries
-        self._num_tokens, self._num_layers = num_tokens, num_layers
+        num_tokens, longest_row = size
+        self._num_layers = num_layers
         self._num_rows = min(MOST_ROWS, num_tokens)
         self._num_items = -(-num_tokens // self._block) + self._num_rows
         sizes = (3 * num_tokens, 3 * num_layers * self._num_rows, self._num_rows + 1, *(self._num_items,) * 2)
@@ -92,7 +105,8 @@ class RecordedPass:
         tables = PackTables(
             prefixes.view(num_layers, 3, self._num_rows), starts, starts, item_rows, item_firsts, (), is_aligned=True
         )
-        self._pack = PackLayout([num_tokens], [None], attention)
+        # Its lengths are read for the longest alone: all others stand in the tables.
+        self._pack = PackLayout([longest_row or num_tokens], [None], attention)
         self._pack.has_prefixes = True
         attention.use_tables(self._pack, tables)
         self._graph, self._hidden = _recorded(family, tokens.view(3, num_tokens), self._pack, memory)

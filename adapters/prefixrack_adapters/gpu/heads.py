@@ -42,7 +42,10 @@ class HeadLayout:
     def of(cls, head: Head) -> HeadLayout | None:
         """None where `logits_of` cannot compute it: it takes float32 layers and the activations that it has."""
         are_right = [
-            layer.weight.dtype == torch.float32 and layer.weight.is_contiguous() and layer.activation in ACTIVATIONS
+            layer.weight.dtype == torch.float32
+            and layer.weight.is_contiguous()
+            and layer.activation in ACTIVATIONS
+            and layer.norm_eps is None
             for layer in head.layers
         ]
         return cls([_layer_layout(layer) for layer in head.layers]) if head.layers and all(are_right) else None

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from prefixrack_adapters.gpu.heads import HeadLayout, HeadStates, logits_of
-from prefixrack_adapters.heads import Head
+from prefixrack_adapters.heads import MEANS, Head
 from prefixrack_adapters.packing import RowSpan, picked_tokens
 from prefixrack_adapters.readout import Reading, Share, by_head, read_head, shares_of
 from prefixrack_adapters.transfer import to_device
@@ -48,5 +48,5 @@ class HeadsTogether:
     def _layout(self, head: Head) -> HeadLayout | None:
         """None for a head that the kernel does not compute."""
         if head not in self._layouts:
-            self._layouts[head] = None if head.gather == "mean_tokens" else HeadLayout.of(head)
+            self._layouts[head] = None if head.gather in MEANS else HeadLayout.of(head)
         return self._layouts[head]

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefixrack.errors import InvalidRequest, MalformedBundle, TensorMismatch
-from prefixrack_adapters.importers.base import Arrays, Source, read_state, take, weights_file
+from prefixrack_adapters.importers.base import Arrays, Dense, Source, read_state, take, weights_file
 from prefixrack_adapters.importers.frozen import Separated, separate
 from prefixrack_adapters.importers.stock_heads import (
     ACTIVATIONS,
     DECODERS,
     HEAD_MODULES,
     POOLED_TASKS,
-    Dense,
     HeadLayer,
     check_same_task,
     gather_of,
@@ -114,7 +113,7 @@ def _linear_layers(source: Source, config: Mapping[str, Any], state: Arrays) -> 
         )
     last = max(found)
     return [
-        (take(found[index], "weight"), found[index].get("bias"), None if index == last else _activation(config))
+        Dense(take(found[index], "weight"), found[index].get("bias"), None if index == last else _activation(config))
         for index in sorted(found)
     ]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from prefixrack.errors import InvalidRequest, MalformedBundle, TensorMismatch
 from prefixrack.types import Overlong, TaskName
 from prefixrack_adapters.formats import PLAIN
 from prefixrack_adapters.manifest import (
+    Activation,
     AnyPrefix,
     BackboneRef,
     DecodingSpec,
@@ -174,13 +175,22 @@ def take(arrays: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.flo
     return arrays[name]
 
 
-def dense_layers(
-    layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None, Any]],
-) -> tuple[list[DenseLayer], Arrays]:
-    """(weight [out, in], bias [out] or None, activation) per layer → the manifest's layers and the bundle's tensors."""
+class Dense(NamedTuple):
+    """A head's layer: weight [num_outputs, num_inputs], bias [num_outputs], and what follows, as in `DenseLayer`."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32] | None = None
+    activation: Activation | None = None
+    norm_eps: float | None = None
+
+
+def dense_layers(layers: Sequence[Dense]) -> tuple[list[DenseLayer], Arrays]:
+    """The manifest's layers and the bundle's tensors."""
     described, arrays = [], Arrays()
-    for index, (weight, bias, activation) in enumerate(layers):
-        described.append(DenseLayer(num_outputs=weight.shape[0], activation=activation, bias=bias is not None))
+    for index, (weight, bias, activation, norm_eps) in enumerate(layers):
+        described.append(
+            DenseLayer(num_outputs=weight.shape[0], activation=activation, bias=bias is not None, norm_eps=norm_eps)
+        )
         arrays[f"head.{index}.weight"] = weight
         if bias is not None:
             arrays[f"head.{index}.bias"] = bias

@@ -64,6 +64,7 @@ QA_WINDOW, QA_STRIDE = 384, 128
 # saving strips. The weights from before training may stand beside them.
 WRAPPED = re.compile(r"\.modules_to_save(\.(?!weight$|bias$|dense\.|out_proj\.|summary\.)[^.]+)?(?=\.)")
 UNTRAINED = ".original_module."
+ENCODER = "prompt_encoder."  # what `prompt_embeddings` was computed with: saved where a module to save is named alike
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def own_names(state: Arrays, source: Source) -> Arrays:
     """Tensors by the names that the model's own modules have. Raises TensorMismatch where two of one name differ."""
     renamed: Arrays = {}
     for name, values in state.items():
-        if UNTRAINED in name:
+        if UNTRAINED in name or name.startswith(ENCODER):
             continue
         own = _own_name(name, ARCHITECTURES[source.spec.architecture].model_prefix)
         if own in renamed and not np.array_equal(renamed[own], values):

@@ -20,6 +20,7 @@ from prefixrack.errors import InvalidRequest, MalformedBundle, TensorMismatch
 from prefixrack_adapters.importers.base import (
     SAFETENSORS,
     Arrays,
+    Dense,
     Imported,
     Source,
     deep_prefix,
@@ -133,14 +134,15 @@ def _prefix(source: Source, own: Arrays) -> tuple[PrefixSpec, NDArray[np.float32
     return deep_prefix(spec, values.shape[2], positions="unmoved"), values
 
 
-def _head(own: Arrays) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None, Any]]:
+def _head(own: Arrays) -> list[Dense]:
     parts: dict[int, dict[str, NDArray[np.float32]]] = {}
     for name, values in own.items():
         if match := HEAD_NAME.fullmatch(name):
             parts.setdefault(int(match["index"]), {})[match["part"]] = values
     last = max(parts, default=0)
     return [
-        (parts[index]["weight"], parts[index].get("bias"), None if index == last else "relu") for index in sorted(parts)
+        Dense(parts[index]["weight"], parts[index].get("bias"), None if index == last else "relu")
+        for index in sorted(parts)
     ]
 
 

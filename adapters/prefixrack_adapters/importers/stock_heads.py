@@ -7,13 +7,14 @@ layer of its own, BERT's reads the base model's pooler, a decoder's the last tok
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import get_args
 
+import numpy as np
 from numpy.typing import NDArray
 
 from prefixrack.errors import InvalidRequest, TensorMismatch, UnsupportedBackbone
-from prefixrack_adapters.importers.base import Source
+from prefixrack_adapters.importers.base import Dense, Source
 from prefixrack_adapters.importers.frozen import Separated
 from prefixrack_adapters.manifest import Activation, Gather
 from prefixrack_adapters.spec import read_config
@@ -21,18 +22,20 @@ from prefixrack_adapters.spec import read_config
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 DECODERS = ("glm", "glm4", "gpt2", "llama", "qwen2", "qwen3")
 # first parts of the names of tensors that are the head's and not the base model's
-HEAD_MODULES = ("classifier.", "pre_classifier.", "score.", "qa_outputs.", "sequence_summary.", "pooler.")
+HEAD_MODULES = ("classifier.", "head.", "pre_classifier.", "score.", "qa_outputs.", "sequence_summary.", "pooler.")
 POOLED_TASKS = ("text-classification", "multiple-choice")
-
-Dense = tuple[NDArray[Any], NDArray[Any] | None, Activation | None]
 
 
 @dataclass(frozen=True, slots=True)
 class HeadLayer:
-    """A dense layer by the name of its module. What is not among the trained tensors comes from the base's files."""
+    """A dense layer by the name of its module, and of the one that normalises its outputs.
+
+    What is not among the trained tensors comes from the base's files.
+    """
 
     module: str
     activation: Activation | None = None
+    norm: str | None = None
 
 
 POOLER = HeadLayer("pooler.dense", "tanh")
@@ -41,6 +44,9 @@ OUTPUT = HeadLayer("classifier")
 OWN_DENSE = HeadLayer("classifier.dense", "tanh")
 OWN_OUTPUT = HeadLayer("classifier.out_proj")
 PRE_CLASSIFIER = HeadLayer("pre_classifier", "relu")
+NORMALISED = HeadLayer("head.dense", "gelu", "head.norm")  # ModernBERT's, in front of every task's output
+# where a family's config may name another activation
+ACTIVATION_FIELDS: Mapping[HeadLayer, str] = {CONTEXT_POOLER: "pooler_hidden_act", NORMALISED: "classifier_activation"}
 
 SEQUENCE_HEADS: Mapping[str, tuple[HeadLayer, ...]] = {
     "albert": (HeadLayer("pooler", "tanh"), OUTPUT),
@@ -49,6 +55,7 @@ SEQUENCE_HEADS: Mapping[str, tuple[HeadLayer, ...]] = {
     "deberta-v2": (CONTEXT_POOLER, OUTPUT),
     "distilbert": (PRE_CLASSIFIER, OUTPUT),
     "electra": (HeadLayer("classifier.dense", "gelu"), OWN_OUTPUT),
+    "modernbert": (NORMALISED, OUTPUT),
     "roberta": (OWN_DENSE, OWN_OUTPUT),
     "xlm-roberta": (OWN_DENSE, OWN_OUTPUT),
     **dict.fromkeys(DECODERS, (HeadLayer("score"),)),
@@ -66,8 +73,12 @@ TOKEN_HEADS: Mapping[str, tuple[HeadLayer, ...]] = {
     **{architecture: (OUTPUT,) for architecture in SEQUENCE_HEADS if architecture not in DECODERS},
     **dict.fromkeys(DECODERS, (HeadLayer("score"),)),
     "gpt2": (OUTPUT,),
+    "modernbert": (NORMALISED, OUTPUT),
 }
-ANSWER_HEADS = {architecture: (HeadLayer("qa_outputs"),) for architecture in SEQUENCE_HEADS}
+ANSWER_HEADS: Mapping[str, tuple[HeadLayer, ...]] = {
+    **{architecture: (HeadLayer("qa_outputs"),) for architecture in SEQUENCE_HEADS},
+    "modernbert": (NORMALISED, OUTPUT),
+}
 
 HEADS_OF_TASK: Mapping[str, Mapping[str, tuple[HeadLayer, ...]]] = {
     "text-classification": SEQUENCE_HEADS,
@@ -90,24 +101,44 @@ def head_layers(source: Source, task: str) -> tuple[HeadLayer, ...]:
 
 
 def _configured(layer: HeadLayer, source: Source) -> HeadLayer:
-    """DeBERTa's pooler alone has an activation that its config may change."""
-    if layer is not CONTEXT_POOLER:
+    """With the activation that the backbone's config names. Raises UnsupportedBackbone for one that bundles lack."""
+    field = ACTIVATION_FIELDS.get(layer)
+    if field is None:
         return layer
-    activation = read_config(source.backbone).get("pooler_hidden_act", layer.activation)
+    activation = read_config(source.backbone).get(field, layer.activation)
     if activation not in ACTIVATIONS:
         raise UnsupportedBackbone(
-            f"{source.spec.model_id} has pooler_hidden_act {activation!r}; {', '.join(ACTIVATIONS)} are supported"
+            f"{source.spec.model_id} has {field} {activation!r}; {', '.join(ACTIVATIONS)} are supported"
         )
-    return HeadLayer(layer.module, activation)
+    return replace(layer, activation=activation)
 
 
 def read_head(layers: tuple[HeadLayer, ...], parts: Separated, source: Source) -> list[Dense]:
     """Weights of each layer, trained ones first, else the base's. Raises TensorMismatch where there are none."""
-    return [_dense(layer, parts, source) for layer in layers]
+    head = [_dense(layer, parts, source) for layer in layers]
+    for index, layer in enumerate(layers):
+        if layer.norm is not None:
+            head[index : index + 2] = _normalised(layer.norm, head[index], head[index + 1], parts, source)
+    return head
 
 
 def _dense(layer: HeadLayer, parts: Separated, source: Source) -> Dense:
-    names = f"{layer.module}.weight", f"{layer.module}.bias"
+    weight, bias = _weights(layer.module, parts, source)
+    return Dense(weight, bias, layer.activation)
+
+
+def _normalised(module: str, layer: Dense, behind: Dense, parts: Separated, source: Source) -> tuple[Dense, Dense]:
+    """Outputs of `layer` are normalised; scale and shift behind that become part of the layer that reads them."""
+    scale, shift = _weights(module, parts, source)
+    bias = behind.bias
+    if shift is not None:
+        bias = behind.weight @ shift + (0 if bias is None else bias)
+    eps = read_config(source.backbone).get("norm_eps", 1e-5)
+    return layer._replace(norm_eps=eps), behind._replace(weight=behind.weight * scale, bias=bias)
+
+
+def _weights(module: str, parts: Separated, source: Source) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    names = f"{module}.weight", f"{module}.bias"
     weight, bias = (parts.own[name] if name in parts.own else parts.frozen(name) for name in names)
     if weight is None:
         held = sorted(name for name in parts.own if name.startswith(HEAD_MODULES))
@@ -116,7 +147,7 @@ def _dense(layer: HeadLayer, parts: Separated, source: Source) -> Dense:
             f"{source.spec.architecture!r} head for this task has; the source has {held or 'no head'}: a part that was "
             "drawn at random and not saved is lost; check --task, and give --backbone the model with the part in it"
         )
-    return weight, bias, layer.activation
+    return weight, bias
 
 
 def gather_of(source: Source, task: str, is_soft: bool = False) -> Gather:
@@ -131,6 +162,8 @@ def gather_of(source: Source, task: str, is_soft: bool = False) -> Gather:
         return "every_token"
     if source.spec.architecture in DECODERS:
         return "last_token"
+    if task == "text-classification" and read_config(source.backbone).get("classifier_pooling") == "mean":
+        return "mean_positions" if is_soft else "mean_tokens"
     return "first_position" if is_soft and task in POOLED_TASKS else "first_token"
 
 

@@ -24,6 +24,7 @@ from prefixrack_adapters.importers import retrieval
 from prefixrack_adapters.importers.base import (
     SAFETENSORS,
     Arrays,
+    Dense,
     Imported,
     Source,
     deep_prefix,
@@ -68,8 +69,6 @@ POOLED_TASKS = ("text-classification", "multiple-choice")
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 # the code's defaults for question answering: windows of 384 tokens that share 128
 QA_WINDOW, QA_STRIDE = 384, 128
-
-Dense = tuple[NDArray[np.float32], NDArray[np.float32] | None, Activation | None]
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def _check_len(checkpoint: Checkpoint, vectors: NDArray[np.float32]) -> None:
 
 def _head(checkpoint: Checkpoint) -> list[Dense]:
     name = "qa_outputs" if checkpoint.task == "question-answering" else "classifier"
-    output = (take(checkpoint.own, f"{name}.weight"), checkpoint.own.get(f"{name}.bias"), None)
+    output = Dense(take(checkpoint.own, f"{name}.weight"), checkpoint.own.get(f"{name}.bias"))
     if checkpoint.task not in POOLED_TASKS:
         return [output]
     return [_trained_pooler(checkpoint) if _is_deberta(checkpoint.source) else _frozen_pooler(checkpoint), output]
@@ -242,7 +241,7 @@ def _trained_pooler(checkpoint: Checkpoint) -> Dense:
     if activation not in ACTIVATIONS:
         raise MalformedBundle(f"config.json has pooler_hidden_act {activation!r}; {', '.join(ACTIVATIONS)} are known")
     own = checkpoint.own
-    return take(own, f"{TRAINED_POOLER}dense.weight"), take(own, f"{TRAINED_POOLER}dense.bias"), activation
+    return Dense(take(own, f"{TRAINED_POOLER}dense.weight"), take(own, f"{TRAINED_POOLER}dense.bias"), activation)
 
 
 def _frozen_pooler(checkpoint: Checkpoint) -> Dense:
@@ -254,7 +253,7 @@ def _frozen_pooler(checkpoint: Checkpoint) -> Dense:
             f"neither {checkpoint.source.folder} nor the backbone has pooler.dense: the head reads the pooler's "
             "output, so the pooler of training is needed; give the whole model that training wrote"
         )
-    return weight, bias, "tanh"
+    return Dense(weight, bias, "tanh")
 
 
 def _gather(checkpoint: Checkpoint) -> Gather:

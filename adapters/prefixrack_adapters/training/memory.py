@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from prefixrack_adapters.training.data import Example
 
 MAX_EVALUATION_TOKENS = 4096
 
+T = TypeVar("T")
+
 
 def evaluate(
     backbone: Backbone, adapter: Adapter, examples: Sequence[Example], max_tokens: int = MAX_EVALUATION_TOKENS
@@ -24,9 +27,14 @@ def evaluate(
 
     Raises InvalidRequest where a single row is too much.
     """
+    return halving(lambda tokens: evaluation.evaluate(backbone, adapter, examples, tokens), max_tokens)
+
+
+def halving(compute: Callable[[int], T], max_tokens: int) -> T:
+    """What `compute` gives for packs of so many tokens or, out of memory, of half as many, and so on."""
     while max_tokens:
         try:
-            return evaluation.evaluate(backbone, adapter, examples, max_tokens)
+            return compute(max_tokens)
         except torch.OutOfMemoryError:
             max_tokens //= 2
         release()

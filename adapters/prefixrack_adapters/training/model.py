@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prefixrack_adapters.adapter import Adapter
+from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.heads import Dense
 from prefixrack_adapters.manifest import Manifest
-from prefixrack_adapters.packing import Prompt, RowSpan, row_spans
-from prefixrack_adapters.rows import Row
+from prefixrack_adapters.packing import Prompt, row_spans
 from prefixrack_adapters.training.objectives import Item, Objective, Spans
 from prefixrack_adapters.training.prefix_encoder import PrefixEncoder, PromptEncoder
 from prefixrack_adapters.weights import weight_tensors
@@ -81,7 +81,12 @@ class PromptModel(nn.Module):
 
         The losses of parts count by their numbers of items, so a batch of several data sets is like one of a large one.
         """
-        hidden, spans = self._hidden_states(items)
+        prefix, prompt = self._before_rows()
+        hidden, spans = hidden_states(self.backbone, items, [prefix] * len(items), [prompt] * len(items))
+        return {"loss": self.loss(hidden, spans, items, items if batch is None else batch)}
+
+    def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], batch: Sequence[Item]) -> Tensor:
+        """The items' share in the loss of their batch, from the pack's hidden states."""
         losses = []
         for index, part in enumerate(self.parts):
             members = [member for member, item in enumerate(items) if item.part == index]
@@ -89,28 +94,16 @@ class PromptModel(nn.Module):
                 continue
             own = [items[member] for member in members]
             loss = part.objective.loss(hidden, [spans[member] for member in members], own, self._head(index))
-            losses.append(loss * _share(part.objective, own, index, items if batch is None else batch))
-        return {"loss": torch.stack(losses).sum()}
+            losses.append(loss * _share(part.objective, own, index, batch))
+        return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
-    def _hidden_states(self, items: Sequence[Item]) -> tuple[Tensor, Spans]:
-        """[T, hidden_size] and where each item's rows lie. Rows of equal length are neighbours: they share calls."""
-        rows = [row for item in items for row in item.rows]
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        ordered = [rows[index] for index in order]
-        hidden, of_rows = self._run(ordered)
-        found = dict(zip(order, of_rows, strict=True))
-        indices = iter(range(len(rows)))
-        return hidden.float(), [[found[next(indices)] for _ in item.rows] for item in items]
-
-    def _run(self, rows: Sequence[Row]) -> tuple[Tensor, list[RowSpan]]:
-        prefixes: list[Any] = [None] * len(rows)
-        prompts: list[Prompt | None] = [None] * len(rows)
+    def _before_rows(self) -> tuple[Prefix | None, Prompt | None]:
         match self.encoder:
             case PrefixEncoder() as encoder:
-                prefixes = [encoder()] * len(rows)
+                return encoder.by_layer(encoder()), None
             case PromptEncoder() as encoder:
-                prompts = [Prompt(encoder().to(self.backbone.dtype), "once")] * len(rows)
-        return self.backbone.hidden_states(rows, prefixes, prompts), list(row_spans(rows, prompts))
+                return None, soft_prompt(encoder(), self.backbone)
+        return None, None
 
     def _head(self, part: int) -> Any:
         def apply(states: Tensor) -> Tensor:
@@ -145,6 +138,31 @@ class PromptModel(nn.Module):
         if all(name in arrays and arrays[name].shape == values.shape for name, values in own.items()):
             for name, values in own.items():
                 values.copy_(_tensor(arrays[name], self.backbone.device))
+
+
+def hidden_states(
+    backbone: Backbone,
+    items: Sequence[Item],
+    prefixes: Sequence[Prefix | None],
+    prompts: Sequence[Prompt | None],
+) -> tuple[Tensor, Spans]:
+    """[T, hidden_size] in float32 and where each item's rows lie; prefix and prompt of each item.
+
+    Rows of equal length are neighbours: they share calls.
+    """
+    rows = [(row, number) for number, item in enumerate(items) for row in item.rows]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+    ordered = [rows[index][0] for index in order]
+    own_prefixes = [prefixes[rows[index][1]] for index in order]
+    own_prompts = [prompts[rows[index][1]] for index in order]
+    hidden = backbone.hidden_states(ordered, own_prefixes, own_prompts)
+    found = dict(zip(order, row_spans(ordered, own_prompts), strict=True))
+    indices = iter(range(len(rows)))
+    return hidden.float(), [[found[next(indices)] for _ in item.rows] for item in items]
+
+
+def soft_prompt(vectors: Tensor, backbone: Backbone) -> Prompt:
+    return Prompt(vectors.to(backbone.dtype), "once")
 
 
 def _share(objective: Objective, own: Sequence[Item], part: int, batch: Sequence[Item]) -> float:

@@ -7,20 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from prefixrack.errors import InputFault
 from prefixrack.types import Overlong, Parameters
 from prefixrack_adapters.manifest import Manifest
-from prefixrack_adapters.packing import RowSpan, gather_by
+from prefixrack_adapters.packing import RowSpan, gather_by, picked
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.tasks import AnyTask, Prepared
 from prefixrack_adapters.tasks.candidate_classification import PreparedCandidates
 from prefixrack_adapters.tasks.question_answering import PreparedContext
 from prefixrack_adapters.tasks.token_classification import PreparedWords
 from prefixrack_adapters.training.data import CandidateLabels, Example, GoldAnswers
+from prefixrack_adapters.transfer import to_device
 
 Head = Callable[[Tensor], Tensor]
 Spans = Sequence[Sequence[RowSpan]]
@@ -110,7 +111,7 @@ class TextObjective(Objective):
 
     def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
         logits = head(self.pooled(hidden, spans))
-        target = torch.tensor([item.target for item in items], device=hidden.device)
+        target = targets_of(items, hidden)
         match self.manifest.decoding.problem:
             case "regression":
                 return F.mse_loss(logits, target)
@@ -139,8 +140,7 @@ class TokenObjective(Objective):
         for of_item, item in zip(spans, items, strict=True):
             picks.extend(of_item[row].first_token + index for row, index, _ in item.target)
             labels.extend(label for _, _, label in item.target)
-        logits = head(hidden[torch.tensor(picks, device=hidden.device)])
-        return F.cross_entropy(logits, torch.tensor(labels, device=hidden.device))
+        return F.cross_entropy(head(picked(hidden, picks)), to_device(np.array(labels), hidden.device))
 
 
 class AnswerObjective(Objective):
@@ -164,9 +164,8 @@ class AnswerObjective(Objective):
 
     def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
         states, lengths = gather_by(hidden, [span for (span,) in spans], self.manifest.head.gather)
-        rows = head(states).split(lengths)
-        logits = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("-inf"))
-        target = torch.tensor([item.target for item in items], device=hidden.device)
+        logits = side_by_side(head(states), lengths)
+        target = targets_of(items, hidden)
         start_loss = F.cross_entropy(logits[..., 0], target[:, 0])
         return (start_loss + F.cross_entropy(logits[..., 1], target[:, 1])) / 2
 
@@ -188,6 +187,21 @@ class ChoiceObjective(Objective):
         return [(prepared.rows, int(example.target))]  # type: ignore[arg-type]
 
     def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], head: Head) -> Tensor:
-        scores = head(self.pooled(hidden, spans))[:, 0].split([len(item.rows) for item in items])
-        logits = torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=float("-inf"))
-        return F.cross_entropy(logits, torch.tensor([item.target for item in items], device=hidden.device))
+        logits = side_by_side(head(self.pooled(hidden, spans)), [len(item.rows) for item in items])
+        return F.cross_entropy(logits[..., 0], targets_of(items, hidden))
+
+
+def targets_of(items: Sequence[Item], like: Tensor) -> Tensor:
+    """The items' targets where `like` is; what is no whole number in its dtype."""
+    targets = np.array([item.target for item in items])
+    return to_device(targets if targets.dtype == np.int64 else targets.astype(np.float32), like.device)
+
+
+def side_by_side(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[sum(lengths), width] → [len(lengths), longest, width], padded with minus infinity. One call for all."""
+    sizes = np.array(lengths)
+    slot = np.arange(sizes.max())[None, :]
+    is_padding = slot >= sizes[:, None]
+    places = np.where(is_padding, 0, (sizes.cumsum() - sizes)[:, None] + slot)
+    padded: Tensor = values.index_select(0, to_device(places.ravel(), values.device)).unflatten(0, places.shape)
+    return padded.masked_fill(to_device(is_padding, values.device)[..., None], float("-inf"))

@@ -7,16 +7,15 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
+from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.manifest import PrefixSpec
 
 
 class PrefixEncoder(nn.Module):
-    """forward() → by layer [2, num_kv_heads, prefix_len, head_dim], float32, after dropout in training, or None."""
+    """forward() → [len(layers), 2, num_kv_heads, prefix_len, head_dim], float32, after dropout in training."""
 
     def __init__(self, spec: PrefixSpec, hidden_size: int, mlp_size: int | None, dropout: float) -> None:
         super().__init__()
@@ -32,10 +31,16 @@ class PrefixEncoder(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self) -> Sequence[Tensor | None]:
+    def forward(self) -> Tensor:
         flat: Tensor = self.dropout(self.mlp(self.embedding.weight))  # [prefix_len, 2 * layers * heads * head_dim]
-        states = dict(zip(self.layers, flat.view(self.shape).permute(1, 2, 3, 0, 4), strict=True))
-        return [states.get(layer) for layer in range(self.num_layers)]
+        return flat.view(self.shape).permute(1, 2, 3, 0, 4)
+
+    def by_layer(self, states: Tensor) -> Prefix:
+        """What forward() gives as attention takes it: layers that are left out are None."""
+        if len(self.layers) == self.num_layers:
+            return states
+        of_layers = dict(zip(self.layers, states.unbind(0), strict=True))
+        return [of_layers.get(layer) for layer in range(self.num_layers)]
 
     @torch.no_grad()
     def folded(self) -> Tensor:

@@ -77,12 +77,31 @@ class Board:
     def say(self, line: str) -> None:
         self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def bar(self, title: str, total: int) -> Bar:
+        """For a loop of one's own: takes the place of the one before."""
+        return Bar(self.progress, self._replace(self.progress.add_task(title, total=total, state="")))
+
     def callback(self, metric: str, phase: str = TRAINING) -> TrainingProgress:
         """For the Trainer: a bar that takes the place of the one before."""
+        task = self._replace(self.progress.add_task(phase, total=None, start=False, state=""))
+        return TrainingProgress(self, task, metric, "" if phase == TRAINING else f"{phase}, ")
+
+    def _replace(self, task: TaskID) -> TaskID:
         if self._going is not None:
             self.progress.remove_task(self._going)
-        self._going = self.progress.add_task(phase, total=None, start=False, state="")
-        return TrainingProgress(self, self._going, metric, "" if phase == TRAINING else f"{phase}, ")
+        self._going = task
+        return task
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Steps of one loop, on a board."""
+
+    progress: Progress
+    task: TaskID
+
+    def advance(self, state: str) -> None:
+        self.progress.update(self.task, advance=1, state=state)
 
 
 class TrainingProgress(TrainerCallback):

@@ -103,13 +103,16 @@ def finish_part(
     part: int,
     started: float,
     joined: Sequence[str] = (),
+    serving: Backbone | None = None,
 ) -> Report:
     """Score one part of a finished run and write its folder: the bundle (not for baselines), metrics, pictures, card.
 
-    `joined` are the data sets that it was trained together with.
+    `joined` are the data sets that it was trained together with, `serving` the backbone as it serves, if it is loaded.
     """
     arrays: Arrays = result.model.arrays(part)
-    backbone = result.model.backbone if settings.is_baseline else Backbone.load(settings.backbone, settings.device)
+    backbone = result.model.backbone
+    if not settings.is_baseline:
+        backbone = serving or Backbone.load(settings.backbone, settings.device)
     manifest = tuned_decoding(manifest, arrays, backbone, data)
     exact = evaluate(backbone, adapter_of(manifest, arrays, backbone), data.dev)
     if settings.is_baseline:

@@ -15,7 +15,8 @@ from transformers.trainer_callback import PrinterCallback, TrainerControl, Train
 
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.attention import RowLoop
-from prefixrack_adapters.backbone import Backbone, resolve_device
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.devices import fastest_dtype, resolve_device
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.tasks import build_task
@@ -204,16 +205,10 @@ def training_backbone(settings: TrainSettings) -> Backbone:
     if settings.method == "fine-tuning":
         dtype = "float32"
     elif dtype == "auto":
-        dtype = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+        dtype = fastest_dtype(device)
     backbone = Backbone.load(settings.backbone, device, dtype)
     backbone.attention = RowLoop(torch.float32) if device == "cpu" else PaddedAttention()
     return backbone
-
-
-def _has_fast_bfloat16(device: str) -> bool:
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def train_prompt(
@@ -229,6 +224,23 @@ def train_prompt(
     `folder` keeps checkpoints; one that is there already is gone on from, with the same result as without the break.
     `start` are tensors of a bundle to begin with.
     """
+    model, items = beginning(settings, backbone, data, start)
+    trainer = PromptTrainer(
+        items=items,
+        dev=[one.dev for one in data],
+        settings=settings,
+        model=model,
+        args=training_arguments(settings, folder, backbone.device),
+        callbacks=[EarlyStoppingCallback(settings.patience), BestCheckpoint(), *callbacks],
+    )
+    _train(trainer, last_checkpoint(folder))
+    return _result(trainer, model)
+
+
+def beginning(
+    settings: TrainSettings, backbone: Backbone, data: Sequence[DataSet], start: Arrays | None
+) -> tuple[PromptModel, list[Item]]:
+    """What a run begins with: its model, drawn by its seed or taken from `start`, and what it is trained on."""
     set_seed(settings.seed)
     parts = [_part(backbone, one.manifest, index) for index, one in enumerate(data)]
     items = [item for part, one in zip(parts, data, strict=True) for item in _items(part, one)]
@@ -240,16 +252,7 @@ def train_prompt(
         )
     if start is not None:
         model.start_from(start)
-    trainer = PromptTrainer(
-        items=items,
-        dev=[one.dev for one in data],
-        settings=settings,
-        model=model,
-        args=training_arguments(settings, folder, backbone.device),
-        callbacks=[EarlyStoppingCallback(settings.patience), BestCheckpoint(), *callbacks],
-    )
-    _train(trainer, last_checkpoint(folder))
-    return _result(trainer, model)
+    return model, items
 
 
 def _train(trainer: PromptTrainer, checkpoint: Path | None) -> None:
@@ -279,7 +282,10 @@ def _part(backbone: Backbone, manifest: Manifest, index: int) -> Part:
 
 
 def _result(trainer: PromptTrainer, model: PromptModel) -> TrainingResult:
-    log = trainer.state.log_history
+    return result_of(model, trainer.state.log_history)
+
+
+def result_of(model: PromptModel, log: list[dict[str, float]]) -> TrainingResult:
     history = [float(entry["eval_main"]) for entry in log if "eval_main" in entry]
     num_trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
     num_skipped = sum(part.objective.num_skipped for part in model.parts)
