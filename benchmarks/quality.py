@@ -45,6 +45,7 @@ from quality_sets import (
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(stderr=True)
+GPU_PACK_TOKENS = 65536  # of cells that are trained together; a GPU with less memory halves it by itself
 SHOWN = (
     *("epochs", "patience", "batch_size", "max_len", "warmup", "prefix_len", "prefix_init"),
     *("reparameterization", "reparameterization_size"),
@@ -120,6 +121,8 @@ class Bench:
                 self._settings(SETS[cell.name], cell.method, cell.seed, place)
                 for cell, place in zip(group, places, strict=True)
             ]
+            if not self.device.startswith("cpu"):  # few large packs; the results are those of small ones
+                settings = [one.model_copy(update={"pack_tokens": GPU_PACK_TOKENS}) for one in settings]
             for cell, one, report in zip(group, settings, run_together(settings, watch), strict=True):
                 if isinstance(report, Report):
                     yield Outcome(cell, [self._line(one, report, together=len(group))])

@@ -12,11 +12,15 @@ import torch
 from transformers import TrainingArguments, get_linear_schedule_with_warmup
 
 from prefixrack.errors import InvalidRequest
+from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.bundle import TENSORS_FILE, read_tensors
+from prefixrack_adapters.padded_attention import PaddedAttention
+from prefixrack_adapters.training import together
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.together import check_together, run_together, scheduled
+from prefixrack_adapters.training.trainer import training_backbone
 from synthetic import Record, alike, answer, choice, number, settings_of, several, single, tags
 
 MLP = {"reparameterization": "mlp", "reparameterization_size": 16}
@@ -86,6 +90,29 @@ def test_each_run_is_the_run_that_it_is_alone(backbone_folder: Path, tmp_path: P
     runs = runs_of(tmp_path, backbone_folder, list(MIXED))
     for settings, report in zip(runs, run_together(runs), strict=True):
         check_same(settings, report)
+
+
+def test_attention_of_a_gpu_trains_the_same(
+    backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There all rows are padded into one call, whose prefixes of many runs lie in one tensor."""
+
+    def with_padding(settings: TrainSettings) -> Backbone:
+        backbone = training_backbone(settings)
+        backbone.attention = PaddedAttention()
+        return backbone
+
+    names = ("plain", "numbers", "words", "prompt", "head")
+    runs, padded = (runs_of(tmp_path / place, backbone_folder, names, epochs=1) for place in ("rows", "padded"))
+    reports = run_together(runs)
+    monkeypatch.setattr(together, "training_backbone", with_padding)
+    for one, other in zip(reports, run_together(padded), strict=True):
+        assert isinstance(one, Report)
+        assert isinstance(other, Report)
+        assert other.history == pytest.approx(one.history, abs=1e-2 if one.main == "spearman" else 1e-4)
+    for first, second in zip(runs, padded, strict=True):
+        if not first.is_baseline:
+            check_same_tensors(second, first)
 
 
 def test_a_step_in_several_packs_is_the_same_step(backbone_folder: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -26,19 +26,26 @@ from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.evaluation import Evaluation, Exam, evaluate_together
 from prefixrack_adapters.manifest import Manifest
-from prefixrack_adapters.packing import Prompt
+from prefixrack_adapters.packing import Prompt, RowSpan, picked
 from prefixrack_adapters.training.batches import BatchSampler
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data
 from prefixrack_adapters.training.memory import halving, release, too_little
 from prefixrack_adapters.training.model import PromptModel, hidden_states, soft_prompt
-from prefixrack_adapters.training.objectives import Item
+from prefixrack_adapters.training.objectives import Item, Spans
 from prefixrack_adapters.training.prefix_encoder import PrefixEncoder
 from prefixrack_adapters.training.progress import Board, Watch, watched
 from prefixrack_adapters.training.run import finish_part, start_of
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.stacks import EncoderStack, Rates, StackedAdamW, Stacks
-from prefixrack_adapters.training.trainer import DataSet, TrainingResult, beginning, result_of, training_backbone
+from prefixrack_adapters.training.trainer import (
+    DataSet,
+    TrainingResult,
+    beginning,
+    item_packs,
+    result_of,
+    training_backbone,
+)
 from prefixrack_adapters.transfer import to_device
 
 METHODS = ("p-tuning-v2", "prompt-tuning", "head-only")  # those that leave the backbone as it is
@@ -270,11 +277,10 @@ class Steps:
         items = [item for share in pack for item in share.items]
         own = [before.get(share.run, (None, None)) for share in pack for _ in share.items]
         hidden, spans = hidden_states(self._backbone, items, *zip(*own, strict=True))
-        of_shares, end = [], 0
-        for share in pack:
-            start, end = end, end + len(share.items)
+        of_shares = []
+        for share, (states, own_spans) in zip(pack, by_share(hidden, spans, pack), strict=True):
             model = self._learners[share.run].model
-            of_shares.append(model.loss(hidden, spans[start:end], share.items, share.batch) * share.weight)
+            of_shares.append(model.loss(states, own_spans, share.items, share.batch) * share.weight)
         together = torch.stack(of_shares)
         together.sum().backward()
         runs = to_device(np.array([share.run for share in pack]), losses.device)
@@ -321,26 +327,46 @@ class Steps:
         return halving(lambda tokens: evaluate_together(self._backbone, sitting, tokens), self.pack_tokens)
 
 
+def by_share(hidden: Tensor, spans: Spans, pack: Sequence[Share]) -> Iterator[tuple[Tensor, Spans]]:
+    """The states of each share of a pack alone, and where its rows lie among them.
+
+    A loss that reads from all of the pack has a gradient of its size: as many of those as runs would be most of a step.
+    """
+    flat = [span for of_item in spans for span in of_item]
+    in_order = picked(hidden, chain.from_iterable(range(span.start, span.end) for span in flat))
+    of_items = iter(spans)
+    of_shares: list[tuple[int, Spans]] = []
+    for share in pack:
+        end = 0
+        own: list[list[RowSpan]] = []
+        for of_item in islice(of_items, len(share.items)):
+            own.append([])
+            for span in of_item:
+                own[-1].append(span._replace(start=end))
+                end += span.end - span.start
+        of_shares.append((end, own))
+    states = in_order.split([num_states for num_states, _ in of_shares])
+    return zip(states, (own for _, own in of_shares), strict=True)
+
+
 def divided(shares: Sequence[Share], max_tokens: int, is_divisible: Callable[[Share], bool]) -> list[list[Share]]:
-    """Shares in packs of at most `max_tokens` tokens, longest items first; what is longer, uncut, goes alone."""
-    if sum(share.num_tokens for share in shares) <= max_tokens:
-        return [list(shares)]
-    pieces = [
-        (number, piece)
-        for number, share in enumerate(shares)
-        for piece in ([[item] for item in share.items] if is_divisible(share) else [share.items])
-    ]
-    pieces.sort(key=lambda numbered: -_num_tokens(numbered[1]))
-    packs: list[dict[int, list[Item]]] = []
+    """Shares in packs of at most `max_tokens` tokens. What is longer and cannot be cut goes alone.
+
+    A run's share is cut only where it fits into no pack: each piece costs the calls of a loss.
+    """
+    pieces = [piece for share in shares for piece in _pieces(share, max_tokens, is_divisible(share))]
+    packs: list[list[Share]] = []
     room = 0
-    for number, piece in pieces:
-        if not packs or _num_tokens(piece) > room:
-            packs.append(defaultdict(list))
+    for piece in pieces:
+        if not packs or piece.num_tokens > room:
+            packs.append([])
             room = max_tokens
-        packs[-1][number] += piece
-        room -= _num_tokens(piece)
-    return [[replace(shares[number], items=items) for number, items in pack.items()] for pack in packs]
+        packs[-1].append(piece)
+        room -= piece.num_tokens
+    return packs
 
 
-def _num_tokens(items: Sequence[Item]) -> int:
-    return sum(item.num_tokens for item in items)
+def _pieces(share: Share, max_tokens: int, is_divisible: bool) -> list[Share]:
+    if not is_divisible or share.num_tokens <= max_tokens:
+        return [share]
+    return [replace(share, items=items) for items in item_packs(share.items, max_tokens)]
