@@ -506,6 +506,47 @@ async def test_what_was_resolved_is_answered_without_sql(
     assert await registry.resolve(TENANT, "a") is first
 
 
+async def test_a_change_leaves_what_was_resolved_of_other_adapters(
+    registry: Registry, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(registry, bench, 1)
+    await add(registry, bench, 1, name="b")
+    first = await registry.resolve(TENANT, "a@1")
+    assert await number_of(registry, "b") == 1
+    await add(registry, bench, 2, name="b")
+    await registry.put_alias(TENANT, "b", "production", 1)
+    await registry.delete_version(TENANT, "b", 2)
+    await registry.refresh()
+    assert await number_of(registry, "b@production") == 1
+    monkeypatch.setattr(registry, "_database", None)
+    assert await registry.resolve(TENANT, "a@1") is first
+
+
+async def test_every_reference_to_a_changed_adapter_is_resolved_again(registry: Registry, bench: Bench) -> None:
+    await add(registry, bench, 1)
+    await registry.put_alias(TENANT, "a", "production", 1)
+    assert [await number_of(registry, ref) for ref in ("a", "a@latest", "a@production")] == [1, 1, 1]
+    await add(registry, bench, 2)
+    assert [await number_of(registry, ref) for ref in ("a", "a@latest", "a@production")] == [1, 2, 1]
+    await registry.delete_adapter(TENANT, "a")
+    for ref in ("a", "a@latest", "a@1"):
+        with pytest.raises(AdapterNotFound):
+            await registry.resolve(TENANT, ref)
+
+
+async def test_another_process_change_between_two_of_ones_own_is_seen_at_refresh(
+    registry: Registry, bench: Bench
+) -> None:
+    await add(registry, bench, 1)
+    assert await number_of(registry, "a") == 1
+    other = await bench.open()
+    await add(other, bench, 2)
+    await other.close()
+    await add(registry, bench, 3, name="b")
+    await registry.refresh()
+    assert await number_of(registry, "a") == 2
+
+
 async def test_changes_of_another_process_are_seen_at_refresh(registry: Registry, bench: Bench) -> None:
     await add(registry, bench, 1)
     assert await number_of(registry, "a") == 1
@@ -538,6 +579,20 @@ async def test_an_answer_read_before_a_change_is_not_remembered_after_it() -> No
     for key in "abc":
         snapshot.put(snapshot.generation, key, 1)
     assert [snapshot.get(key) for key in "abc"] == [None, None, 1]
+
+
+async def test_a_group_is_forgotten_alone_and_reads_under_way_with_it() -> None:
+    from prefixrack_server.registry.snapshot import Snapshot
+
+    snapshot: Snapshot[str, int] = Snapshot(max_entries=9, group_of=lambda key: key[0])
+    for key in ("a1", "a2", "b1"):
+        snapshot.put(snapshot.generation, key, 1)
+    generation = snapshot.generation
+    snapshot.forget("a")
+    snapshot.put(generation, "a1", 2)
+    assert [snapshot.get(key) for key in ("a1", "a2", "b1")] == [None, None, 1]
+    snapshot.forget("nothing")
+    assert snapshot.get("b1") == 1
 
 
 async def test_changes_are_audited(registry: Registry, bench: Bench) -> None:

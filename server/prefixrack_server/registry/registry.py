@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -67,7 +67,7 @@ class Registry:
         self._blobs = blobs
         self._grace_s = grace_s
         self._timer = timer
-        self._resolved: Snapshot[tuple[str, str], Version] = Snapshot(MAX_RESOLVED)
+        self._resolved: Snapshot[tuple[str, str], Version] = Snapshot(MAX_RESOLVED, _adapter_of)
         self._grants: Snapshot[str, TimedGrant] = Snapshot(MAX_GRANTS)
         self._seen_revision = 0
         self._seen_changes = 0
@@ -154,7 +154,7 @@ class Registry:
             if replayed is not None:
                 return replayed, False
         await asyncio.to_thread(_put_blobs, self._blobs, upload)
-        async with self._write() as write:
+        async with self._change(tenant, name) as write:
             return await self._add_version(write, tenant, name, upload, manifest, created_by, idempotency_key)
 
     async def _add_version(
@@ -229,7 +229,7 @@ class Registry:
         Raises AdapterNotFound, VersionNotFound, or Conflict while an alias other than `latest` stands on it.
         """
         check_name(name)
-        async with self._write() as write:
+        async with self._change(tenant, name) as write:
             version = await versions.delete_version(write, tenant, name, number)
             await write.record(tenant, by, "version.delete", version.ref, digest=version.digest)
             return await garbage.mark_dead(write, [version])
@@ -237,7 +237,7 @@ class Registry:
     async def delete_adapter(self, tenant: str, name: str, *, by: str = NOBODY) -> list[str]:
         """Remove an adapter with all its versions and aliases. Returns the blobs that no version needs any more."""
         check_name(name)
-        async with self._write() as write:
+        async with self._change(tenant, name) as write:
             removed = await versions.delete_adapter(write, tenant, name)
             await write.record(tenant, by, "adapter.delete", name, digests=[version.digest for version in removed])
             return await garbage.mark_dead(write, removed)
@@ -285,7 +285,7 @@ class Registry:
         VersionNotFound, PreconditionRequired, PreconditionFailed, RequirementNotMet or InvalidRequest.
         """
         check_name(name)
-        async with self._write() as write:
+        async with self._change(tenant, name) as write:
             moved = await aliases.put(write, tenant, name, alias, version, if_match, if_none_match, require)
             await write.record(tenant, by, "alias.put", f"{name}@{alias}", version=version)
             return moved
@@ -294,14 +294,14 @@ class Registry:
         self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: str = NOBODY
     ) -> None:
         check_name(name)
-        async with self._write() as write:
+        async with self._change(tenant, name) as write:
             removed = await aliases.remove(write, tenant, name, alias, if_match)
             await write.record(tenant, by, "alias.delete", f"{name}@{alias}", version=removed.version)
 
     async def set_kept(self, tenant: str, name: str, number: int, keep: bool, *, by: str = NOBODY) -> Version:
         """Note an administrator's wish that a version stays resident, or that it need not."""
         check_name(name)
-        async with self._write() as write:
+        async with self._change(tenant, name) as write:
             version = await versions.set_kept(write, tenant, name, number, keep)
             await write.record(tenant, by, "version.keep", version.ref, keep=keep)
             return version
@@ -353,12 +353,12 @@ class Registry:
         self, tenant: str, scopes: Iterable[str], expires_at: datetime | None = None, *, by: str = NOBODY
     ) -> KeyInfo:
         """A new API key. Its secret is in this answer and nowhere else. Raises InvalidRequest for unknown scopes."""
-        async with self._write() as write:
+        async with self._write(self._grants.clear) as write:
             return await _create_key(write, tenant, scopes, expires_at, by)
 
     async def ensure_admin_key(self) -> str | None:
         """The secret of a first administrator's key, if there was never any key; else None."""
-        async with self._write() as write:
+        async with self._write(self._grants.clear) as write:
             if await keys.is_any(write.conn):
                 return None
             return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, NOBODY)).secret
@@ -374,7 +374,7 @@ class Registry:
 
     async def revoke_key(self, tenant: str, key_id: str, *, by: str = NOBODY) -> None:
         """Raises KeyNotFound, or Conflict for the last key with scope `admin` that still holds."""
-        async with self._write() as write:
+        async with self._write(self._grants.clear) as write:
             await keys.revoke(write, tenant, key_id)
             await write.record(tenant, by, "key.revoke", key_id)
 
@@ -406,19 +406,35 @@ class Registry:
         async with self._database.read() as conn:
             return [dict(row) for row in (await conn.execute(chosen)).mappings()]
 
+    def _change(self, tenant: str, name: str) -> AbstractAsyncContextManager[Write]:
+        """A transaction after which nothing that was remembered of this adapter is answered."""
+        return self._write(lambda: self._resolved.forget((tenant, name)))
+
     @asynccontextmanager
-    async def _write(self) -> AsyncIterator[Write]:
-        """A transaction after which nothing remembered from before it is answered."""
+    async def _write(self, forget: Callable[[], None] = lambda: None) -> AsyncIterator[Write]:
+        """A transaction, with what else must be forgotten at its end.
+
+        The rest stays remembered: if every upload of anything emptied all, requests beside many uploads would each
+        read SQL.
+        """
         try:
             async with self._database.write() as write:
                 yield write
+            self._see_own(write.revision)
         finally:
             # On failure too: a cancelled commit may have gone through.
-            self._noticeboard.note_change()
+            forget()
             self._see_changes()
+            self._noticeboard.note_change()
+            self._seen_changes += 1  # this one, which is forgotten already
+
+    def _see_own(self, revision: int) -> None:
+        """A change of this process is no reason for `refresh` to forget, unless another process's came between."""
+        if revision == self._seen_revision + 1:
+            self._seen_revision = revision
 
     def _see_changes(self) -> None:
-        """Drop remembered answers if this or another front end of the server has changed something since."""
+        """Drop remembered answers if another front end of the server has changed something since."""
         num_changes = self._noticeboard.num_changes
         if num_changes != self._seen_changes:
             self._seen_changes = num_changes
@@ -427,6 +443,12 @@ class Registry:
     def _forget(self) -> None:
         self._resolved.clear()
         self._grants.clear()
+
+
+def _adapter_of(key: tuple[str, str]) -> tuple[str, str]:
+    """Tenant and name, of a tenant and any reference to one of the adapter's versions."""
+    tenant, ref = key
+    return tenant, ref.partition("@")[0]
 
 
 async def _create_key(

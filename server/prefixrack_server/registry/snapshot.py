@@ -1,8 +1,9 @@
-"""The snapshot: answers of the registry that hold for one revision. Knows neither SQL nor what it keeps."""
+"""The snapshot: answers of the registry that hold until something changes. Knows neither SQL nor what it keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import defaultdict
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -10,15 +11,17 @@ V = TypeVar("V")
 
 
 class Snapshot(Generic[K, V]):
-    """A bounded map that is emptied as a whole.
+    """A bounded map that is emptied as a whole, or by the group that `group_of` puts a key into.
 
-    Whoever reads SQL to fill it takes the `generation` first: an answer read before a clearing and put after it would
-    bring the old state back, so `put` drops it.
+    Whoever reads SQL to fill it takes the `generation` first: an answer read before something is dropped and put after
+    it would bring the old state back, so `put` leaves it out.
     """
 
-    def __init__(self, max_entries: int) -> None:
+    def __init__(self, max_entries: int, group_of: Callable[[K], Hashable] = lambda key: key) -> None:
         self._max_entries = max_entries
+        self._group_of = group_of
         self._entries: dict[K, V] = {}
+        self._groups: defaultdict[Hashable, set[K]] = defaultdict(set)
         self.generation = 0
 
     def get(self, key: K) -> V | None:
@@ -28,9 +31,20 @@ class Snapshot(Generic[K, V]):
         if generation != self.generation:
             return
         if len(self._entries) >= self._max_entries:
-            self._entries.clear()
+            self._empty()
         self._entries[key] = value
+        self._groups[self._group_of(key)].add(key)
+
+    def forget(self, group: Hashable) -> None:
+        """Drop the answers of one group."""
+        for key in self._groups.pop(group, ()):
+            del self._entries[key]
+        self.generation += 1
 
     def clear(self) -> None:
-        self._entries.clear()
+        self._empty()
         self.generation += 1
+
+    def _empty(self) -> None:
+        self._entries.clear()
+        self._groups.clear()
