@@ -229,7 +229,6 @@ def test_the_example_is_one_that_the_adapter_takes(make_settings: MakeSettings, 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"pooling": "mean_tokens"}, "head.gather is 'mean_tokens'"),
         ({"prefix_layers": (0, 2)}, r"layers is \[0, 2\]: rising numbers from 0 to 1"),
         ({"prefix_len": 190}, "a prefix of 190 leaves 2 of the backbone's 192 positions"),
         ({"input_format": "wsc", "labels": ("a", "b")}, "label .* is not known"),

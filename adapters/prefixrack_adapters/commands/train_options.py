@@ -132,7 +132,7 @@ Pooling = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What the head reads: first_token, last_token or, for embeddings, mean_tokens; by backbone.",
+        help="What the head reads: first_token, last_token or, for texts and embeddings, mean_tokens; by backbone.",
         rich_help_panel=METHOD,
     ),
 ]
