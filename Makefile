@@ -17,7 +17,7 @@ TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test test-min bench check lint types contract format clean
+.PHONY: demo test test-min bench bench-gpu check lint types contract format clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -30,6 +30,12 @@ test-min:
 
 # Results, a page and plots in build/bench. The peers' virtual environments are made beside benchmarks/peers.
 WITHOUT ?=
+# On a machine with a GPU; torch, transformers and safetensors of any Python there are enough.
+GPU_PYTHON ?= python3
+bench-gpu:
+	@mkdir -p build/bench
+	PYTHONPATH=client:adapters $(GPU_PYTHON) benchmarks/gpu.py --results build/bench/gpu.jsonl
+
 bench: $(VENV)/dev.stamp
 	PYTHON=$(PYTHON) TORCH_INDEX_URL=$(TORCH_INDEX_URL) \
 		$(BIN)/python benchmarks/bench.py $(foreach peer,$(WITHOUT),--without $(peer))

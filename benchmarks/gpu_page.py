@@ -1,0 +1,98 @@
+"""The lines of `gpu.py` as a page, docs/performance-gpu.md: wanted and measured, shape by shape. Measures nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from performance_page import paragraph
+from results_lines import Line, ResultLines
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "gpu-cuda.jsonl"
+PAGE = ROOT / "docs" / "performance-gpu.md"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A ratio of a mixed pack, and how much it shall be at least, by prefix length."""
+
+    title: str
+    key: str
+    wanted: Callable[[int], float]
+
+    def cell(self, line: Line) -> str:
+        value = line["result"].get(self.key)
+        if value is None:
+            return "–"
+        return f"{value:.2f}" if value >= self.wanted(line["setup"]["prefix_len"]) else f"**{value:.2f}**"
+
+
+COLUMNS = (
+    Column(
+        "of the GEMM limit (≥ 0.70 at 16)", "mixed_of_gemm_limit", lambda prefix_len: 0.70 if prefix_len <= 16 else 0
+    ),
+    Column(
+        "of the bare backbone (≥ 0.95, at 128 ≥ 0.90)", "mixed_of_bare", lambda length: 0.95 if length <= 32 else 0.90
+    ),
+    Column("most adapters / fewest (≥ 0.97)", "most_of_one_adapter", lambda _: 0.97),
+    Column("uniform / skewed (≥ 0.95)", "uniform_of_skewed", lambda _: 0.95),
+    Column("× stock, padded (≥ 2.5)", "mixed_of_stock_padded", lambda _: 2.5),
+)
+
+
+def page(results: ResultLines) -> str:
+    packs = [line for line in results.lines if line["benchmark"] == "gpu"]
+    alone = [line for line in results.lines if line["benchmark"] == "gpu-alone"]
+    devices = ", ".join(sorted({line["device"] for line in results.lines}))
+    commits = ", ".join(sorted({line["commit"][:9] for line in results.lines}))
+    heading = f"""
+        Written by `benchmarks/gpu_page.py` from lines of `benchmarks/gpu.py` (`make bench-gpu`) on {devices}, commit
+        {commits}. Backbones have published shapes and random weights, in bfloat16. A pack has 8,192 tokens in rows of a
+        data set's lengths (natural: lognormal(3.2, 0.6), 6 to 128); every row draws its adapter from all there are, each
+        with a prefix and a head of its own. The GEMM limit is the linear layers alone. What is below the wanted number
+        is bold.
+    """
+    few = """
+        A row of 32 tokens alone (wanted: 2 ms for BERT-large), and 32 rows of 32 adapters against a call of stock
+        transformers for each of them, with its prefix as `past_key_values` (wanted: 30 times as fast).
+    """
+    title = "# How fast is it on a GPU"
+    lines = [title, "", *paragraph(heading), *pack_table(packs), "", "## Few rows", "", *paragraph(few)]
+    return "\n".join([*lines, *alone_table(alone), ""])
+
+
+def pack_table(lines: Sequence[Line]) -> Iterator[str]:
+    yield f"| shape | lengths | prefix | adapters | rows/s | {' | '.join(column.title for column in COLUMNS)} |"
+    yield "| --- | --- | ---: | ---: | ---: |" + " ---: |" * len(COLUMNS)
+    for line in lines:
+        setup = line["setup"]
+        most = setup["num_adapters"][-1]
+        shown: list[Any] = [setup["shape"], setup["histogram"], setup["prefix_len"], f"{most:,}"]
+        shown.append(f"{line['result']['rows_per_s'][f'uniform {most}']:,.0f}")
+        yield f"| {' | '.join(map(str, shown))} | {' | '.join(column.cell(line) for column in COLUMNS)} |"
+
+
+def alone_table(lines: Sequence[Line]) -> Iterator[str]:
+    yield "| shape | prefix | one row, ms | 32 rows, ms | × a call for each |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for line in lines:
+        setup, result = line["setup"], line["result"]
+        ratio = result.get("of_a_call_for_each")
+        times = f"{result['one_row_ms']:.2f} | {result['rows_32_ms']:.2f} | {'–' if ratio is None else f'{ratio:.0f}'}"
+        yield f"| {setup['shape']} | {setup['prefix_len']} | {times} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    arguments.page.write_text(page(ResultLines.read([arguments.results])), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
