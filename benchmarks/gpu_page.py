@@ -52,9 +52,9 @@ def page(results: ResultLines) -> str:
     heading = f"""
         Written by `benchmarks/gpu_page.py` from lines of `benchmarks/gpu.py` (`make bench-gpu`) on {devices}, commit
         {commits}. Backbones have published shapes and random weights, in bfloat16. A pack has 8,192 tokens in rows of a
-        data set's lengths (natural: lognormal(3.2, 0.6), 6 to 128); every row draws its adapter from all there are, each
-        with a prefix and a head of its own. The GEMM limit is the linear layers alone. What is below the wanted number
-        is bold.
+        data set's lengths (natural: lognormal(3.2, 0.6), 6 to 128); every row draws its adapter from all there are,
+        each with a prefix and a head of its own. The GEMM limit is the linear layers alone. What is below the wanted
+        number is bold.
     """
     few = """
         A row of 32 tokens alone (wanted: 2 ms for BERT-large), and 32 rows of 32 adapters against a call of stock

@@ -145,7 +145,7 @@ class Bench:
     def _settings(self, one: QualitySet, method: str, seed: int, folder: Path) -> TrainSettings:
         train_file, num_train = write_subset(self.data, one.name, "train", self.sizes.train, folder)
         dev_file, _ = write_subset(self.data, one.name, "dev", self.sizes.dev, folder)
-        options = {**recipe(method, one.kind, num_train), **self.changes}
+        options = {**recipe(method, one, num_train), **self.changes}
         return TrainSettings(
             name=one.name,
             task=one.task,

@@ -56,7 +56,7 @@ Line = Mapping[str, Any]
 def expected(setup: Line) -> dict[str, Any]:
     """The settings of the recipe for what a line measured."""
     method = setup["method"]
-    wanted = recipe(method, SETS[setup["dataset"]].kind, setup["num_train"])
+    wanted = recipe(method, SETS[setup["dataset"]], setup["num_train"])
     rate = wanted.get("learning_rate", LEARNING_RATES[method])
     rates = {"learning_rate": rate, "head_learning_rate": wanted.get("head_learning_rate", rate)}
     defaults = {name: field.default for name, field in TrainSettings.model_fields.items()}
