@@ -40,7 +40,6 @@ def page(results: ResultLines, plots: dict[str, str]) -> str:
         "# How fast is it",
         "",
         *heading(results),
-        "",
         "## Wanted and measured",
         "",
         *target_table(results),

@@ -15,6 +15,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 OURS, THEIRS = "#1f6fb4", "#9aa5b1"
 mpl.rcParams |= {"svg.hashsalt": "prefixrack", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
@@ -92,6 +93,8 @@ def draw_adapters(results: ResultLines) -> Figure | None:
         axes.errorbar(counts, medians, yerr=[below, above], marker=marker, capsize=3, label=popularity)
     axes.axhline(0.97, color="#c0392b", linewidth=1, linestyle="--", label="wanted: 0.97")
     axes.set_xscale("log")
+    axes.set_xticks(list(points["uniform"]), [f"{count:,}" for count in points["uniform"]])
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_xlabel("adapters that rows are drawn from")
     axes.set_ylabel("speed, of that with one")
@@ -109,8 +112,9 @@ def draw_latency(results: ResultLines) -> Figure | None:
     for name, marker in zip(("p50_ms", "p95_ms", "p99_ms"), "o^s", strict=True):
         draw_line(axes, lines, loads, name, marker)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-    axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("requests per second, % of what the server can do")
     axes.set_ylabel("milliseconds")
     axes.grid(alpha=0.3)

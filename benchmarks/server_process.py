@@ -127,7 +127,7 @@ def path_of(adapter: str) -> str:
 
 def check_wrk() -> None:
     if shutil.which("wrk") is None:
-        raise SystemExit("the program wrk is not installed: `apt-get install wrk`, or leave out --path http")
+        raise SystemExit("the program wrk, which loads servers, is not installed: `apt-get install wrk`")
 
 
 def run_wrk(server: Server, requests: Sequence[tuple[str, str]], connections: int, duration_s: int, work: Path) -> Load:
