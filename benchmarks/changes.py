@@ -15,6 +15,7 @@ import typer
 
 from latency import capacity, predict_message
 from open_loop import Answer, Call, Latencies, arrivals, message_of, run_calls
+from options import Backbone, Commit, Rounds, SentRows, SliceSeconds, Threads
 from prefixrack_adapters.bundle import tar_bundle
 from server_process import Server, check_wrk, serving
 from stand import Stand, stand
@@ -29,16 +30,16 @@ DELETE_AFTER = 10  # uploads: an adapter is there for a while before it is delet
 def main(
     num_adapters: Annotated[int, typer.Option(help="Ready ones, which are asked.")] = 100,
     changes_per_s: Annotated[float, typer.Option(help="Uploads and deletions together.")] = 50.0,
-    rows: Annotated[int, typer.Option(help="Different requests, sent in turn.")] = 256,
+    rows: SentRows = 256,
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of the server; torch's own choice by default.")] = None,
-    rounds: int = 4,
-    seconds: Annotated[float, typer.Option(help="Length of one load.")] = 6.0,
+    threads: Threads = None,
+    rounds: Rounds = 4,
+    seconds: SliceSeconds = 6.0,
     seed: int = 0,
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Send the same load with and without changes in turn."""
     check_wrk()

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from contest_work import ContestWork, Kind, write_work
 from engine_rounds import EngineRounds
 from equality import check_answers, difference
+from options import Backbone as BackboneOption
+from options import Commit, Rounds, Threads
 from peer_process import PEERS, Function, PeerProcess, python_of, running
 from prefixrack_adapters.backbone import Backbone
 from stand import Stand, stand
@@ -55,11 +57,11 @@ def main(
     num_sets: Annotated[int, typer.Option(help="Other texts from round to round, as many rounds long.")] = 4,
     prefix_len: int = 16,
     dtype: Annotated[list[str] | None, typer.Option(help="Of ours. [default: float32, bfloat16]")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of each process; torch's own choice by default.")] = None,
-    rounds: int = 12,
+    threads: Threads = None,
+    rounds: Rounds = 12,
     seed: int = 0,
-    backbone: Annotated[str, typer.Option(help="minilm, or a shape with random weights.")] = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: BackboneOption = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Compare outputs, then time rounds of everybody in turn."""
     peers = [name for name in PEERS if name not in (without or ())]

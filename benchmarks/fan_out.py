@@ -18,6 +18,7 @@ import typer
 from equality import TOLERANCES, check_equal
 from latency import predict_message
 from open_loop import Call, message_of, run_calls
+from options import Backbone, Commit, Rounds, Threads
 from server_process import Server, serving
 from stand import Stand, stand
 from throughput import server_settings
@@ -32,12 +33,12 @@ def main(
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of the server; torch's own choice by default.")] = None,
-    rounds: int = 15,
+    threads: Threads = None,
+    rounds: Rounds = 15,
     row_len: Annotated[int, typer.Option(help="Tokens of the text.")] = 32,
     seed: int = 0,
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Time fan-outs and single requests in turn."""
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
 
 import numpy as np
 import typer
 
 from open_loop import Answer, Call, Latencies, arrivals, message_of, run_calls
+from options import Backbone, Commit, Rounds, SentRows, SliceSeconds, Threads
 from server_process import Server, check_wrk, path_of, run_wrk, serving
 from stand import Stand, stand
 from throughput import check_served, server_settings
@@ -28,16 +28,16 @@ CAPACITY_S = 3
 
 def main(
     num_adapters: int = 100,
-    rows: Annotated[int, typer.Option(help="Different requests, sent in turn.")] = 256,
+    rows: SentRows = 256,
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of the server; torch's own choice by default.")] = None,
-    rounds: int = 3,
-    seconds: Annotated[float, typer.Option(help="Length of one load.")] = 6.0,
+    threads: Threads = None,
+    rounds: Rounds = 3,
+    seconds: SliceSeconds = 6.0,
     seed: int = 0,
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Send requests at Poisson times to a server with an adapter drawn for each."""
     check_wrk()

@@ -14,6 +14,7 @@ import typer
 
 from engine_rounds import EngineRounds
 from equality import check_answers
+from options import Backbone, Commit, PackRows, Rounds, Threads
 from stand import Stand, stand
 from turns import Contestant, Spread, stderr, take_turns
 from workload import RandomAdapter
@@ -27,16 +28,16 @@ GIB = 1 << 30
 
 def main(
     num_adapters: Annotated[int, typer.Option(help="The most; smaller counts are powers of ten.")] = 10_000,
-    rows: Annotated[int, typer.Option(help="Per round.")] = 128,
+    rows: PackRows = 128,
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Torch's own choice by default.")] = None,
-    rounds: int = 20,
+    threads: Threads = None,
+    rounds: Rounds = 20,
     resident_gib: Annotated[int, typer.Option(help="Room for adapters on the device.")] = 8,
     seed: int = 0,
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Make all adapters resident; then time rounds of the first n of them in turn, and steps with long queues."""
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:

@@ -14,6 +14,7 @@ import torch
 import typer
 
 from equality import check_answers
+from options import Backbone, Commit, Rounds, Threads
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import PackRow
 from stand import Stand, stand
@@ -29,11 +30,11 @@ def main(
     rows: Annotated[int, typer.Option(help="In the pack, each for an adapter of its own.")] = 64,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Torch's own choice by default.")] = None,
-    rounds: int = 30,
+    threads: Threads = None,
+    rounds: Rounds = 30,
     seed: int = 0,
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Time packs with prefixes and heads, and the backbone alone, in turn."""
     lengths = prefix_len or [16, 32, 128]

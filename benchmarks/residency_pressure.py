@@ -13,6 +13,7 @@ import typer
 
 from engine_rounds import EngineRounds
 from equality import check_answers
+from options import Backbone, Commit, PackRows, Rounds, Threads
 from stand import Stand, stand
 from turns import Contestant, stderr, take_turns
 from workload import RandomAdapter
@@ -23,16 +24,16 @@ POPULARITIES = ("uniform", "skewed")
 
 def main(
     num_adapters: int = 512,
-    rows: Annotated[int, typer.Option(help="Per round.")] = 128,
+    rows: PackRows = 128,
     working_set: Annotated[float, typer.Option(help="Room that all adapters take, by the room there is.")] = 2.0,
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Torch's own choice by default.")] = None,
-    rounds: int = 20,
+    threads: Threads = None,
+    rounds: Rounds = 20,
     seed: int = 0,
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Time an engine with too little room and one with enough in turn."""
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:

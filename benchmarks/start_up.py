@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.progress import track
 
+from options import Backbone, Commit, Rounds
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE
 from prefixrack_server.config import RegistryConfig
 from prefixrack_server.registry.blobs import LocalBlobStore
@@ -55,10 +55,10 @@ class Result:
 def main(
     num_adapters: int = 10_000,
     prefix_len: int = 16,
-    rounds: Annotated[int, typer.Option(help="Starts, with and without adapters in turn.")] = 3,
+    rounds: Rounds = 3,
     dtype: str = "float32",
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Register adapters, then start servers."""
     with stand(backbone, dtype=dtype, device="cpu", commit=commit) as here:

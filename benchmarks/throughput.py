@@ -18,6 +18,7 @@ from rich.progress import track
 
 from engine_rounds import EngineRounds
 from equality import check_answers, check_equal
+from options import Backbone, Commit, Threads
 from prefixrack_adapters.backbone import PackRow
 from server_process import Load, Server, check_wrk, rss_bytes, run_wrk, serving
 from stand import Stand, stand
@@ -111,7 +112,7 @@ def main(
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of each process; torch's own choice by default.")] = None,
+    threads: Threads = None,
     bare: Annotated[bool, typer.Option(help="Time the bare padded backbone too.")] = True,
     iterations: Annotated[int, typer.Option(help="Timed rounds.")] = 30,
     seconds: Annotated[int, typer.Option(help="Length of one load over HTTP.")] = 20,
@@ -119,8 +120,8 @@ def main(
         int | None, typer.Option(help="Front-end processes; the server's choice by default.")
     ] = None,
     seed: int = 0,
-    backbone: Annotated[str, typer.Option(help="minilm, a shape with random weights, or a folder.")] = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
     memory: Annotated[bool, typer.Option(help="Measure memory with 1,000 adapters instead.")] = False,
 ) -> None:
     """Measure Prefixrack's throughput; equality of outputs is checked before anything is timed."""

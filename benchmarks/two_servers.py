@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from options import Backbone, Commit, Rounds, Threads
 from server_process import Server, check_wrk, run_wrk, serving
 from stand import Stand, stand
 from throughput import check_served, server_settings
@@ -30,12 +31,12 @@ def main(
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
-    threads: Annotated[int | None, typer.Option(help="Of one server alone; torch's own choice by default.")] = None,
-    rounds: int = 5,
+    threads: Threads = None,
+    rounds: Rounds = 5,
     seconds: Annotated[int, typer.Option(help="Length of one load.")] = 4,
     seed: int = 0,
-    backbone: str = "minilm",
-    commit: Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")] = None,
+    backbone: Backbone = "minilm",
+    commit: Commit = None,
 ) -> None:
     """Load one server and pairs of them in turn."""
     check_wrk()
