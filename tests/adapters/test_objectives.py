@@ -49,6 +49,7 @@ DIVISIBLE: list[tuple[str, Record, dict[str, Any]]] = [
     ("text-classification", gap, {"input_format": "record"}),
     ("text-classification", single, {"method": "prompt-tuning"}),
     ("text-classification", single, {"head": "pooler", "pooling": "last_token", "reparameterization": "mlp"}),
+    ("text-classification", single, {"pooling": "mean_tokens"}),
     ("token-classification", tags, {}),
     ("token-classification", tags, {"max_len": 8, "stride": 2}),
     ("token-classification", roles, {"input_format": "srl"}),
@@ -82,7 +83,12 @@ def logits_of(model: PromptModel, states: Tensor, part: int = 0) -> Tensor:
 
 
 def pooled(model: PromptModel, states: Tensor, part: int = 0) -> Tensor:
-    return states[-1] if model.parts[part].manifest.head.gather == "last_token" else states[0]
+    match model.parts[part].manifest.head.gather:
+        case "last_token":
+            return states[-1]
+        case "mean_tokens":
+            return states.mean(dim=0)
+    return states[0]
 
 
 def terms_of(model: PromptModel, item: Item) -> list[Tensor]:

@@ -106,8 +106,9 @@ def test_only_what_the_method_trains_changes_and_is_kept(
         ({"reparameterization": "mlp", "prefix_dropout": 0.1, "learning_rate": 3e-3}, {"prefix": (2, 2, 4, 4, 8)}),
         ({"prefix_init": "words"}, {"prefix": (2, 2, 4, 4, 8)}),
         ({"head": "pooler", "pooling": "last_token"}, {"prefix": (2, 2, 4, 4, 8)}),
+        ({"pooling": "mean_tokens"}, {"prefix": (2, 2, 4, 4, 8)}),
     ],
-    ids=["prompt-tuning", "some-layers", "mlp", "words", "pooler"],
+    ids=["prompt-tuning", "some-layers", "mlp", "words", "pooler", "mean"],
 )
 def test_the_bundle_is_the_adapter_that_was_trained(
     make_settings: MakeSettings,
