@@ -41,44 +41,22 @@ class Section:
         return [sys.executable, str(HERE / self.script), *self.options.split(), *more]
 
 
+# Of a pack of 256 rows for as many adapters, and of one row alone; over HTTP, 64 connections.
+PACK = "--path engine --workload distinct --rows 256 --num-adapters 256 --no-bare"
+ALONE = "--path engine --workload identical --rows 1 --row-len 32 --no-bare --iterations 200"
+SERVED = "--path http --workload uniform --rows 64 --num-adapters 64 --no-bare"
+
 SECTIONS: Mapping[str, Section] = {
     "contest": Section("contest.py", "--rounds 10 --num-sets 3"),
-    "contest-bert-base": Section("contest.py", "--backbone bert-base --rounds 4 --num-sets 1"),
-    "engine": Section(
-        "throughput.py", "--path engine --workload distinct --rows 256 --num-adapters 256 --no-bare --iterations 10"
-    ),
-    "engine-bfloat16": Section(
-        "throughput.py",
-        "--path engine --workload distinct --rows 256 --num-adapters 256 --no-bare --iterations 20 --dtype bfloat16",
-    ),
-    "engine-bert-base": Section(
-        "throughput.py",
-        "--path engine --workload distinct --rows 256 --num-adapters 256 --no-bare --iterations 3 --backbone bert-base",
-    ),
-    "engine-bert-base-bfloat16": Section(
-        "throughput.py",
-        "--path engine --workload distinct --rows 256 --num-adapters 256 --no-bare --iterations 5 --backbone bert-base "
-        "--dtype bfloat16",
-    ),
-    "one-row": Section(
-        "throughput.py", "--path engine --workload identical --rows 1 --row-len 32 --no-bare --iterations 200"
-    ),
-    "one-row-bfloat16": Section(
-        "throughput.py",
-        "--path engine --workload identical --rows 1 --row-len 32 --no-bare --iterations 200 --dtype bfloat16",
-    ),
+    "engine": Section("throughput.py", f"{PACK} --iterations 10"),
+    "engine-bfloat16": Section("throughput.py", f"{PACK} --iterations 20 --dtype bfloat16"),
+    "one-row": Section("throughput.py", ALONE),
+    "one-row-bfloat16": Section("throughput.py", f"{ALONE} --dtype bfloat16"),
     "prefix-lengths": Section("prefix_lengths.py", "--rounds 20"),
     "prefix-lengths-bfloat16": Section("prefix_lengths.py", "--rounds 20 --dtype bfloat16"),
     "adapters": Section("many_adapters.py", "--rounds 15", in_memory=True),
     "residency": Section("residency_pressure.py", "--rounds 15"),
-    "http": Section("throughput.py", "--path http --workload uniform --rows 64 --num-adapters 64 --no-bare"),
-    "http-bert-base": Section(
-        "throughput.py", "--path http --workload uniform --rows 64 --num-adapters 64 --no-bare --backbone bert-base"
-    ),
-    "http-bert-base-workers": Section(
-        "throughput.py",
-        "--path http --workload uniform --rows 64 --num-adapters 64 --no-bare --backbone bert-base --http-workers 1",
-    ),
+    "http": Section("throughput.py", SERVED),
     "latency": Section("latency.py", ""),
     "changes": Section("changes.py", ""),
     "fan-out": Section("fan_out.py", ""),
@@ -87,6 +65,13 @@ SECTIONS: Mapping[str, Section] = {
     "memory": Section("throughput.py", "--memory"),
     "precision": Section("precision.py", "--family bert --dtype bfloat16 --rows 64"),
     "churn": Section("churn.py", "--seconds 10 --versions 100 --min-answers 500"),
+    "engine-bert-base": Section("throughput.py", f"{PACK} --iterations 3 --backbone bert-base"),
+    "engine-bert-base-bfloat16": Section(
+        "throughput.py", f"{PACK} --iterations 5 --backbone bert-base --dtype bfloat16"
+    ),
+    "http-bert-base": Section("throughput.py", f"{SERVED} --backbone bert-base"),
+    "http-bert-base-workers": Section("throughput.py", f"{SERVED} --backbone bert-base --http-workers 1"),
+    "contest-bert-base": Section("contest.py", "--backbone bert-base --rounds 4 --num-sets 1"),
 }
 
 
