@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefixrack_adapters.attention import AttentionCall, PackLayout
 from prefixrack_adapters.families.fused_linear import Activation, FusedLinear
 from prefixrack_adapters.families.stock import Encoder
+from prefixrack_adapters.families.sum_norm import SumNorm
 from prefixrack_adapters.file_pages import FilePages
-from prefixrack_adapters.gpu import has_kernels
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -74,25 +73,14 @@ class FusedLayer:
         self._head_dim = attention.attention_head_size
         self._activation = activation
         self._inputs = FusedLinear([attention.query, attention.key, attention.value])
-        self._output = FusedLinear([layer.attention.output.dense])
+        self._output = SumNorm(FusedLinear([layer.attention.output.dense]), layer.attention.output.LayerNorm)
         self._up = FusedLinear([layer.intermediate.dense])
-        self._down = FusedLinear([layer.output.dense])
-        self._norms = layer.attention.output.LayerNorm, layer.output.LayerNorm
-        self._has_kernels = layer.output.LayerNorm.weight.is_cuda and has_kernels()
+        self._down = SumNorm(FusedLinear([layer.output.dense]), layer.output.LayerNorm)
 
     def __call__(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""
-        after_attention, after_all = self._norms
-        seen = self._attend(hidden, pack)
-        hidden = self._joined(self._output, seen, hidden, after_attention)
-        return self._joined(self._down, self._up(hidden, self._activation), hidden, after_all)
-
-    def _joined(self, linear: FusedLinear, states: Tensor, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
-        if self._has_kernels:
-            from prefixrack_adapters.gpu.norm import add_and_normalise  # Triton is not there without a GPU
-
-            return add_and_normalise(linear(states), residual, norm)
-        return normalised(linear.plus(states, residual), norm)
+        hidden = self._output(self._attend(hidden, pack), hidden)
+        return self._down(self._up(hidden, self._activation), hidden)
 
     def _attend(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         if pack.has_gates:
@@ -101,7 +89,3 @@ class FusedLayer:
         query, key, value = (part.transpose(0, 1)[None] for part in states.unbind(1))
         call = AttentionCall(self._index, self._head_dim**-0.5)
         return pack.backend.attend(call, query, key, value, pack).flatten(2)[0]
-
-
-def normalised(states: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return F.layer_norm(states, norm.normalized_shape, norm.weight, norm.bias, norm.eps)

@@ -2,51 +2,20 @@
  *
  * Keys and values are read where they lie. For each row and head the scores are kept transposed, [key][query]: maxima
  * and sums then run down columns, a vector of queries at a time. All arithmetic is in float32, whatever is stored.
- * Vectors are those of the compiler's extension (GCC, Clang), which lowers them to what the processor has.
  */
 
-#include <stdint.h>
+#include "vectors.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES 16
 #define ROWS 8 /* of a register tile: 8 x 2 vectors are 16 accumulators */
-
-typedef float vf __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2)));
 
 typedef struct {
     const void *key, *value; /* of token 0, head 0 */
     int64_t stride;          /* elements from one token to the next; heads lie side by side */
     int64_t length;
 } Part;
-
-static inline vf splat(float x) { return (vf){} + x; }
-
-static inline vf larger(vf x, vf y) {
-    vi first = x > y;
-    return (vf)(((vi)x & first) | ((vi)y & ~first));
-}
-
-static inline vf load_bf16(const uint16_t *p) {
-    return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
-}
-
-static inline vf load(const void *p, int64_t at, int is_bf16) {
-    return is_bf16 ? load_bf16((const uint16_t *)p + at) : *(const vf *)((const float *)p + at);
-}
-
-static inline void store(void *p, int64_t at, vf x, int is_bf16) {
-    if (!is_bf16) {
-        *(vf *)((float *)p + at) = x;
-        return;
-    }
-    vu bits = (vu)x; /* to nearest, ties to even */
-    bits += 0x7fff + ((bits >> 16) & 1);
-    *(vh *)((uint16_t *)p + at) = __builtin_convertvector(bits >> 16, vh);
-}
 
 /* e^x for x <= 0, to about 2 ulp: 2^n e^r with |r| <= ln 2 / 2. The polynomial's coefficients are those of expf in the
  * Cephes library (S. Moshier). */

@@ -54,8 +54,9 @@ def _cache_folder() -> Path:
 
 
 def _key(source: Path, openmp: Path) -> str:
-    """Another source, processor or torch has another library."""
-    parts = (source.read_bytes(), str(openmp).encode(), _processor().encode(), " ".join(FLAGS).encode())
+    """Another source, processor or torch has another library; so have other headers beside the source."""
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = (*texts, str(openmp).encode(), _processor().encode(), " ".join(FLAGS).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -1,0 +1,57 @@
+"""A sum and its normalisation in C: states and residual are read once, the sum stays unrounded. Knows tensors only."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from prefixrack_adapters.native.compiler import NoCompiler, load_library
+
+SOURCE = Path(__file__).with_name("norm.c")
+LANES = 16  # of vectors.h: the width is a multiple
+DTYPES = (torch.float32, torch.bfloat16)
+LOG = logging.getLogger(__name__)
+
+
+class NativeNorm:
+    """Of tensors on the CPU, without gradients."""
+
+    def __init__(self) -> None:
+        """Raises NoCompiler."""
+        self._kernel = load_library(SOURCE).prefixrack_add_and_normalise
+        pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        self._kernel.argtypes = [pointer, pointer, flag, number, number, pointer, pointer, ctypes.c_float]
+        self._kernel.restype = None
+
+    @staticmethod
+    def takes(norm: nn.LayerNorm) -> bool:
+        """Whether the kernel computes this normalisation. What it is called with must be of the same dtype."""
+        weight, bias = norm.weight, norm.bias
+        has_right_weights = weight.dtype in DTYPES and bias is not None and bias.dtype == weight.dtype
+        return has_right_weights and weight.is_cpu and weight.dim() == 1 and len(weight) % LANES == 0
+
+    def __call__(self, states: Tensor, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """LayerNorm(states + residual), both [T, width]. The result is in `states`, which has no gaps."""
+        assert states.is_contiguous(), "the kernel writes where it reads"
+        assert states.dtype == residual.dtype == norm.weight.dtype, "the kernel reads one dtype"
+        residual = residual.contiguous()
+        self._kernel(
+            *(states.data_ptr(), residual.data_ptr(), states.dtype == torch.bfloat16, *states.shape),
+            *(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps),
+        )
+        return states
+
+
+@cache
+def compiled_norm() -> NativeNorm | None:
+    """The kernel, or None, with a line in the log, where it cannot be had."""
+    try:
+        return NativeNorm()
+    except NoCompiler as error:
+        LOG.warning("sums and normalisations are not compiled but two operations, which is slower: %s", error)
+        return None
