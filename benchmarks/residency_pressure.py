@@ -26,6 +26,9 @@ def main(
     num_adapters: int = 512,
     rows: PackRows = 128,
     working_set: Annotated[float, typer.Option(help="Room that all adapters take, by the room there is.")] = 2.0,
+    host_mib: Annotated[
+        int | None, typer.Option(help="Host memory for adapters of the tight engine; the server's default otherwise.")
+    ] = None,
     prefix_len: int = 16,
     dtype: str = "float32",
     device: str = "auto",
@@ -41,12 +44,13 @@ def main(
         roomy = EngineRounds(here.backbone, adapters, here.threads)
         roomy.make_resident(adapters)
         budget_bytes = int(roomy.stats().resident_bytes / working_set)
-        tight = EngineRounds(here.backbone, adapters, here.threads, resident_bytes=budget_bytes)
+        host_bytes = "auto" if host_mib is None else host_mib << 20
+        tight = EngineRounds(here.backbone, adapters, here.threads, resident_bytes=budget_bytes, host_bytes=host_bytes)
         try:
             for popularity in POPULARITIES:
                 setup = {"num_adapters": num_adapters, "rows": rows, "prefix_len": prefix_len, "workload": popularity}
                 result = measure(here, roomy, tight, adapters, popularity, rows, rounds)
-                here.emit("residency", setup | {"working_set": working_set}, result)
+                here.emit("residency", setup | {"working_set": working_set, "host_bytes": host_bytes}, result)
         finally:
             roomy.stop()
             tight.stop()
@@ -69,15 +73,21 @@ def measure(
         """Other adapters every round, the same for both engines."""
         return lambda index: engine.seconds(here.requests(texts, adapters, popularity, index))
 
-    loads_before = tight.stats().num_loads
+    before = tight.stats()
     turns = take_turns({"roomy": contestant(roomy), "tight": contestant(tight)}, rounds, WARM_UPS)
-    num_loads = tight.stats().num_loads - loads_before
+    after, num_rounds = tight.stats(), rounds + WARM_UPS
+    loads_per_round = (after.num_loads - before.num_loads) / num_rounds
+    host_hits_per_round = (after.num_host_hits - before.num_host_hits) / num_rounds
     slower = turns.speed("roomy", "tight")
-    stderr.print(f"{popularity}: {slower} × slower with {num_loads / (rounds + WARM_UPS):.0f} loads a round")
+    stderr.print(
+        f"{popularity}: {slower} × slower with {loads_per_round:.0f} loads a round, "
+        f"{host_hits_per_round:.0f} of them from host memory"
+    )
     return {
         "rows_per_s": {name: asdict(turns.per_s(name, num_rows)) for name in turns.seconds},
         "slower": asdict(slower),
-        "loads_per_round": round(num_loads / (rounds + WARM_UPS), 1),
+        "loads_per_round": round(loads_per_round, 1),
+        "host_hits_per_round": round(host_hits_per_round, 1),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,14 @@ class Adapter:
         return _assemble(manifest, digest, tensors, device, dtype)
 
     @property
+    def tensors(self) -> list[Tensor]:
+        gates = [part for gate in self.gates or () for part in (gate.weight, gate.bias)]
+        return [*(part for part in (self.prefix, self.prompt) if part is not None), *gates, *self.head.tensors]
+
+    @property
     def size_bytes(self) -> int:
         """Memory on the device."""
-        gates = [part for gate in self.gates or () for part in (gate.weight, gate.bias)]
-        parts = [part for part in (self.prefix, self.prompt, *gates) if part is not None]
-        return self.head.size_bytes + sum(part.nbytes for part in parts)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
     def layers(self) -> Prefix | GatedPrefix | None:
@@ -104,6 +107,12 @@ class Adapter:
         )
         gates = None if self.gates is None else [gate.to(device) for gate in self.gates]
         return Adapter(self.manifest, self.digest, prefix, self.head.to(device), prompt, gates)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Adapter:
+        """The same adapter with what `move` makes of each tensor: a copy elsewhere, of the same layout and dtype."""
+        prefix, prompt = (None if part is None else move(part) for part in (self.prefix, self.prompt))
+        gates = None if self.gates is None else [Gate(move(gate.weight), move(gate.bias)) for gate in self.gates]
+        return Adapter(self.manifest, self.digest, prefix, self.head.moved(move), prompt, gates)
 
     def without_prefix(self) -> Adapter:
         """The same head on the bare backbone: shows how much the prefix does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,9 +34,9 @@ class Dense:
     activation: str | None
     norm_eps: float | None = None
 
-    def to(self, device: str) -> Dense:
-        bias = None if self.bias is None else self.bias.to(device)
-        return Dense(self.weight.to(device), bias, self.activation, self.norm_eps)
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Dense:
+        bias = None if self.bias is None else move(self.bias)
+        return Dense(move(self.weight), bias, self.activation, self.norm_eps)
 
     def __call__(self, states: Tensor) -> Tensor:
         outputs = self._activated(F.linear(states, self.weight, self.bias))
@@ -75,7 +75,11 @@ class Head:
         return states.float()
 
     def to(self, device: str) -> Head:
-        return Head(self.gather, [layer.to(device) for layer in self.layers])
+        return self.moved(lambda tensor: tensor.to(device))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Head:
+        """With what `move` makes of each tensor."""
+        return Head(self.gather, [layer.moved(move) for layer in self.layers])
 
     @property
     def is_pooled(self) -> bool:
@@ -83,5 +87,5 @@ class Head:
         return self.gather in POOLED
 
     @property
-    def size_bytes(self) -> int:
-        return sum(part.nbytes for layer in self.layers for part in (layer.weight, layer.bias) if part is not None)
+    def tensors(self) -> list[Tensor]:
+        return [part for layer in self.layers for part in (layer.weight, layer.bias) if part is not None]

@@ -16,6 +16,7 @@ from prefixrack.errors import DeadlineExceeded, Fault
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.engine_config import EngineConfig
+from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
 from prefixrack_server.messages import STOPPING, BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Computes, Flight, PackRunner
@@ -82,8 +83,9 @@ class EngineThread:
         self._scheduler = Scheduler(config.max_pack_tokens, config.max_pack_rows)
         self._runner = PackRunner(backbone, clock)
         self._loaders = loader_threads(config.num_loaders)
+        self._host: HostTier[Adapter] = HostTier(config.host_budget_bytes(backbone.is_asynchronous))
         self._residency: Residency[Adapter] = Residency(
-            loader or AdapterLoader(source, backbone),
+            loader or AdapterLoader(source, backbone, self._host),
             self,
             self._wake,
             clock,
@@ -152,7 +154,7 @@ class EngineThread:
 
     def stats(self) -> EngineStats:
         with self._wake:
-            held = self._residency.stats()
+            held, host = self._residency.stats(), self._host.stats()
             return EngineStats(
                 ready=self._thread.is_alive() and self._stop_by is None,
                 heartbeat=self._heartbeat,
@@ -167,6 +169,9 @@ class EngineThread:
                 num_loads=held.num_loads,
                 num_evictions=held.num_evictions,
                 num_failed_loads=held.num_failed_loads,
+                host_bytes=host.held_bytes,
+                host_budget_bytes=host.budget_bytes,
+                num_host_hits=host.num_hits,
             )
 
     def hurry(self) -> None:

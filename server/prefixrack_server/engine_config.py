@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+# Of host memory for adapters, where it is another memory than the device's.
+HOST_BYTES = 4 << 30
 
 
 class EngineConfig(BaseModel):
@@ -19,7 +22,14 @@ class EngineConfig(BaseModel):
     max_pack_tokens: Annotated[int, Field(ge=1)] = 2048
     max_pack_rows: Annotated[int, Field(ge=1)] = 256
     resident_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+    host_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     num_loaders: Annotated[int, Field(ge=1, le=64)] = 4
     num_threads: Annotated[int, Field(ge=1)] | None = None
     retry_load_after_s: Annotated[float, Field(ge=0)] = 2.0
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+
+    def host_budget_bytes(self, has_own_memory: bool) -> int:
+        """`host_bytes`; where it is "auto", none if the device has no memory of its own but computes in the host's."""
+        if self.host_bytes == "auto":
+            return HOST_BYTES if has_own_memory else 0
+        return self.host_bytes

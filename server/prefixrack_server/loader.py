@@ -1,4 +1,4 @@
-"""The loader: from blob store files to an adapter on the device, checked on the way. Knows no rows and no budget."""
+"""The loader: from blob store files through host memory to the device, checked on the way. Knows no rows, no budget."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from prefixrack_adapters.bundle import (
 )
 from prefixrack_adapters.manifest import Manifest, parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.transfer import Uploads
+from prefixrack_server.host_tier import HostTier
 from prefixrack_server.messages import BundleRef
 from prefixrack_server.residency import Fetched
 
@@ -47,11 +49,17 @@ class Device(Protocol):
 
 
 class AdapterLoader:
-    """Loads versions for one backbone. Raises MalformedBundle where the stored bytes are not the uploaded ones."""
+    """Loads versions for one backbone. Raises MalformedBundle where the stored bytes are not the uploaded ones.
 
-    def __init__(self, source: AdapterSource, backbone: Device) -> None:
+    What was loaded stays in the host tier, in the dtype and layout of the device, as far as there is room: such an
+    adapter is loaded again by its copy alone. Its checks hold for good, for a digest names bytes.
+    """
+
+    def __init__(self, source: AdapterSource, backbone: Device, host: HostTier[Adapter]) -> None:
         self._source = source
         self._backbone = backbone
+        self._host = host
+        self._uploads = Uploads(backbone.device)
 
     def fetch(self, bundle: BundleRef) -> Fetched:
         """Get the files and see that they are those of the upload, and that the manifest fits this backbone.
@@ -59,6 +67,27 @@ class AdapterLoader:
         The tensors are read through and not kept: others may be in line for room before this one, and all would lie in
         memory. They come from the system's file cache when they are loaded.
         """
+        adapter = self._host.touch(bundle.digest)
+        if adapter is not None:
+            return Fetched(bundle, adapter.manifest, None, adapter.size_bytes)
+        return self._fetch_files(bundle)
+
+    def load(self, fetched: Fetched) -> Adapter:
+        """The adapter on the device, its tensors finite in the dtype of the backbone."""
+        adapter = self._host.get(fetched.bundle.digest)
+        if adapter is None:
+            adapter = self._read(fetched)
+            self._host.put(adapter.digest, adapter, sum(map(self._uploads.staged_bytes, adapter.tensors)))
+        return self._uploads.upload(adapter.moved)
+
+    def evicted(self, digest: str) -> None:
+        """Its copy in host memory is the newest use that is known of it; that it was used meanwhile, nobody told."""
+        self._host.touch(digest)
+
+    def forget(self, digest: str) -> None:
+        self._host.drop(digest)
+
+    def _fetch_files(self, bundle: BundleRef) -> Fetched:
         manifest_bytes, tensors_path = self._source.fetch(bundle)
         check_digest(bundle, bytes_sha256(manifest_bytes), file_sha256(tensors_path))
         manifest = parse_manifest(manifest_bytes)
@@ -66,15 +95,16 @@ class AdapterLoader:
         size_bytes = device_bytes(manifest, self._backbone.spec.hidden_size, self._backbone.dtype.itemsize)
         return Fetched(bundle, manifest, tensors_path, size_bytes)
 
-    def load(self, fetched: Fetched) -> Adapter:
-        """The verified bytes as tensors, finite in the dtype of this backbone, on its device."""
+    def _read(self, fetched: Fetched) -> Adapter:
+        """The verified bytes as tensors in host memory, from where they can be uploaded."""
         backbone, manifest = self._backbone, fetched.manifest
+        # A copy that was in host memory may have been dropped while the adapter was in line for room.
+        path = fetched.tensors_path or self._fetch_files(fetched.bundle).tensors_path
+        assert path is not None, "fetched files have a path"
         dtype_name = str(backbone.dtype).removeprefix("torch.")
-        content = fetched.tensors_path.read_bytes()
-        tensors = dict(checked_tensors(manifest, content, backbone.spec, dtype_name))
-        return Adapter.from_tensors(
-            manifest, fetched.bundle.digest, tensors, device=backbone.device, dtype=backbone.dtype
-        )
+        tensors = dict(checked_tensors(manifest, path.read_bytes(), backbone.spec, dtype_name))
+        adapter = Adapter.from_tensors(manifest, fetched.bundle.digest, tensors, device="cpu", dtype=backbone.dtype)
+        return adapter.moved(self._uploads.staged)
 
 
 def device_bytes(manifest: Manifest, hidden_size: int, prefix_itemsize: int) -> int:

@@ -83,6 +83,9 @@ class EngineStats:
     num_loads: int
     num_evictions: int
     num_failed_loads: int
+    host_bytes: int
+    host_budget_bytes: int
+    num_host_hits: int
 
 
 class Engine(Protocol):

@@ -31,6 +31,8 @@ GAUGES: Final = (
     ("resident_adapters", "Adapter versions on the device", "num_resident"),
     ("resident_bytes", "Bytes of adapters on the device", "resident_bytes"),
     ("resident_budget_bytes", "Bytes that adapters may take on the device", "budget_bytes"),
+    ("host_bytes", "Bytes of adapters in host memory, ready to be copied to the device", "host_bytes"),
+    ("host_budget_bytes", "Bytes that adapters may take in host memory", "host_budget_bytes"),
 )
 COUNTERS: Final = (
     ("packs", "Packs computed; rows and tokens by packs is the mean size of a pack", "num_packs"),
@@ -38,6 +40,7 @@ COUNTERS: Final = (
     ("tokens", "Tokens computed", "num_tokens"),
     ("loads", "Adapter versions loaded onto the device", "num_loads"),
     ("evictions", "Adapter versions evicted from the device", "num_evictions"),
+    ("host_hits", "Loads that found the adapter in host memory and read no file", "num_host_hits"),
     ("failed_loads", "Loads of adapter versions that failed", "num_failed_loads"),
 )
 

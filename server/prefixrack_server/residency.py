@@ -28,11 +28,14 @@ Demand = Literal["ready", "wait"] | RowFailure
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The files of one version on this machine, known to be the uploaded ones. `size_bytes`: on the device."""
+    """The files of one version on this machine, known to be the uploaded ones. `size_bytes`: on the device.
+
+    `tensors_path` is None where no file was looked at, because the adapter is in host memory.
+    """
 
     bundle: BundleRef
     manifest: Manifest
-    tensors_path: Path
+    tensors_path: Path | None
     size_bytes: int
 
 
@@ -47,12 +50,19 @@ A_co = TypeVar("A_co", bound=Sized, covariant=True)
 
 
 class Loader(Protocol[A_co]):
-    """Both run in threads of their own and raise a `Fault` for a bundle that cannot be used."""
+    """`fetch` and `load` run in threads of their own and raise a `Fault` for a bundle that cannot be used. The others
+    are told what becomes of an adapter, with the lock held."""
 
     def fetch(self, bundle: BundleRef) -> Fetched:
         """Whatever may be slow: disks, networks. Leaves no tensors in memory."""
 
     def load(self, fetched: Fetched) -> A_co: ...
+
+    def evicted(self, digest: str) -> None:
+        """It has left the device, and may well be wanted again."""
+
+    def forget(self, digest: str) -> None:
+        """Nobody will want it any more."""
 
 
 class Waiters(Protocol):
@@ -192,6 +202,7 @@ class Residency(Generic[A]):
 
     def forget(self, digest: str) -> None:
         """Evict this version as soon as nobody holds it, whatever room there is. Kept ones stay."""
+        self._loader.forget(digest)
         entry = self._entries.get(digest)
         if entry is None:
             return
@@ -292,8 +303,8 @@ class Residency(Generic[A]):
 
     def _forget_old_failures(self) -> None:
         while self._failed and self._is_retry_due(next(iter(self._failed.values()))):
-            digest, _ = self._failed.popitem(last=False)
-            del self._entries[digest]
+            _, entry = self._failed.popitem(last=False)
+            self._remove(entry)
 
     def _line_up(self, entry: Entry[A], size_bytes: int) -> None:
         if self._is_closed:
@@ -316,7 +327,7 @@ class Residency(Generic[A]):
         if entry.state == "resident":
             self._waiters.admit(entry.digest)
         elif not self._is_wanted(entry):
-            del self._entries[entry.digest]
+            self._remove(entry)
         elif self._kept_beside(entry) + entry.size_bytes > self._budget_bytes:
             self._fail(entry, self._no_room_fault(entry))
         elif self._make_room(entry.size_bytes):
@@ -359,10 +370,17 @@ class Residency(Generic[A]):
         entry.adapter = None
         self._num_resident -= 1
         self._num_evictions += 1
-        del self._entries[digest]
+        self._remove(entry)
+        if not entry.is_forgotten:
+            self._loader.evicted(digest)
         if self._line.pop(digest, None) is not None:
             # Somebody waits for it in line: it lines up again, as a load, when its files are there.
             self._start(entry.bundle)
+
+    def _remove(self, entry: Entry[A]) -> None:
+        del self._entries[entry.digest]
+        if entry.is_forgotten:
+            self._loader.forget(entry.digest)
 
     def _hold_room(self, entry: Entry[A]) -> None:
         entry.is_holding_room = True

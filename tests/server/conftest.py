@@ -97,7 +97,7 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         alive = self._thread.is_alive()
-        return EngineStats(alive, self.heartbeat(), 0, 0, 0, 0, 0, len(self.submitted), self.num_rows, 0, 0, 0, 0)
+        return EngineStats(alive, self.heartbeat(), 0, 0, 0, 0, 0, len(self.submitted), self.num_rows, *(0,) * 7)
 
     def hurry(self) -> None:
         self.go.set()

@@ -104,6 +104,12 @@ class FakeLoader:
     def load(self, fetched: Fetched) -> FakeAdapter:
         return FakeAdapter(fetched.bundle.digest, fetched.size_bytes)
 
+    def evicted(self, digest: str) -> None:
+        """There is no host memory."""
+
+    def forget(self, digest: str) -> None:
+        """There is no host memory."""
+
 
 class NoSource:
     def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:

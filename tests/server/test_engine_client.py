@@ -54,7 +54,7 @@ class HandEngine:
         return "resident" if digest == BUNDLE.digest else "absent"
 
     def stats(self) -> EngineStats:
-        return EngineStats(True, self.heartbeat, len(self.work), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        return EngineStats(True, self.heartbeat, len(self.work), *(0,) * 13)
 
     async def answer(self, *answers: RowDone) -> None:
         await asyncio.to_thread(self.deliver, answers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from prefixrack.errors import BackboneMismatch, MalformedBundle, NonfiniteTensor
+from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, digest_of, file_sha256, write_bundle
 from prefixrack_adapters.manifest import (
     BackboneRef,
@@ -25,7 +27,8 @@ from prefixrack_adapters.manifest import (
     TokenizationSpec,
 )
 from prefixrack_adapters.spec import BackboneSpec
-from prefixrack_server.loader import AdapterLoader
+from prefixrack_server.host_tier import HostTier
+from prefixrack_server.loader import AdapterLoader, AdapterSource
 from prefixrack_server.messages import BundleRef
 
 SPEC = BackboneSpec(
@@ -71,13 +74,17 @@ def manifest() -> Manifest:
     )
 
 
+def write_random(folder: Path, seed: int) -> Path:
+    shapes = manifest().tensor_shapes(SPEC.hidden_size)
+    random = np.random.default_rng(seed)
+    tensors = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    write_bundle(folder, manifest(), tensors)
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shapes = manifest().tensor_shapes(SPEC.hidden_size)
-    random = np.random.default_rng(0)
-    tensors = {name: random.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
-    write_bundle(tmp_path / "tiny", manifest(), tensors)
-    return tmp_path / "tiny"
+    return write_random(tmp_path / "tiny", seed=0)
 
 
 def ref(folder: Path) -> BundleRef:
@@ -85,8 +92,12 @@ def ref(folder: Path) -> BundleRef:
     return BundleRef(digest_of(manifest_sha256, tensors_sha256), manifest_sha256, tensors_sha256)
 
 
+def loader_of(source: AdapterSource, device: FakeDevice, host_bytes: int = 0) -> AdapterLoader:
+    return AdapterLoader(source, device, HostTier(host_bytes))
+
+
 def test_the_size_is_known_before_loading(folder: Path) -> None:
-    loader = AdapterLoader(FolderSource(folder), FakeDevice())
+    loader = loader_of(FolderSource(folder), FakeDevice())
     fetched = loader.fetch(ref(folder))
     adapter = loader.load(fetched)
     assert adapter.digest == ref(folder).digest
@@ -109,7 +120,7 @@ def test_the_tensors_are_read_once_to_check_and_once_to_load(folder: Path, monke
     monkeypatch.setattr(
         source, "fetch", lambda _: ((folder / MANIFEST_FILE).read_bytes(), CountedPath(folder / TENSORS_FILE))
     )
-    loader = AdapterLoader(source, FakeDevice())
+    loader = loader_of(source, FakeDevice())
     fetched = loader.fetch(ref(folder))
     assert CountedPath.num_reads == 1
     monkeypatch.setattr(hashlib, "sha256", None)  # the one hash is made
@@ -125,19 +136,19 @@ def test_a_changed_byte_is_a_malformed_bundle(folder: Path, tmp_path: Path, name
     content[-2] ^= 1
     (tmp_path / "corrupt" / name).write_bytes(content)
     with pytest.raises(MalformedBundle, match=f"{name}.*corrupt"):
-        AdapterLoader(FolderSource(tmp_path / "corrupt"), FakeDevice()).fetch(bundle)
+        loader_of(FolderSource(tmp_path / "corrupt"), FakeDevice()).fetch(bundle)
 
 
 def test_a_version_that_names_another_digest_is_refused(folder: Path) -> None:
     bundle = replace(ref(folder), digest="0" * 64)
     with pytest.raises(MalformedBundle, match="0000"):
-        AdapterLoader(FolderSource(folder), FakeDevice()).fetch(bundle)
+        loader_of(FolderSource(folder), FakeDevice()).fetch(bundle)
 
 
 def test_an_adapter_of_another_backbone_is_refused(folder: Path) -> None:
     device = FakeDevice(spec=replace(SPEC, fingerprint="e" * 64))
     with pytest.raises(BackboneMismatch):
-        AdapterLoader(FolderSource(folder), device).fetch(ref(folder))
+        loader_of(FolderSource(folder), device).fetch(ref(folder))
 
 
 def test_values_must_be_finite_in_the_dtype_of_this_backbone(tmp_path: Path) -> None:
@@ -145,6 +156,88 @@ def test_values_must_be_finite_in_the_dtype_of_this_backbone(tmp_path: Path) -> 
     shapes = manifest().tensor_shapes(SPEC.hidden_size)
     write_bundle(tmp_path, manifest(), {name: np.full(shape, 1e5, np.float32) for name, shape in shapes.items()})
     for dtype, is_finite in ((torch.bfloat16, True), (torch.float16, False)):
-        loader = AdapterLoader(FolderSource(tmp_path), FakeDevice(dtype=dtype))
+        loader = loader_of(FolderSource(tmp_path), FakeDevice(dtype=dtype))
         with nullcontext() if is_finite else pytest.raises(NonfiniteTensor, match="float16"):
             loader.load(loader.fetch(ref(tmp_path)))
+
+
+@dataclass
+class MissingSource(FolderSource):
+    """Counts how often it was asked, and has nothing once `is_gone`."""
+
+    is_gone: bool = False
+    num_fetches: int = 0
+
+    def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:
+        self.num_fetches += 1
+        if self.is_gone:
+            raise MalformedBundle("the files are gone")
+        return super().fetch(bundle)
+
+
+def test_what_is_in_host_memory_is_loaded_without_its_files(folder: Path) -> None:
+    source = MissingSource(folder)
+    host: HostTier[Adapter] = HostTier(1 << 20)
+    loader = AdapterLoader(source, FakeDevice(), host)
+    first = loader.load(loader.fetch(ref(folder)))
+    source.is_gone = True
+    fetched = loader.fetch(ref(folder))
+    again = loader.load(fetched)
+    assert (source.num_fetches, host.stats().num_hits) == (1, 1)
+    assert fetched.size_bytes == again.size_bytes == host.stats().held_bytes
+    assert (again.manifest, again.digest) == (first.manifest, first.digest)
+    for seen, wanted in zip(again.tensors, first.tensors, strict=True):
+        assert seen.stride() == wanted.stride()
+        assert torch.equal(seen, wanted)
+
+
+def test_a_copy_that_was_dropped_in_the_line_for_room_is_read_again(folder: Path) -> None:
+    source = MissingSource(folder)
+    host: HostTier[Adapter] = HostTier(1 << 20)
+    loader = AdapterLoader(source, FakeDevice(), host)
+    loader.load(loader.fetch(ref(folder)))
+    fetched = loader.fetch(ref(folder))
+    host.drop(ref(folder).digest)
+    assert loader.load(fetched).digest == ref(folder).digest
+    assert (source.num_fetches, host.stats().num_hits) == (2, 0)
+
+
+@pytest.mark.parametrize("host_bytes", [0, 1 << 20])
+def test_what_is_forgotten_is_fetched_from_its_files(folder: Path, host_bytes: int) -> None:
+    source = MissingSource(folder)
+    loader = loader_of(source, FakeDevice(), host_bytes)
+    loader.load(loader.fetch(ref(folder)))
+    loader.forget(ref(folder).digest)
+    source.is_gone = True
+    with pytest.raises(MalformedBundle, match="gone"):
+        loader.fetch(ref(folder))
+
+
+@dataclass
+class FolderSources:
+    folders: Sequence[Path]
+
+    def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:
+        folder = next(folder for folder in self.folders if ref(folder) == bundle)
+        return FolderSource(folder).fetch(bundle)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_what_a_gpu_computes_with_is_not_overwritten_by_later_uploads(tmp_path: Path) -> None:
+    """The default stream is busy and has not read an adapter yet when that is let go and others are uploaded."""
+    folders = [write_random(tmp_path / name, seed) for seed, name in enumerate(("own", "other"))]
+    host: HostTier[Adapter] = HostTier(1 << 20)
+    loader = AdapterLoader(FolderSources(folders), FakeDevice(device="cuda"), host)
+    adapter = loader.load(loader.fetch(ref(folders[0])))
+    staged = host.touch(adapter.digest)
+    assert staged is not None
+    assert all(tensor.is_pinned() for tensor in staged.tensors)
+    assert [tensor.stride() for tensor in adapter.tensors] == [tensor.stride() for tensor in staged.tensors]
+    torch.cuda._sleep(10**9)
+    doubled = [tensor * 2 for tensor in adapter.tensors]
+    del adapter
+    others = [loader.load(loader.fetch(ref(folders[1]))) for _ in range(8)]
+    assert host.stats().num_hits == len(others) - 1
+    for seen, tensor in zip(doubled, staged.tensors, strict=True):
+        assert torch.equal(seen.cpu(), tensor * 2)

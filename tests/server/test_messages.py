@@ -23,7 +23,7 @@ MESSAGES: tuple[Any, ...] = (
     RowWork(8, ROW, None),
     RowFailure("nonfinite_output", "the output is not finite"),
     RowDone(7, failure=RowFailure("not_ready", "stopping"), queue_ms=1.5),
-    EngineStats(True, 1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12),
+    EngineStats(True, 1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
 )
 
 

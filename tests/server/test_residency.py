@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class FakeLoader:
 
     faults: dict[str, Exception] = field(default_factory=dict)
     true_sizes: dict[str, int] = field(default_factory=dict)
+    num_evictions: Counter[str] = field(default_factory=Counter)
+    in_host: set[str] = field(default_factory=set)
 
     def fetch(self, bundle: BundleRef) -> Fetched:
         if bundle.digest in self.faults:
@@ -37,7 +40,14 @@ class FakeLoader:
 
     def load(self, fetched: Fetched) -> FakeAdapter:
         digest = fetched.bundle.digest
+        self.in_host.add(digest)
         return FakeAdapter(digest, self.true_sizes.get(digest, fetched.size_bytes))
+
+    def evicted(self, digest: str) -> None:
+        self.num_evictions[digest] += 1
+
+    def forget(self, digest: str) -> None:
+        self.in_host.discard(digest)
 
 
 class ManualThreads(Executor):
@@ -289,3 +299,41 @@ def test_after_close_loads_end_unseen(desk: Desk) -> None:
     desk.residency.close()
     desk.threads.run_all()
     assert desk.states("a3") == ["loading"]
+
+
+def test_the_loader_is_told_what_left_the_device(desk: Desk) -> None:
+    for digest in ("a4", "b4", "c4", "a4"):
+        desk.use(digest)
+    assert desk.loader.num_evictions == {"a4": 1, "b4": 1}
+    assert desk.loader.in_host == {"a4", "b4", "c4"}
+
+
+def test_what_is_forgotten_leaves_host_memory_wherever_it_is(desk: Desk) -> None:
+    desk.use("a4")
+    desk.use("b4")
+    desk.use("c4")  # a4 has left the device
+    desk.demand("b4")  # pinned
+    desk.demand("d2")  # being loaded
+    for digest in ("a4", "b4", "c4", "d2"):
+        desk.residency.forget(digest)
+    assert desk.loader.in_host == set()
+    desk.threads.run_all()
+    assert desk.loader.in_host == {"d2"}  # a row waited for it, and holds it now
+    for digest in ("b4", "d2"):
+        desk.residency.unpin(digest)
+    assert desk.loader.in_host == set()
+    assert desk.states("a4", "b4", "c4", "d2") == ["absent"] * 4
+
+
+def test_a_forgotten_adapter_that_finds_no_room_leaves_host_memory_too(desk: Desk) -> None:
+    desk.loader.true_sizes["a3"] = 11
+    desk.demand("a3")
+    desk.residency.forget("a3")
+    desk.threads.run_all()
+    assert desk.states("a3") == ["failed"]
+    desk.now = 3.0
+    desk.loader.faults["b1"] = MalformedBundle("corrupt")
+    desk.demand("b1")
+    desk.threads.run_all()  # another failure takes old ones away
+    assert desk.states("a3") == ["absent"]
+    assert desk.loader.in_host == set()
