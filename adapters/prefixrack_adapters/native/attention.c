@@ -1,15 +1,20 @@
 /* Packed prefix attention on a CPU: every row's queries over (its prefix) + (its own tokens), without copies or padding.
  *
  * Keys and values are read where they lie. For each row and head the scores are kept transposed, [key][query]: maxima
- * and sums then run down columns, a vector of queries at a time. All arithmetic is in float32, whatever is stored.
+ * and sums then run down columns, a vector of queries at a time. Sums and exponentials are in float32, whatever is
+ * stored, and so are products, except those of bfloat16 where the processor multiplies it as it is (pairs.h).
  */
 
 #include "vectors.h"
+#ifdef __AVX512BF16__
+#include "pairs.h"
+#endif
 
 #include <stdlib.h>
 #include <string.h>
 
 #define ROWS 8 /* of a register tile: 8 x 2 vectors are 16 accumulators */
+#define FEW_ROWS 16 /* whose heads are shared out one by one; of more rows, each is one thread's */
 
 typedef struct {
     const void *key, *value; /* of token 0, head 0 */
@@ -17,13 +22,24 @@ typedef struct {
     int64_t length;
 } Part;
 
+typedef struct { /* one head of one row */
+    Part prefix, own;
+    const void *query; /* of the row's first token, head 0; strides are those of its own keys */
+    void *out;         /* of the row's first token, head 0 */
+    int64_t out_stride, head_dim, head;
+    float scale;
+    int is_bf16;
+} Job;
+
+static inline int64_t padded(int64_t length) { return (length + LANES - 1) / LANES * LANES; }
+
 /* e^x for x <= 0, to about 2 ulp: 2^n e^r with |r| <= ln 2 / 2. The polynomial's coefficients are those of expf in the
  * Cephes library (S. Moshier). */
 static inline vf exp_negative(vf x) {
     x = larger(x, splat(-87.0f));
-    vi n = __builtin_convertvector(x * 1.44269504f - 0.5f, vi);
-    vf whole = __builtin_convertvector(n, vf);
-    vf r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    vf shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: n is in the lowest bits, rounded to nearest */
+    vf n = shifted - 12582912.0f;
+    vf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     vf y = splat(1.9875691500e-4f);
     y = y * r + 1.3981999507e-3f;
     y = y * r + 8.3334519073e-3f;
@@ -31,7 +47,7 @@ static inline vf exp_negative(vf x) {
     y = y * r + 1.6666665459e-1f;
     y = y * r + 5.0000001201e-1f;
     y = y * r * r + r + 1.0f;
-    return y * (vf)((n + 127) << 23);
+    return (vf)((vu)y + ((vu)shifted << 23));
 }
 
 /* c[rows][vectors] = sum over k of a[row][k] * b[k][columns]; rows <= ROWS, vectors 1 or 2. */
@@ -47,6 +63,14 @@ tile(int vectors, int64_t depth, const float *a, int64_t a_row, int64_t a_k, con
             c[r][0] += x * b0;
             if (vectors == 2) c[r][1] += x * b1;
         }
+    }
+}
+
+/* A tile of scores to its place; `vectors` is a constant where this is inlined, as in `tile`. */
+static inline __attribute__((always_inline)) void put_scores(int vectors, vf c[ROWS][2], float *scores, int64_t pitch) {
+    for (int r = 0; r < ROWS; r++) {
+        *(vf *)(scores + r * pitch) = c[r][0];
+        if (vectors == 2) *(vf *)(scores + r * pitch + LANES) = c[r][1];
     }
 }
 
@@ -103,12 +127,15 @@ static void read_queries(const void *query, int64_t stride, int is_bf16, int64_t
 static void score(const Scratch *s, int64_t num_keys, int64_t width, int64_t pitch, int64_t head_dim) {
     for (int64_t n = 0; n < num_keys; n += ROWS)
         for (int64_t q = 0; q < width; q += 2 * LANES) {
-            int vectors = q + LANES < width ? 2 : 1;
+            float *scores = s->scores + n * pitch + q;
             vf c[ROWS][2];
-            if (vectors == 2) tile(2, head_dim, s->key + n * head_dim, head_dim, 1, s->query + q, width, c);
-            else tile(1, head_dim, s->key + n * head_dim, head_dim, 1, s->query + q, width, c);
-            for (int r = 0; r < ROWS; r++)
-                for (int v = 0; v < vectors; v++) *(vf *)(s->scores + (n + r) * pitch + q + v * LANES) = c[r][v];
+            if (q + LANES < width) {
+                tile(2, head_dim, s->key + n * head_dim, head_dim, 1, s->query + q, width, c);
+                put_scores(2, c, scores, pitch);
+            } else {
+                tile(1, head_dim, s->key + n * head_dim, head_dim, 1, s->query + q, width, c);
+                put_scores(1, c, scores, pitch);
+            }
         }
 }
 
@@ -146,21 +173,220 @@ static void weigh(const Scratch *s, void *out, int64_t out_stride, int is_bf16, 
         }
 }
 
-/* Rows [first, last) x all heads. query, key, value: token 0, head 0, `stride` elements from token to token; out is
+static void attend_plain(const Scratch *s, const Job *job) {
+    int64_t num_keys = job->prefix.length + job->own.length, done = job->prefix.length * job->head_dim;
+    int64_t width = padded(job->own.length), pitch = width + ROWS;
+    read_part(&job->prefix, job->is_bf16, job->head_dim, job->head, s->key, s->value);
+    read_part(&job->own, job->is_bf16, job->head_dim, job->head, s->key + done, s->value + done);
+    read_queries(job->query, job->own.stride, job->is_bf16, job->own.length, width, job->head_dim, job->head, job->scale,
+                 s->query);
+    score(s, num_keys, width, pitch, job->head_dim);
+    softmax(s, num_keys, width, pitch);
+    weigh(s, job->out, job->out_stride, job->is_bf16, job->own.length, num_keys, pitch, job->head_dim, job->head);
+}
+
+#ifdef __AVX512BF16__
+/* As `tile`, of pairs: row r of a begins at a[r], and its next pair is a_k pairs further on. */
+static inline __attribute__((always_inline)) void
+tile_pairs(int vectors, int64_t depth, const void *const a[ROWS], int64_t a_k, const uint32_t *b, int64_t b_k,
+           vf c[ROWS][2]) {
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < vectors; v++) c[r][v] = splat(0);
+    for (int64_t k = 0; k < depth; k++) {
+        vu b0 = *(const vu *)(b + k * b_k), b1 = vectors == 2 ? *(const vu *)(b + k * b_k + LANES) : b0;
+        for (int r = 0; r < ROWS; r++) {
+            vu x = splat_pair((const char *)a[r] + 4 * k * a_k);
+            c[r][0] = add_dots(c[r][0], x, b0);
+            if (vectors == 2) c[r][1] = add_dots(c[r][1], x, b1);
+        }
+    }
+}
+
+/* Where key or value n of the row lies: in its prefix, or behind that among its own. */
+static inline const uint16_t *state_of(const Job *job, const void *of_prefix, const void *of_own, int64_t n) {
+    int64_t own = n - job->prefix.length, at = job->head * job->head_dim;
+    return own < 0 ? (const uint16_t *)of_prefix + n * job->prefix.stride + at
+                   : (const uint16_t *)of_own + own * job->own.stride + at;
+}
+
+/* [head_dim / 2][width] pairs of neighbouring dimensions. Not scaled: that would round them once more. */
+static void read_query_pairs(const Job *job, int64_t width, uint32_t *out) {
+    int64_t num_pairs = job->head_dim / 2;
+    const uint16_t *query = (const uint16_t *)job->query + job->head * job->head_dim;
+    for (int64_t q = 0; q < width; q += LANES)
+        for (int64_t i = 0; i < num_pairs; i += LANES) {
+            vf rows[LANES];
+            for (int r = 0; r < LANES; r++) {
+                if (q + r >= job->own.length) rows[r] = splat(0);
+                else rows[r] = (vf)load_pairs(query + (q + r) * job->own.stride + 2 * i, num_pairs - i);
+            }
+            transpose(rows);
+            for (int r = 0; r < LANES && i + r < num_pairs; r++) *(vu *)(out + (i + r) * width + q) = (vu)rows[r];
+        }
+}
+
+/* [num_keys / 2, rounded up][head_dim] pairs of neighbouring keys' values. */
+static void read_value_pairs(const Job *job, int64_t num_keys, uint32_t *out) {
+    for (int64_t n = 0; n < num_keys; n += 2) {
+        const uint16_t *first = state_of(job, job->prefix.value, job->own.value, n), *second = NULL;
+        if (n + 1 < num_keys) second = state_of(job, job->prefix.value, job->own.value, n + 1);
+        for (int64_t i = 0; i < job->head_dim; i += LANES) {
+            vu pairs = interleaved(first + i, second == NULL ? NULL : second + i);
+            *(vu *)(out + n / 2 * job->head_dim + i) = pairs;
+        }
+    }
+}
+
+/* As `score`, with keys read where they lie; the last of them stands in for those that a tile has too few of. */
+static void score_pairs(const Scratch *s, const Job *job, int64_t num_keys, int64_t width, int64_t pitch) {
+    for (int64_t n = 0; n < num_keys; n += ROWS) {
+        const void *keys[ROWS];
+        for (int r = 0; r < ROWS; r++) {
+            keys[r] = state_of(job, job->prefix.key, job->own.key, n + r < num_keys ? n + r : num_keys - 1);
+        }
+        for (int64_t q = 0; q < width; q += 2 * LANES) {
+            const uint32_t *query = (const uint32_t *)s->query + q;
+            float *scores = s->scores + n * pitch + q;
+            vf c[ROWS][2];
+            if (q + LANES < width) {
+                tile_pairs(2, job->head_dim / 2, keys, 1, query, width, c);
+                put_scores(2, c, scores, pitch);
+            } else {
+                tile_pairs(1, job->head_dim / 2, keys, 1, query, width, c);
+                put_scores(1, c, scores, pitch);
+            }
+        }
+    }
+}
+
+/* As `softmax`. Row m of the scores becomes [width] pairs: what keys 2m and 2m + 1 weigh. */
+static void softmax_pairs(const Scratch *s, int64_t num_keys, int64_t width, int64_t pitch, float scale) {
+    for (int64_t q = 0; q < width; q += LANES) {
+        vf most = *(const vf *)(s->scores + q) * scale, sum = splat(0);
+        for (int64_t n = 1; n < num_keys; n++) most = larger(most, *(const vf *)(s->scores + n * pitch + q) * scale);
+        for (int64_t n = 0; n < num_keys; n += 2) {
+            const float *at = s->scores + n * pitch + q;
+            vf first = exp_negative(*(const vf *)at * scale - most), second = splat(0);
+            if (n + 1 < num_keys) second = exp_negative(*(const vf *)(at + pitch) * scale - most);
+            sum += first + second;
+            *(vu *)(s->scores + n / 2 * pitch + q) = pairs_of(first, second);
+        }
+        *(vf *)(s->inverse + q) = 1.0f / sum;
+    }
+}
+
+/* As `weigh`. */
+static void weigh_pairs(const Scratch *s, const Job *job, int64_t num_keys, int64_t pitch) {
+    for (int64_t q = 0; q < job->own.length; q += ROWS) {
+        const void *weights[ROWS];
+        for (int r = 0; r < ROWS; r++) weights[r] = s->scores + q + r;
+        for (int64_t i = 0; i < job->head_dim; i += 2 * LANES) {
+            int vectors = i + LANES < job->head_dim ? 2 : 1;
+            int64_t depth = (num_keys + 1) / 2;
+            const uint32_t *value = (const uint32_t *)s->value + i;
+            vf c[ROWS][2];
+            if (vectors == 2) tile_pairs(2, depth, weights, pitch, value, job->head_dim, c);
+            else tile_pairs(1, depth, weights, pitch, value, job->head_dim, c);
+            int64_t rows = job->own.length - q < ROWS ? job->own.length - q : ROWS;
+            for (int64_t r = 0; r < rows; r++)
+                for (int v = 0; v < vectors; v++) {
+                    int64_t at = (q + r) * job->out_stride + job->head * job->head_dim + i + v * LANES;
+                    store(job->out, at, c[r][v] * s->inverse[q + r], 1);
+                }
+        }
+    }
+}
+
+static void attend_pairs(const Scratch *s, const Job *job) {
+    int64_t num_keys = job->prefix.length + job->own.length, width = padded(job->own.length), pitch = width + ROWS;
+    read_query_pairs(job, width, (uint32_t *)s->query);
+    read_value_pairs(job, num_keys, (uint32_t *)s->value);
+    score_pairs(s, job, num_keys, width, pitch);
+    softmax_pairs(s, num_keys, width, pitch, job->scale);
+    weigh_pairs(s, job, num_keys, pitch);
+}
+#endif
+
+static void attend(const Scratch *s, const Job *job, int has_pairs) {
+#ifdef __AVX512BF16__
+    if (has_pairs) {
+        attend_pairs(s, job);
+        return;
+    }
+#endif
+    attend_plain(s, job);
+}
+
+/* Whether products of bfloat16 can be taken in pairs here. */
+int prefixrack_has_pairs(void) {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+typedef struct { /* what a call is given; see prefixrack_attend */
+    const char *query, *key, *value;
+    char *out;
+    int64_t stride, num_heads, head_dim;
+    const int64_t *starts, *prefix_lens;
+    const void *const *prefix_keys, *const *prefix_values;
+    float scale;
+    int is_bf16;
+} Call;
+
+static Job job_of(const Call *call, int64_t row, int64_t head) {
+    int64_t start = call->starts[row], size = call->is_bf16 ? 2 : 4, out_stride = call->num_heads * call->head_dim;
+    int64_t skipped = start * call->stride * size, length = call->starts[row + 1] - start;
+    return (Job){
+        .prefix = {call->prefix_keys[row], call->prefix_values[row], out_stride, call->prefix_lens[row]},
+        .own = {call->key + skipped, call->value + skipped, call->stride, length},
+        .query = call->query + skipped,
+        .out = call->out + start * out_stride * size,
+        .out_stride = out_stride,
+        .head_dim = call->head_dim,
+        .head = head,
+        .scale = call->scale,
+        .is_bf16 = call->is_bf16,
+    };
+}
+
+static void fetch_states(const void *first, int64_t stride, int64_t length, const Job *job) {
+    int64_t size = job->is_bf16 ? 2 : 4;
+    const char *at = (const char *)first + job->head * job->head_dim * size;
+    for (int64_t n = 0; n < length; n++, at += stride * size)
+        for (int64_t i = 0; i < job->head_dim * size; i += 64) __builtin_prefetch(at + i);
+}
+
+/* Have what a job reads brought near: it lies in pieces of a cache line or two, which no processor sees coming. */
+static void fetch(const Job *job) {
+    fetch_states(job->prefix.key, job->prefix.stride, job->prefix.length, job);
+    fetch_states(job->own.key, job->own.stride, job->own.length, job);
+    fetch_states(job->query, job->own.stride, job->own.length, job);
+    fetch_states(job->prefix.value, job->prefix.stride, job->prefix.length, job);
+    fetch_states(job->own.value, job->own.stride, job->own.length, job);
+}
+
+/* All rows x all heads. query, key, value: token 0, head 0, `stride` elements from token to token; out is
  * [T][num_heads * head_dim]. Of row r: starts[r] .. starts[r + 1] are its tokens; prefix_keys[r] and prefix_values[r]
- * point to [prefix_lens[r]][num_heads][head_dim]. head_dim is a multiple of 16. Returns 0, or 1 without memory. */
+ * point to [prefix_lens[r]][num_heads][head_dim]. head_dim is a multiple of 16.
+ * in_pairs: multiply bfloat16 as it is, which takes prefixrack_has_pairs. Returns 0, or 1 without memory. */
 int prefixrack_attend(const void *query, const void *key, const void *value, int64_t stride, void *out, int is_bf16,
-                      int64_t num_rows, const int64_t *starts, const void *const *prefix_keys,
+                      int in_pairs, int64_t num_rows, const int64_t *starts, const void *const *prefix_keys,
                       const void *const *prefix_values, const int64_t *prefix_lens, int64_t num_heads,
                       int64_t head_dim, float scale) {
-    int64_t size = is_bf16 ? 2 : 4, most_keys = 0, most_tokens = 0;
+    Call call = {query, key, value, out, stride, num_heads, head_dim, starts, prefix_lens, prefix_keys, prefix_values,
+                 scale, is_bf16};
+    int64_t most_keys = 0, most_tokens = 0, num_jobs = num_rows * num_heads;
+    int64_t chunk = num_rows < FEW_ROWS ? 1 : num_heads;
     int failed = 0;
     for (int64_t r = 0; r < num_rows; r++) {
         int64_t tokens = starts[r + 1] - starts[r];
         if (tokens > most_tokens) most_tokens = tokens;
         if (tokens + prefix_lens[r] > most_keys) most_keys = tokens + prefix_lens[r];
     }
-    int64_t most_width = (most_tokens + LANES - 1) / LANES * LANES, keys = most_keys + ROWS;
+    int64_t most_width = padded(most_tokens), keys = most_keys + ROWS;
     int64_t floats = head_dim * (most_width + 2 * keys) + keys * (most_width + ROWS) + 2 * most_width;
 #pragma omp parallel
     {
@@ -171,25 +397,24 @@ int prefixrack_attend(const void *query, const void *key, const void *value, int
         } else {
             memset(memory, 0, floats * sizeof(float)); /* tiles read past the last key and query: anything finite */
         }
-#pragma omp for schedule(dynamic, 2)
-        for (int64_t job = num_rows * num_heads - 1; job >= 0; job--) { /* the longest rows come last: begin with them */
+#pragma omp for schedule(dynamic, chunk)
+        for (int64_t done = 0; done < num_jobs; done++) {
             if (memory == NULL) continue;
-            int64_t row = job / num_heads, head = job % num_heads, start = starts[row];
-            int64_t length = starts[row + 1] - start, width = (length + LANES - 1) / LANES * LANES;
-            int64_t num_keys = prefix_lens[row] + length, pitch = width + ROWS, done = prefix_lens[row] * head_dim;
+            int64_t row = num_rows - 1 - done / num_heads; /* the longest rows come last: begin with them */
+            int64_t head = done % num_heads;
+            Job job = job_of(&call, row, head);
+            if (head + 1 < num_heads) {
+                Job next = job_of(&call, row, head + 1);
+                fetch(&next);
+            } else if (row > 0) {
+                Job next = job_of(&call, row - 1, 0);
+                fetch(&next);
+            }
             Scratch s = {memory, memory + head_dim * most_width, NULL, NULL, NULL};
             s.value = s.key + head_dim * keys;
             s.scores = s.value + head_dim * keys;
             s.inverse = s.scores + keys * (most_width + ROWS);
-            int64_t skipped = start * stride * size, written = start * num_heads * head_dim * size;
-            Part prefix = {prefix_keys[row], prefix_values[row], num_heads * head_dim, prefix_lens[row]};
-            Part own = {(const char *)key + skipped, (const char *)value + skipped, stride, length};
-            read_part(&prefix, is_bf16, head_dim, head, s.key, s.value);
-            read_part(&own, is_bf16, head_dim, head, s.key + done, s.value + done);
-            read_queries((const char *)query + skipped, stride, is_bf16, length, width, head_dim, head, scale, s.query);
-            score(&s, num_keys, width, pitch, head_dim);
-            softmax(&s, num_keys, width, pitch);
-            weigh(&s, (char *)out + written, num_heads * head_dim, is_bf16, length, num_keys, pitch, head_dim, head);
+            attend(&s, &job, is_bf16 && in_pairs);
         }
         free(memory);
     }

@@ -42,12 +42,14 @@ class NativeAttention:
     name = "native"
     supports_backward = False
 
-    def __init__(self) -> None:
-        """Raises NoCompiler."""
-        self._attend = load_library(SOURCE).prefixrack_attend
+    def __init__(self, in_pairs: bool = True) -> None:
+        """`in_pairs`: multiply bfloat16 as it is where the processor does that. Raises NoCompiler."""
+        library = load_library(SOURCE)
+        self.in_pairs = in_pairs and bool(library.prefixrack_has_pairs())
+        self._attend = library.prefixrack_attend
         pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         self._attend.argtypes = [
-            *(pointer, pointer, pointer, number, pointer, flag),
+            *(pointer, pointer, pointer, number, pointer, flag, flag),
             *(number, pointer, pointer, pointer, pointer),
             *(number, number, ctypes.c_float),
         ]
@@ -66,7 +68,7 @@ class NativeAttention:
         out = query.new_empty(1, num_tokens, num_heads, head_dim)
         failed = self._attend(
             *(query.data_ptr(), key.data_ptr(), value.data_ptr(), query.stride(2), out.data_ptr()),
-            *(query.dtype == torch.bfloat16, len(pack.lengths), starts.ctypes.data),
+            *(query.dtype == torch.bfloat16, self.in_pairs, len(pack.lengths), starts.ctypes.data),
             *(keys.ctypes.data, values.ctypes.data, prefix_lens.ctypes.data),
             *(num_heads, head_dim, call.scaling),
         )

@@ -2,6 +2,8 @@
  * them to what the processor has; where one instruction of AVX-512 does what several would, it is named.
  */
 
+#pragma once
+
 #include <stdint.h>
 #ifdef __AVX512F__
 #include <immintrin.h>

@@ -1,0 +1,38 @@
+/* bfloat16 two by two, for processors with dot products of such pairs (AVX512-BF16): twice the arithmetic of float32 per
+ * instruction, and nothing is converted before it. A pair is 32 bits, the first number in the lower half; products are
+ * added up in float32.
+ */
+
+#pragma once
+
+#include "vectors.h"
+
+#include <string.h>
+
+static inline vf add_dots(vf sum, vu a, vu b) {
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+static inline vu splat_pair(const void *p) {
+    uint32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return (vu){} + pair;
+}
+
+/* The first `count` pairs at p, and zeros behind them: nothing beyond is read. */
+static inline vu load_pairs(const uint16_t *p, int64_t count) {
+    return (vu)_mm512_maskz_loadu_epi32(count < LANES ? (1u << count) - 1 : 0xffff, p);
+}
+
+static inline vu pairs_of(vf first, vf second) {
+    static const int16_t order[2 * LANES] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                             8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    return (vu)_mm512_permutexvar_epi16(_mm512_loadu_si512(order), both);
+}
+
+/* 16 pairs of the numbers at `first` with those at `second`, or with zeros where that is NULL. */
+static inline vu interleaved(const uint16_t *first, const uint16_t *second) {
+    vu low = __builtin_convertvector(*(const vh *)first, vu);
+    return second == NULL ? low : low | (__builtin_convertvector(*(const vh *)second, vu) << 16);
+}
