@@ -44,12 +44,14 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What `wrk` saw, and what it took itself."""
+    """What `wrk` saw, what it took itself, and what the server's HTTP part took."""
 
     rows_per_s: float
     p50_ms: float
     p99_ms: float
+    num_requests: int
     wrk_cpu_s: float
+    http_cpu_s: float
     duration_s: float
 
 
@@ -73,6 +75,25 @@ class Server:
 
     def rss_bytes(self) -> int:
         return rss_bytes(self.pid)
+
+    def http_cpu_s(self) -> float:
+        """CPU time so far of the front-end processes, or of the event loop's thread in a server of one process."""
+        front_ends = [pid for pid in children_of(self.pid) if "front-end" in command_line(pid)]
+        return sum(cpu_s(f"{pid}") for pid in front_ends) if front_ends else cpu_s(f"{self.pid}/task/{self.pid}")
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+
+
+def cpu_s(place: str) -> float:
+    """User and system time of a process, "17", or of one of its threads, "17/task/18"."""
+    fields = Path(f"/proc/{place}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_bytes(pid: int) -> int:
@@ -138,18 +159,19 @@ def run_wrk(server: Server, requests: Sequence[tuple[str, str]], connections: in
     listing.write_text("".join(bodies), encoding="utf-8")
     script.write_text(LUA.replace("@REQUESTS@", str(listing)), encoding="utf-8")
     command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "30s", "-s", str(script)]
-    cpu_before_s = children_cpu_s()
+    wrk_before_s, http_before_s = children_cpu_s(), server.http_cpu_s()
     done = subprocess.run([*command, server.base_url], capture_output=True, text=True, check=True)
-    return _read_result(done.stdout, children_cpu_s() - cpu_before_s)
+    return _read_result(done.stdout, children_cpu_s() - wrk_before_s, server.http_cpu_s() - http_before_s)
 
 
-def _read_result(output: str, wrk_cpu_s: float) -> Load:
+def _read_result(output: str, wrk_cpu_s: float, http_cpu_s: float) -> Load:
     result = json.loads(next(line for line in output.splitlines() if line.startswith("RESULT")).removeprefix("RESULT"))
     if result["num_failures"]:
         raise SystemExit(f"{result['num_failures']} of {result['num_requests']} requests failed")
     duration_s = result["duration_us"] / 1e6
-    rows_per_s = result["num_requests"] / duration_s
-    return Load(rows_per_s, result["p50_us"] / 1e3, result["p99_us"] / 1e3, wrk_cpu_s, duration_s)
+    num_requests = result["num_requests"]
+    p50_ms, p99_ms = result["p50_us"] / 1e3, result["p99_us"] / 1e3
+    return Load(num_requests / duration_s, p50_ms, p99_ms, num_requests, wrk_cpu_s, http_cpu_s, duration_s)
 
 
 def children_cpu_s() -> float:

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ class Timed:
     gemm: GemmLimit
     with_bare: bool
     latencies_s: list[float] = field(default_factory=list)
-    loads: list[Load] = field(default_factory=list)
+    loads: dict[str, list[Load]] = field(default_factory=dict)  # by server
 
     def engine(self, _: int) -> float:
         latencies_s = self.rounds.run(self.requests)[1]
@@ -99,7 +100,7 @@ class Timed:
         turns = take_turns({**contestants, **self.peers()}, rounds, warm_ups)
         share = rounds / (rounds + warm_ups)
         self.latencies_s = self.latencies_s[-round(share * len(self.latencies_s)) :]
-        self.loads = self.loads[-rounds:]
+        self.loads = {name: loads[-rounds:] for name, loads in self.loads.items()}
         return Turns({**turns.seconds, "limit": self.gemm.seconds(rounds)})
 
 
@@ -117,7 +118,8 @@ def main(
     iterations: Annotated[int, typer.Option(help="Timed rounds.")] = 30,
     seconds: Annotated[int, typer.Option(help="Length of one load over HTTP.")] = 20,
     http_workers: Annotated[
-        int | None, typer.Option(help="Front-end processes; the server's choice by default.")
+        list[int] | None,
+        typer.Option(help="Front-end processes; several in turn. [default: the server's choice]"),
     ] = None,
     seed: int = 0,
     backbone: Backbone = "minilm",
@@ -130,11 +132,11 @@ def main(
         check_wrk()
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
         adapters = here.adapters(1000 if memory else num_adapters, prefix_len)
-        bench = Bench(here, adapters, here.texts(rows, row_len), row_len, bare, iterations, seconds, http_workers)
+        bench = Bench(here, adapters, here.texts(rows, row_len), row_len, bare, iterations, seconds)
         if memory:
             measure_memory(bench)
         else:
-            measure_all(bench, workload or list(POPULARITIES), paths)
+            measure_all(bench, workload or list(POPULARITIES), paths, http_workers or [None])
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,6 @@ class Bench:
     with_bare: bool
     iterations: int
     seconds: int
-    http_workers: int | None
 
     def setup(self, popularity: str) -> dict[str, Any]:
         prefix_len = self.adapters[0].manifest.prefix.prefix_len
@@ -162,15 +163,24 @@ class Bench:
         return Timed(requests, EngineRounds(backbone, self.adapters, self.stand.threads), bare, gemm, self.with_bare)
 
 
-def measure_all(bench: Bench, popularities: Sequence[str], paths: Sequence[str]) -> None:
+def measure_all(
+    bench: Bench, popularities: Sequence[str], paths: Sequence[str], http_workers: Sequence[int | None]
+) -> None:
     if "engine" in paths:
         for popularity in popularities:
             measure_engine(bench, popularity)
     if "http" in paths:
-        here, folder = bench.stand, bench.adapters[0].folder.parent
-        with serving(here.folder, folder, here.work, server_settings(here, bench.http_workers)) as server:
+        with ExitStack() as stack:
+            servers = {workers: stack.enter_context(served(bench, workers)) for workers in http_workers}
             for popularity in popularities:
-                measure_http(bench, server, popularity)
+                measure_http(bench, servers, popularity)
+
+
+def served(bench: Bench, workers: int | None) -> AbstractContextManager[Server]:
+    here, adapters = bench.stand, bench.adapters[0].folder.parent
+    work = here.work / f"server-{workers}"
+    work.mkdir()
+    return serving(here.folder, adapters, work, server_settings(here, workers))
 
 
 def measure_engine(bench: Bench, popularity: str) -> None:
@@ -185,34 +195,49 @@ def measure_engine(bench: Bench, popularity: str) -> None:
     report(bench, "engine", popularity, result, {}, {})
 
 
-def measure_http(bench: Bench, server: Server, popularity: str) -> None:
-    """Slices of load in turn with rounds in this process, of the engine and of its peers."""
+def measure_http(bench: Bench, servers: Mapping[int | None, Server], popularity: str) -> None:
+    """Slices of load on every server, in turn with rounds in this process, of the engine and of its peers."""
     timed = bench.timed(popularity)
-    check_served(bench.stand, server, timed.requests)
-    contestants = {"http": http_slices(bench, server, timed), "engine": timed.engine_rounds}
+    contestants: dict[str, Callable[[int], float]] = {"engine": timed.engine_rounds}
+    for workers, server in servers.items():
+        check_served(bench.stand, server, timed.requests)
+        contestants[http_name(workers)] = http_slices(bench, http_name(workers), server, timed)
     try:
         turns = timed.take_turns(contestants, NUM_SLICES, 1)
     finally:
         timed.rounds.stop()
-    p50_ms, p99_ms = (statistics.median(getattr(load, name) for load in timed.loads) for name in ("p50_ms", "p99_ms"))
+    for workers in servers:
+        report_http(bench, popularity, timed, turns, workers)
+
+
+def http_name(workers: int | None) -> str:
+    return "http" if workers is None else f"http, {workers} front ends"
+
+
+def report_http(bench: Bench, popularity: str, timed: Timed, turns: Turns, workers: int | None) -> None:
+    name, num_rows = http_name(workers), len(timed.requests)
+    loads = timed.loads[name]
+    p50_ms, p99_ms = (statistics.median(getattr(load, field) for load in loads) for field in ("p50_ms", "p99_ms"))
+    num_requests, duration_s = sum(load.num_requests for load in loads), sum(load.duration_s for load in loads)
+    of_in_process = turns.speed(name, "engine")
     more: dict[str, Any] = {
-        "in_process_rows_per_s": turns.per_s("engine", len(timed.requests)).median,
-        "of_in_process": asdict(turns.speed("http", "engine")),
-        "wrk_cpu_share": round(
-            sum(load.wrk_cpu_s for load in timed.loads) / sum(load.duration_s for load in timed.loads), 3
-        ),
+        "in_process_rows_per_s": turns.per_s("engine", num_rows).median,
+        "of_in_process": asdict(of_in_process),
+        "http_cpu_ms": round(sum(load.http_cpu_s for load in loads) / num_requests * 1e3, 3),
+        "wrk_cpu_share": round(sum(load.wrk_cpu_s for load in loads) / duration_s, 3),
     }
-    result = result_of(turns, "http", len(timed.requests), p50_ms, p99_ms)
-    report(bench, "http", popularity, result, more, {"http_workers": bench.http_workers})
+    result = result_of(turns, name, num_rows, p50_ms, p99_ms)
+    report(bench, "http", popularity, result, more, {"http_workers": workers})
+    stderr.print(f"  {name}: {of_in_process} of in-process")
 
 
-def http_slices(bench: Bench, server: Server, timed: Timed) -> Callable[[int], float]:
+def http_slices(bench: Bench, name: str, server: Server, timed: Timed) -> Callable[[int], float]:
     pairs = [(request.adapter.name, request.text) for request in timed.requests]
     slice_s = max(1, bench.seconds // NUM_SLICES)
 
     def run(_: int) -> float:
         load = run_wrk(server, pairs, len(pairs), slice_s, bench.stand.work)
-        timed.loads.append(load)
+        timed.loads.setdefault(name, []).append(load)
         return len(pairs) / load.rows_per_s
 
     return run

@@ -27,6 +27,7 @@ from prefixrack_server.problems import install_problem_handlers
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.request_context import RequestContext
 from prefixrack_server.routes import adapters, admin, health, keys, predict
+from prefixrack_server.routes.shortcut import PredictShortcut
 from prefixrack_server.seat import Seat
 from prefixrack_server.services import Services
 from prefixrack_server.tokenise import Tokeniser
@@ -128,6 +129,7 @@ async def _prepare(services: Services) -> None:
 
 def _add_middleware(app: FastAPI, services: Services) -> None:
     """The last one added is the outermost."""
+    app.add_middleware(PredictShortcut)
     origins = services.config.http.cors_origins
     if origins:
         app.add_middleware(

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
+import msgspec
 from pydantic import ValidationError
 from starlette.requests import Request
 
@@ -46,6 +48,7 @@ def _finite(text: str) -> float:
     return number
 
 
+_ENCODER = msgspec.json.Encoder()
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
@@ -186,5 +189,13 @@ def adapter_json(adapter: AdapterRef) -> dict[str, Any]:
 
 
 def to_json(document: Any) -> bytes:
-    """ASCII JSON: a surrogate in an echoed id cannot break it. A NaN would be our own mistake and raises ValueError."""
+    """ASCII JSON: a surrogate in an echoed id cannot break it. A NaN would be our own mistake and raises ValueError.
+
+    msgspec takes a tenth of the standard library's time, but escapes nothing and writes null for NaN: where its text
+    has either, the standard library writes or refuses it.
+    """
+    with suppress(UnicodeEncodeError):
+        text = _ENCODER.encode(document)
+        if text.isascii() and b"null" not in text:
+            return text
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode("ascii")

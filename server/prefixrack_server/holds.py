@@ -13,24 +13,26 @@ class Holds:
     """Lives as long as the process. A request holds its versions while it runs, a bulk answer for all of its lines."""
 
     def __init__(self) -> None:
-        self._counts: dict[BundleRef, int] = {}
+        self._held: dict[str, list[BundleRef]] = {}  # by digest, one entry for every hold
 
     @contextmanager
     def hold(self, bundles: Iterable[BundleRef]) -> Iterator[None]:
-        held = set(bundles)
-        for bundle in held:
-            self._counts[bundle] = self._counts.get(bundle, 0) + 1
+        held = {bundle.digest: bundle for bundle in bundles}
+        for digest, bundle in held.items():
+            self._held.setdefault(digest, []).append(bundle)
         try:
             yield
         finally:
-            for bundle in held:
-                self._let_go(bundle)
+            for digest in held:
+                self._let_go(digest)
 
-    def _let_go(self, bundle: BundleRef) -> None:
-        self._counts[bundle] -= 1
-        if not self._counts[bundle]:
-            del self._counts[bundle]
+    def _let_go(self, digest: str) -> None:
+        self._held[digest].pop()
+        if not self._held[digest]:
+            del self._held[digest]
 
     def blobs(self) -> set[str]:
         """The names of the files that must stay."""
-        return {sha256 for bundle in self._counts for sha256 in (bundle.manifest_sha256, bundle.tensors_sha256)}
+        return {
+            sha256 for bundle, *_ in self._held.values() for sha256 in (bundle.manifest_sha256, bundle.tensors_sha256)
+        }

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from prefixrack_server.config import ConfigError, HttpConfig
+from prefixrack_server.one_write import OneWriteProtocol
 
 # Family and address, as the socket module wants them.
 Address = tuple[socket.AddressFamily, Any]
@@ -32,7 +33,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 host=config.host,
                 port=config.port,
-                http="httptools",
+                http=OneWriteProtocol,
                 ws="none",
                 log_config=None,
                 access_log=False,
