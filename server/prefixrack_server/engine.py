@@ -15,11 +15,12 @@ import torch
 from prefixrack.errors import DeadlineExceeded, Fault
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_server.daemon_threads import DaemonThreads
-from prefixrack_server.engine_config import EngineConfig
+from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
 from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
 from prefixrack_server.messages import STOPPING, BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Computes, Flight, PackRunner
+from prefixrack_server.pack_size import measured_size
 from prefixrack_server.residency import Demand, Loader, Residency
 from prefixrack_server.scheduler import QueuedRow, Scheduler, digests_of
 
@@ -80,7 +81,9 @@ class EngineThread:
         self._config = config
         self._clock = clock
         self._wake = threading.Condition()
-        self._scheduler = Scheduler(config.max_pack_tokens, config.max_pack_rows)
+        self._is_warm = config.max_pack_tokens != "auto"
+        max_pack_tokens = USUAL_PACK_TOKENS if config.max_pack_tokens == "auto" else config.max_pack_tokens
+        self._scheduler = Scheduler(max_pack_tokens, config.pack_rows(backbone.is_asynchronous))
         self._runner = PackRunner(backbone, clock)
         self._loaders = loader_threads(config.num_loaders)
         self._host: HostTier[Adapter] = HostTier(config.host_budget_bytes(backbone.is_asynchronous))
@@ -156,7 +159,7 @@ class EngineThread:
         with self._wake:
             held, host = self._residency.stats(), self._host.stats()
             return EngineStats(
-                ready=self._thread.is_alive() and self._stop_by is None,
+                ready=self._thread.is_alive() and self._is_warm and self._stop_by is None,
                 heartbeat=self._heartbeat,
                 num_queued_rows=self._scheduler.num_rows,
                 num_queued_tokens=self._scheduler.num_tokens,
@@ -208,12 +211,27 @@ class EngineThread:
         try:
             if self._config.num_threads is not None:
                 set_threads(self._config.num_threads)
+            if not self._is_warm:
+                self._warm_up()
             while self._has_work():
                 self.step()
             for flight in self._launch([]):
                 self._hand_out(self._land(flight))
         finally:
             self._end()
+
+    def _warm_up(self) -> None:
+        """In this thread, whose compute threads are those of the packs: find out how large these should be."""
+        max_rows = self._config.pack_rows(self._backbone.is_asynchronous)
+        size = measured_size(self._backbone, max_rows, self._clock, self._goes_on)
+        with self._wake:
+            self._scheduler.max_pack_tokens = size
+            self._is_warm = True
+
+    def _goes_on(self) -> bool:
+        with self._wake:
+            self._heartbeat = self._clock()
+            return self._stop_by is None
 
     def _has_work(self) -> bool:
         """Sleep until there is something to do. False once the engine has stopped."""

@@ -6,23 +6,28 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Auto = Literal["auto"]
+
+# A pack's tokens until they are measured, or where they cannot be.
+USUAL_PACK_TOKENS = 2048
 # Of host memory for adapters, where it is another memory than the device's.
 HOST_BYTES = 4 << 30
 
 
 class EngineConfig(BaseModel):
-    """How much goes into one pack, how much stays on the device, and how patient the engine is.
+    """How much goes into one pack, how much stays on the device and beside it, and how patient the engine is.
 
-    `num_threads` None leaves torch's own choice. `retry_load_after_s` is how long a failed load answers for itself
-    before new demand tries again; `drain_timeout_s` is how long `stop()` goes on working for what is queued.
+    `max_pack_tokens` "auto" is measured by the engine's thread when it starts. `num_threads` None leaves torch's own
+    choice. `retry_load_after_s` is how long a failed load answers for itself before new demand tries again;
+    `drain_timeout_s` is how long `stop()` goes on working for what is queued.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_pack_tokens: Annotated[int, Field(ge=1)] = 2048
-    max_pack_rows: Annotated[int, Field(ge=1)] = 256
+    max_pack_tokens: Annotated[int, Field(ge=1)] | Auto = USUAL_PACK_TOKENS
+    max_pack_rows: Annotated[int, Field(ge=1)] | Auto = "auto"
     resident_bytes: Annotated[int, Field(ge=1)] = 1 << 30
-    host_bytes: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    host_bytes: Annotated[int, Field(ge=0)] | Auto = "auto"
     num_loaders: Annotated[int, Field(ge=1, le=64)] = 4
     num_threads: Annotated[int, Field(ge=1)] | None = None
     retry_load_after_s: Annotated[float, Field(ge=0)] = 2.0
@@ -33,3 +38,9 @@ class EngineConfig(BaseModel):
         if self.host_bytes == "auto":
             return HOST_BYTES if has_own_memory else 0
         return self.host_bytes
+
+    def pack_rows(self, is_on_gpu: bool) -> int:
+        """`max_pack_rows`; where it is "auto", what does not cut packs of natural lengths."""
+        if self.max_pack_rows == "auto":
+            return 1024 if is_on_gpu else 256
+        return self.max_pack_rows

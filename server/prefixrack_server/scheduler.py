@@ -61,7 +61,7 @@ class Scheduler:
     """
 
     def __init__(self, max_pack_tokens: int, max_pack_rows: int) -> None:
-        self._max_pack_tokens = max_pack_tokens
+        self.max_pack_tokens = max_pack_tokens  # may change between packs
         self._max_pack_rows = max_pack_rows
         self._orders = itertools.count()
         self._rows: dict[int, QueuedRow] = {}
@@ -145,7 +145,7 @@ class Scheduler:
         """The rest of the pack, by priority."""
         picked = list(aged)
         passed_over: list[tuple[int, int, QueuedRow]] = []
-        room = self._max_pack_tokens - sum(queued.num_tokens for queued in aged)
+        room = self.max_pack_tokens - sum(queued.num_tokens for queued in aged)
         while self._ready and room > 0 and len(picked) < self._max_pack_rows and len(passed_over) < MAX_PASSED_OVER:
             entry = heapq.heappop(self._ready)
             queued = entry[2]

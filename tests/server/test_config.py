@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from prefixrack_server.commands import serve, with_workers
 from prefixrack_server.config import ConfigError, describe, is_loopback, load_config, resolve
+from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.http_server import DrainingServer
 from prefixrack_server.state_folder import claimed
 from serve_process import free_port
@@ -94,6 +95,13 @@ def test_a_gpu_has_front_ends_by_default(no_settings: Any, device: str, given: i
     no_settings.setattr(os, "sched_getaffinity", lambda _: range(6))
     config = load_config({"backbone": {"device": device}, "http": {"workers": given}})
     assert with_workers(config).http.workers == expected
+
+
+def test_what_is_automatic_depends_on_the_device() -> None:
+    automatic, given = EngineConfig(), EngineConfig(host_bytes=5, max_pack_rows=7)
+    assert (automatic.host_budget_bytes(True), automatic.host_budget_bytes(False)) == (4 << 30, 0)
+    assert (automatic.pack_rows(True), automatic.pack_rows(False)) == (1024, 256)
+    assert (given.host_budget_bytes(False), given.pack_rows(True)) == (5, 7)
 
 
 def test_secrets_are_masked_in_the_log(no_settings: Any) -> None:

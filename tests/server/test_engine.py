@@ -25,8 +25,9 @@ from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import PackRow
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.rows import Row
+from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.engine import EngineBackbone, EngineThread, loader_threads, set_threads
-from prefixrack_server.engine_config import EngineConfig
+from prefixrack_server.engine_config import Auto, EngineConfig
 from prefixrack_server.messages import BundleRef, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Logits
 from prefixrack_server.residency import Fetched, Loader
@@ -45,8 +46,26 @@ class FakeAdapter:
     size_bytes: int
 
 
+# Its vocabulary ends before the special tokens: rows of random tokens are computed without a fault.
+SPEC = BackboneSpec(
+    model_id="fake",
+    architecture="bert",
+    fingerprint="f" * 64,
+    num_layers=1,
+    num_kv_heads=1,
+    head_dim=1,
+    hidden_size=1,
+    vocab_size=BAD,
+    num_segments=1,
+    max_positions=512,
+    base_position=0,
+)
+
+
 class FakeBackbone:
     """Logits are [sum of the token ids, size of the adapter]. Token 13 raises, 66 gives NaN, 99 is out of range."""
+
+    spec = SPEC
 
     def __init__(self, is_asynchronous: bool) -> None:
         self.is_asynchronous = is_asynchronous
@@ -126,10 +145,16 @@ class Bench:
         clock: Callable[[], float] = time.monotonic,
         drain_timeout_s: float = WAIT_S,
         is_asynchronous: bool = False,
+        max_pack_tokens: int | Auto = 8,
     ) -> None:
         self.backbone = FakeBackbone(is_asynchronous)
         self.loader = FakeLoader()
-        config = EngineConfig(max_pack_tokens=8, max_pack_rows=4, resident_bytes=10, drain_timeout_s=drain_timeout_s)
+        config = EngineConfig(
+            max_pack_tokens=max_pack_tokens,
+            max_pack_rows=4 if max_pack_tokens == 8 else 256,
+            resident_bytes=10,
+            drain_timeout_s=drain_timeout_s,
+        )
         self.engine = EngineThread(
             cast("EngineBackbone", self.backbone),
             NoSource(),
@@ -531,3 +556,32 @@ def test_loaders_do_not_take_the_engines_threads() -> None:
         loader_is_set.set()
         thread.join()
     assert seen == [1, 2]
+
+
+def test_the_size_of_packs_is_measured_before_the_engine_is_ready() -> None:
+    bench = Bench(max_pack_tokens="auto")
+    bench.backbone.may_go_on.clear()
+    bench.engine.start(bench.deliver)
+    assert bench.backbone.is_computing.wait(WAIT_S)
+    assert not bench.engine.stats().ready
+    bench.engine.submit([work(1, 5)])
+    bench.backbone.may_go_on.set()
+    assert bench.codes(1) == {1: "ok"}
+    stats = bench.engine.stats()
+    assert stats.ready
+    assert (stats.num_packs, stats.num_rows) == (1, 1)  # what was tried is no traffic
+    assert len(bench.backbone.packs) > 1
+    bench.engine.stop()
+
+
+def test_an_engine_that_is_stopped_while_it_measures_tries_no_more_packs() -> None:
+    bench = Bench(max_pack_tokens="auto")
+    bench.backbone.may_go_on.clear()
+    bench.engine.start(bench.deliver)
+    assert bench.backbone.is_computing.wait(WAIT_S)
+    bench.engine.submit([work(1, 5)])
+    bench.engine.hurry()
+    bench.backbone.may_go_on.set()
+    bench.engine.stop()
+    assert bench.codes(1) == {1: "not_ready"}
+    assert len(bench.backbone.packs) == 1

@@ -24,7 +24,7 @@ from prefixrack_adapters.prefix_table import PrefixTable
 from prefixrack_adapters.rows import Row
 
 MOST_TOKENS = 16384  # of a recorded pass; larger packs are launched call by call, whose launches cost less than they do
-MOST_ROWS = 512
+MOST_ROWS = 1024
 IDLE = -1  # of an entry in the table of items
 NUM_WARM_UPS = 2  # before a recording: the first calls compile kernels and choose algorithms
 
