@@ -24,6 +24,7 @@ from prefixrack_adapters.weights import weight_tensors
 
 Encoder = PrefixEncoder | PromptEncoder
 Arrays = Mapping[str, NDArray[Any]]
+BeforeRow = tuple[Prefix | None, Prompt | None]  # a row has one of the two, or none
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,10 @@ class PromptModel(nn.Module):
 
         The losses of parts count by their numbers of items, so a batch of several data sets is like one of a large one.
         """
-        prefix, prompt = self._before_rows()
-        hidden, spans = hidden_states(self.backbone, items, [prefix] * len(items), [prompt] * len(items))
-        return {"loss": self.loss(hidden, spans, items, items if batch is None else batch)}
+        batch = items if batch is None else batch
+        made = None if self.encoder is None else self.encoder()
+        hidden, spans = hidden_states(self.backbone, items, self.before_rows(made, items, batch))
+        return {"loss": self.loss(hidden, spans, items, batch)}
 
     def loss(self, hidden: Tensor, spans: Spans, items: Sequence[Item], batch: Sequence[Item]) -> Tensor:
         """The items' share in the loss of their batch, from the pack's hidden states."""
@@ -97,13 +99,14 @@ class PromptModel(nn.Module):
             losses.append(loss * _share(part.objective, own, index, batch))
         return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
-    def _before_rows(self) -> tuple[Prefix | None, Prompt | None]:
-        match self.encoder:
-            case PrefixEncoder() as encoder:
-                return encoder.by_layer(encoder()), None
-            case PromptEncoder() as encoder:
-                return None, soft_prompt(encoder(), self.backbone)
-        return None, None
+    def before_rows(self, made: Tensor | None, items: Sequence[Item], batch: Sequence[Item]) -> list[BeforeRow]:
+        """What stands before each row of some items of a batch. `made` is what the encoder gave; None without one."""
+        places, num_rows = _row_places(items, batch)
+        if made is None:
+            return [(None, None)] * len(places)
+        if isinstance(self.encoder, PrefixEncoder):
+            return [(prefix, None) for prefix in self.encoder.for_rows(made, places, num_rows)]
+        return [(None, Prompt(made.to(self.backbone.dtype), "once"))] * len(places)
 
     def _head(self, part: int) -> Any:
         def apply(states: Tensor) -> Tensor:
@@ -140,29 +143,29 @@ class PromptModel(nn.Module):
                 values.copy_(_tensor(arrays[name], self.backbone.device))
 
 
-def hidden_states(
-    backbone: Backbone,
-    items: Sequence[Item],
-    prefixes: Sequence[Prefix | None],
-    prompts: Sequence[Prompt | None],
-) -> tuple[Tensor, Spans]:
-    """[T, hidden_size] in float32 and where each item's rows lie; prefix and prompt of each item.
+def hidden_states(backbone: Backbone, items: Sequence[Item], before: Sequence[BeforeRow]) -> tuple[Tensor, Spans]:
+    """[T, hidden_size] in float32 and where each item's rows lie; `before` is what stands before each of the rows.
 
     Rows of equal length are neighbours: they share calls.
     """
-    rows = [(row, number) for number, item in enumerate(items) for row in item.rows]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
-    ordered = [rows[index][0] for index in order]
-    own_prefixes = [prefixes[rows[index][1]] for index in order]
-    own_prompts = [prompts[rows[index][1]] for index in order]
-    hidden = backbone.hidden_states(ordered, own_prefixes, own_prompts)
-    found = dict(zip(order, row_spans(ordered, own_prompts), strict=True))
+    rows = [row for item in items for row in item.rows]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    ordered = [rows[index] for index in order]
+    prefixes, prompts = zip(*(before[index] for index in order), strict=True)
+    hidden = backbone.hidden_states(ordered, prefixes, prompts)
+    found = dict(zip(order, row_spans(ordered, prompts), strict=True))
     indices = iter(range(len(rows)))
     return hidden.float(), [[found[next(indices)] for _ in item.rows] for item in items]
 
 
-def soft_prompt(vectors: Tensor, backbone: Backbone) -> Prompt:
-    return Prompt(vectors.to(backbone.dtype), "once")
+def _row_places(items: Sequence[Item], batch: Sequence[Item]) -> tuple[list[int], int]:
+    """Which rows of their batch the rows of some of its items are, and how many rows it has."""
+    first: dict[int, int] = {}
+    num_rows = 0
+    for item in batch:
+        first[id(item)] = num_rows
+        num_rows += len(item.rows)
+    return [first[id(item)] + index for item in items for index in range(len(item.rows))], num_rows
 
 
 def _share(objective: Objective, own: Sequence[Item], part: int, batch: Sequence[Item]) -> float:

@@ -1,11 +1,13 @@
 """What is trained in front of a row: deep prefixes, raw or through an MLP (reparameterization), and soft prompts.
 
-Sources: THUDM/P-tuning-v2, `model/prefix_encoder.py`, for the deep prefix; Lester et al. (arXiv 2104.08691) for the
-soft prompt, which starts from words of the vocabulary. The MLP is run once when a bundle is made; serving never sees
-it.
+Sources: THUDM/P-tuning-v2, `model/prefix_encoder.py`, for the deep prefix, and `get_prompt` of its models for where
+dropout goes; Lester et al. (arXiv 2104.08691) for the soft prompt, which starts from words of the vocabulary. The MLP
+is run once when a bundle is made; serving never sees it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from prefixrack_adapters.manifest import PrefixSpec
 
 
 class PrefixEncoder(nn.Module):
-    """forward() → [len(layers), 2, num_kv_heads, prefix_len, head_dim], float32, after dropout in training."""
+    """forward() → [len(layers), 2, num_kv_heads, prefix_len, head_dim], float32: all of it, before dropout."""
 
     def __init__(self, spec: PrefixSpec, hidden_size: int, mlp_size: int | None, dropout: float) -> None:
         super().__init__()
@@ -32,11 +34,24 @@ class PrefixEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self) -> Tensor:
-        flat: Tensor = self.dropout(self.mlp(self.embedding.weight))  # [prefix_len, 2 * layers * heads * head_dim]
+        flat: Tensor = self.mlp(self.embedding.weight)  # [prefix_len, 2 * layers * heads * head_dim]
         return flat.view(self.shape).permute(1, 2, 3, 0, 4)
 
-    def by_layer(self, states: Tensor) -> Prefix:
-        """What forward() gives as attention takes it: layers that are left out are None."""
+    def for_rows(self, states: Tensor, places: Sequence[int], num_rows: int) -> list[Prefix]:
+        """What each of some rows of a batch sees of forward()'s states. `places`: which of its `num_rows` rows.
+
+        In training dropout takes other values from every row, as in the original. What a row loses is drawn for its
+        place: it does not depend on which rows come with it.
+        """
+        if not self.training or not self.dropout.p:
+            return [self._by_layer(states)] * len(places)
+        wanted = set(places)
+        drawn = ((place, self.dropout(states)) for place in range(num_rows))
+        seen = {place: self._by_layer(dropped) for place, dropped in drawn if place in wanted}
+        return [seen[place] for place in places]
+
+    def _by_layer(self, states: Tensor) -> Prefix:
+        """As attention takes them: layers that are left out are None."""
         if len(self.layers) == self.num_layers:
             return states
         of_layers = dict(zip(self.layers, states.unbind(0), strict=True))

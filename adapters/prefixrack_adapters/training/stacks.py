@@ -50,22 +50,22 @@ class Stack:
 
 
 class EncoderStack:
-    """Encoders of one form, run as one: the runs' prefixes or soft prompts in a few calls."""
+    """Encoders of one form, run as one: the runs' prefixes, before dropout, or soft prompts in a few calls."""
 
     def __init__(self, encoders: Sequence[Encoder], owners: Sequence[int]) -> None:
         self.owners = list(owners)
-        self._form = deepcopy(encoders[0]).to("meta").train()
+        self._form = deepcopy(encoders[0]).to("meta")
         several = [dict(encoder.named_parameters()) for encoder in encoders]
         self.stacks = {name: Stack(name, [one[name] for one in several], owners, is_head=False) for name in several[0]}
 
     def __call__(self) -> Tensor:
-        """[num_runs, …], as an encoder's forward() gives it, in training."""
+        """[num_runs, …], as an encoder's forward() gives it."""
 
         def run(values: dict[str, Tensor]) -> Tensor:
             states: Tensor = functional_call(self._form, values, ())
             return states
 
-        together: Tensor = vmap(run, randomness="different")({name: one.values for name, one in self.stacks.items()})
+        together: Tensor = vmap(run)({name: one.values for name, one in self.stacks.items()})
         return together
 
 
@@ -110,7 +110,7 @@ def _form_of(encoder: Encoder) -> object:
     """What encoders have in common that can run as one."""
     shapes = tuple((name, one.shape) for name, one in encoder.named_parameters())
     if isinstance(encoder, PrefixEncoder):
-        return (encoder.shape, tuple(encoder.layers), encoder.dropout.p, shapes)
+        return (encoder.shape, tuple(encoder.layers), shapes)
     return shapes
 
 

@@ -22,18 +22,16 @@ import torch
 from torch import Tensor
 
 from prefixrack.errors import Fault, InvalidRequest
-from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.evaluation import Evaluation, Exam, evaluate_together
 from prefixrack_adapters.manifest import Manifest
-from prefixrack_adapters.packing import Prompt, RowSpan, picked
+from prefixrack_adapters.packing import RowSpan, picked
 from prefixrack_adapters.training.batches import BatchSampler
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data
 from prefixrack_adapters.training.memory import halving, release, too_little
-from prefixrack_adapters.training.model import PromptModel, hidden_states, soft_prompt
+from prefixrack_adapters.training.model import BeforeRow, PromptModel, hidden_states
 from prefixrack_adapters.training.objectives import Item, Spans
-from prefixrack_adapters.training.prefix_encoder import PrefixEncoder
 from prefixrack_adapters.training.progress import Board, Watch, watched
 from prefixrack_adapters.training.run import finish_part, start_of
 from prefixrack_adapters.training.settings import TrainSettings
@@ -51,8 +49,6 @@ from prefixrack_adapters.transfer import to_device
 METHODS = ("p-tuning-v2", "prompt-tuning", "head-only")  # those that leave the backbone as it is
 SHARED = ("backbone", "device", "dtype", "backbone_dropout")
 LOGGED_STEPS = 20  # that an entry of the log has the mean loss of
-
-BeforeRows = tuple[Prefix | None, Prompt | None]
 
 
 def run_together(settings: Sequence[TrainSettings], watch: Watch | None = None) -> list[Report | Fault]:
@@ -267,16 +263,17 @@ class Steps:
         copies = [states.detach().requires_grad_() for states in made]
         losses = torch.zeros(len(self._learners), device=self._backbone.device)
         for pack in divided(shares, self.pack_tokens, self._is_divisible):
-            before = self._before_rows(encoders, copies)
-            self._add_gradients(pack, before, losses)
+            self._add_gradients(pack, by_run(encoders, copies), losses)
         for states, copy in zip(made, copies, strict=True):
             states.backward(copy.grad)
         return losses
 
-    def _add_gradients(self, pack: Sequence[Share], before: Mapping[int, BeforeRows], losses: Tensor) -> None:
+    def _add_gradients(self, pack: Sequence[Share], made: Mapping[int, Tensor], losses: Tensor) -> None:
         items = [item for share in pack for item in share.items]
-        own = [before.get(share.run, (None, None)) for share in pack for _ in share.items]
-        hidden, spans = hidden_states(self._backbone, items, *zip(*own, strict=True))
+        before: list[BeforeRow] = []
+        for share in pack:
+            before += self._learners[share.run].model.before_rows(made.get(share.run), share.items, share.batch)
+        hidden, spans = hidden_states(self._backbone, items, before)
         of_shares = []
         for share, (states, own_spans) in zip(pack, by_share(hidden, spans, pack), strict=True):
             model = self._learners[share.run].model
@@ -285,18 +282,6 @@ class Steps:
         together.sum().backward()
         runs = to_device(np.array([share.run for share in pack]), losses.device)
         losses.index_add_(0, runs, together.detach())
-
-    def _before_rows(self, encoders: Sequence[EncoderStack], copies: Sequence[Tensor]) -> dict[int, BeforeRows]:
-        """What stands before each run's rows: its prefix or its soft prompt."""
-        before: dict[int, BeforeRows] = {}
-        for encoder, copy in zip(encoders, copies, strict=True):
-            for run, states in zip(encoder.owners, copy.unbind(0), strict=True):
-                form = self._learners[run].model.encoder
-                if isinstance(form, PrefixEncoder):
-                    before[run] = (form.by_layer(states), None)
-                else:
-                    before[run] = (None, soft_prompt(states, self._backbone))
-        return before
 
     def _is_divisible(self, share: Share) -> bool:
         return self._learners[share.run].model.is_divisible
@@ -325,6 +310,12 @@ class Steps:
         self._backbone.model.eval()
         sitting = [(learner.exam, learner.model.adapter()) for learner in due]
         return halving(lambda tokens: evaluate_together(self._backbone, sitting, tokens), self.pack_tokens)
+
+
+def by_run(encoders: Sequence[EncoderStack], made: Sequence[Tensor]) -> dict[int, Tensor]:
+    """What the encoder of each run gave, of those that have one."""
+    pairs = zip(encoders, made, strict=True)
+    return {run: own for encoder, states in pairs for run, own in zip(encoder.owners, states.unbind(0), strict=True)}
 
 
 def by_share(hidden: Tensor, spans: Spans, pack: Sequence[Share]) -> Iterator[tuple[Tensor, Spans]]:

@@ -148,7 +148,7 @@ class PromptTrainer(Trainer):
         losses = []
         for number, pack in enumerate(packs):
             if number and self._model.backbone_model is None:
-                # The prefix is the batch's: each of its packs drops the same values of it. What the backbone drops then
+                # Every row loses the same values of the prefix in whichever pack it is. What the backbone drops then
                 # comes from the same numbers too, over other tokens: no row meets a mask twice.
                 restore_random_states(drawn)
             losses.append(super().training_step(model, {"items": pack, "batch": items}))
