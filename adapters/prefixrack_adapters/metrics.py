@@ -17,10 +17,12 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from prefixrack_adapters.formats import PLAIN
+from prefixrack_adapters.formats.srl import SRL
 from prefixrack_adapters.tasks.token_classification import join_tags
 from prefixrack_adapters.training.data import CandidateLabels, GoldAnswers, Similarity
 from prefixrack_adapters.training.data.candidates import YES
 
+PREDICATE_LABEL = "V"  # of PropBank's tags
 NULL_THRESHOLDS = [0.25 * step for step in range(-40, 41)]
 
 # The score that decides between checkpoints and that a card names first.
@@ -105,6 +107,16 @@ def spans(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> 
         "span_precision": precision,
         "span_recall": recall,
     }
+
+
+def roles(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> dict[str, float]:
+    """F1 over the spans of roles, the predicate's own left out: it is given, as in CoNLL-2005's shared task."""
+    seen, wanted = ([without_predicate(tags) for tags in side] for side in (predicted, gold))
+    return {"role_f1": spans(seen, wanted)["span_f1"]}
+
+
+def without_predicate(tags: Sequence[str]) -> list[str]:
+    return ["O" if tag.partition("-")[2] == PREDICATE_LABEL else tag for tag in tags]
 
 
 def span_overlaps(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -230,7 +242,8 @@ def majority(
             return regression([0.0] * size, [0.0] * size) if has_scores else {"mrr": chance, "recall_at_1": 1 / size}
         case "token-classification", _:
             nothing = [["O"] * len(tags) for tags in gold]
-            return spans(nothing, gold) | span_overlaps(nothing, gold)
+            of_roles = roles(nothing, gold) if input_format == SRL.name else {}
+            return spans(nothing, gold) | span_overlaps(nothing, gold) | of_roles
         case "question-answering", _:
             scores = answers([""] * size, gold)
             return scores | {"best_f1": scores["f1"]}

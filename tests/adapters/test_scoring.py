@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +29,7 @@ from prefixrack.types import (
     RegressionOutput,
     TokenClassificationOutput,
 )
+from prefixrack_adapters import metrics
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.evaluation import evaluate
@@ -150,6 +152,17 @@ def test_spans_and_their_types() -> None:
     ]
 
 
+def test_the_given_predicate_is_no_role_that_was_found() -> None:
+    """Of three gold spans one is the predicate; the answer has it and one role of the two, and a wrong one."""
+    wanted, seen = ("B-ARG0", "B-V", "B-ARG1", "I-ARG1"), ("B-ARG0", "B-V", "O", "B-ARG1")
+    result = score(replace(TAGGING, input_format="srl"), [tagged(*seen), FAILED], [wanted, ("B-V", "O")])
+    assert result.scores["span_f1"] == pytest.approx(2 * 2 / (3 + 4))
+    assert result.scores["role_f1"] == pytest.approx(2 * 1 / (2 + 2))
+    assert result.main == "span_f1"
+    assert "role_f1" not in score(TAGGING, [tagged(*seen)], [wanted]).scores
+    assert metrics.majority("token-classification", "", [wanted], [wanted], [], "srl")["role_f1"] == 0.0
+
+
 def test_answers() -> None:
     outputs = [answered("the cat"), answered("dog"), FAILED]
     result = score(QUESTIONS, outputs, [gold("Cat"), gold("big dog", "ox"), gold("x")])
@@ -257,6 +270,9 @@ def random_case(kind: str, random: Random) -> tuple[Facts, Any, Any]:
             return NUMBERS, RegressionOutput(value=value + random.random()), value
         case "tags":
             return TAGGING, tagged(*seen_tags), tuple(tag)
+        case "roles":
+            seen, wanted = ([one.replace("-y", "-V") for one in side] for side in (seen_tags, tag))
+            return replace(TAGGING, input_format="srl"), tagged(*seen), tuple(wanted)
         case "questions":
             return NO_ANSWER, answered(random.choice(texts[:2]), 0.4, null), gold(text) if text else gold()
         case "options":
@@ -264,7 +280,7 @@ def random_case(kind: str, random: Random) -> tuple[Facts, Any, Any]:
     return ENTITIES, entity(random.choice(texts[:2])), CandidateLabels(texts[:2], ("True", "False"))
 
 
-@pytest.mark.parametrize("kind", ["single", "multi", "numbers", "tags", "questions", "options", "entities"])
+@pytest.mark.parametrize("kind", ["single", "multi", "numbers", "tags", "roles", "questions", "options", "entities"])
 def test_tallies_give_the_scores_of_any_choice_of_examples(kind: str) -> None:
     random = Random(3)
     facts, outputs, targets = zip(*(random_case(kind, random) for _ in range(40)), strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prefixrack_adapters import metrics
+from prefixrack_adapters.formats.srl import SRL
 from prefixrack_adapters.scoring.base import (
     ClassScore,
     Evaluation,
@@ -31,13 +32,18 @@ def judge_spans(facts: Facts, outputs: Outputs, examples: Sequence[Example]) -> 
         ["O"] * len(tags) if has_failed(output) else output.tags for output, tags in zip(outputs, gold, strict=True)
     ]
     seen, wanted = ([set(join_tags(tags)) for tags in several] for several in (predicted, gold))
-    overlaps = (counted([metrics.overlap_counts(predicted, gold, way)], _overlap(way)) for way in metrics.OVERLAPS)
+    scores = metrics.spans(predicted, gold) | metrics.span_overlaps(predicted, gold)
+    tallies = [counted([_strict_counts(seen, wanted)], _strict)]
+    tallies += [counted([metrics.overlap_counts(predicted, gold, way)], _overlap(way)) for way in metrics.OVERLAPS]
+    if facts.input_format == SRL.name:
+        scores |= metrics.roles(predicted, gold)
+        tallies.append(counted([_strict_counts(_roles(seen), _roles(wanted))], _role_f1))
     return Evaluation(
         main=metrics.MAIN_METRIC["token-classification"],
-        scores=metrics.spans(predicted, gold) | metrics.span_overlaps(predicted, gold),
+        scores=scores,
         num_examples=len(gold),
         num_failed=num_failed(outputs),
-        tally=joined(counted([_strict_counts(seen, wanted)], _strict), *overlaps),
+        tally=joined(*tallies),
         classes=_classes(seen, wanted),
     )
 
@@ -54,6 +60,14 @@ def _strict(sums: Values) -> dict[str, Values]:
         "span_precision": ratio(hits, predicted),
         "span_recall": ratio(hits, gold),
     }
+
+
+def _roles(several: SpanSets) -> SpanSets:
+    return [{span for span in spans if span.label != metrics.PREDICATE_LABEL} for spans in several]
+
+
+def _role_f1(sums: Values) -> dict[str, Values]:
+    return {"role_f1": f1(*sums.T)}
 
 
 def _overlap(way: str) -> Formula:
