@@ -84,7 +84,7 @@ def test_a_list_in_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "mentions"),
     [
-        ("a.jsonl", '{"text": "a"}\n\n{"text": \n', "line 3: not JSON (Expecting value"),
+        ("a.jsonl", '{"text": "a"}\n\n{"text": \n', "line 3: not JSON (Expecting value, column 10)"),
         ("a.jsonl", '["a", "x"]\n', "line 1: a list where an object with named columns is needed"),
         ("a.jsonl", '{"value": 1}\n{"value": NaN}\n', "line 2: not JSON (NaN is no number that JSON has)"),
         ("a.jsonl", "[" * 99_999, "line 1: not JSON (maximum recursion depth"),

@@ -185,6 +185,26 @@ def test_a_dev_label_without_training_data_is_refused(make_settings: MakeSetting
         run_training(settings)
 
 
+@pytest.mark.parametrize(
+    ("task", "record", "mentions"),
+    [
+        ("text-classification", {"text": "a cat", "label": "cat"}, "the only label of .*train.jsonl is 'cat': two at"),
+        (
+            "token-classification",
+            {"tokens": ["cat"], "tags": ["O"]},
+            "every tag of .*train.jsonl is 'O': spans to find",
+        ),
+    ],
+)
+def test_nothing_to_tell_apart_is_refused(
+    make_settings: MakeSettings, task: str, record: dict[str, Any], mentions: str
+) -> None:
+    settings = make_settings(task, lambda _: record)
+    with pytest.raises(InvalidRequest, match=mentions):
+        run_training(settings)
+    assert not settings.output.exists()
+
+
 def test_labels_that_are_no_tags_are_refused_before_the_run(make_settings: MakeSettings) -> None:
     def names(random: Random) -> dict[str, Any]:
         return {"tokens": ["ada", "sat"], "tags": ["person", "O"]}

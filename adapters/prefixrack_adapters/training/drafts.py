@@ -33,6 +33,7 @@ from prefixrack_adapters.training.data import (
     GoldAnswers,
     Similarity,
     check_dev_labels,
+    check_labels,
     labels_of,
     problem_of,
     read_examples,
@@ -57,11 +58,12 @@ def read_data(settings: TrainSettings) -> TrainingData:
     train = read_examples(settings.train_file, task, columns, form, settings.train_split)
     dev = read_examples(settings.dev_file, task, columns, form, settings.dev_split)
     labels = labels_of(task, train) if settings.labels is None else list(settings.labels)
+    problem, of_dev = problem_of(task, train), problem_of(task, dev)
+    check_labels(task, problem, labels, settings.train_file)
     if task == "token-classification":
         check_tags(labels, _tagging(labels))
     for examples in (dev,) if settings.labels is None else (train, dev):
         check_dev_labels(task, labels, examples)
-    problem, of_dev = problem_of(task, train), problem_of(task, dev)
     if of_dev != problem:
         raise InvalidRequest(
             f"{settings.train_file} has targets of problem {problem!r}, {settings.dev_file} of {of_dev!r}: both need "

@@ -20,6 +20,7 @@ __all__ = [
     "Similarity",
     "Target",
     "check_dev_labels",
+    "check_labels",
     "labels_of",
     "problem_of",
     "read_examples",
@@ -106,6 +107,14 @@ def check_dev_labels(task: str, labels: Sequence[str], dev: Sequence[Example]) -
             )
         if labels and isinstance(example.target, float):
             raise InvalidRequest(f"{example.place}: a number, {example.target}, where the training data has labels")
+
+
+def check_labels(task: str, problem: str, labels: Sequence[str], source: str | Path) -> None:
+    """Raises InvalidRequest where all answers would be the same: a head learns that at once, and nothing else."""
+    if task == "token-classification" and set(labels) == {"O"}:
+        raise InvalidRequest(f"every tag of {source} is 'O': spans to find are needed, tagged B-x and I-x")
+    if task == "text-classification" and problem == "single_label" and len(labels) < 2:
+        raise InvalidRequest(f"the only label of {source} is {labels[0]!r}: two at least are needed to tell apart")
 
 
 def _names(target: Target) -> tuple[str, ...]:

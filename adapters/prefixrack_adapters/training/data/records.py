@@ -105,9 +105,14 @@ def _next_value(text: str, at: int, place: str) -> tuple[Any, int]:
 
 def _json_object(line: str, place: str) -> dict[str, Any]:
     try:
-        return _as_object(_DECODER.decode(line), place)
+        return _as_object(_DECODER.decode(line.rstrip("\r\n")), place)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"{place}: not JSON ({error}): one object a line is needed") from None
+        raise InvalidRequest(f"{place}: not JSON ({_problem(error)}): one object a line is needed") from None
+
+
+def _problem(error: Exception) -> str:
+    """Of a line that is taken alone its own number would only confuse."""
+    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _as_object(value: Any, place: str) -> dict[str, Any]:
