@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from prefixrack.errors import (
     BackboneMismatch,
@@ -79,7 +79,7 @@ def write_bundle(
     """Write a bundle. `tensors` are numpy arrays in their stored dtype, float32 or float16."""
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    save_file(contiguous, folder / TENSORS_FILE)
+    (folder / TENSORS_FILE).write_bytes(save(contiguous))  # the library's own writer makes a file for its owner alone
     (folder / MANIFEST_FILE).write_bytes(manifest.to_bytes())
     if card is not None:
         (folder / CARD_FILE).write_text(card, encoding="utf-8")

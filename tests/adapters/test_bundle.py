@@ -68,6 +68,13 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     (folder / MANIFEST_FILE).write_text(json.dumps(document))
 
 
+def test_all_files_may_be_read_by_whom_the_system_lets(bundle: Path, tmp_path: Path) -> None:
+    """A server often runs as another user than the one who trained."""
+    (tmp_path / "any").touch()
+    usual = (tmp_path / "any").stat().st_mode
+    assert {path.stat().st_mode for path in bundle.iterdir()} == {usual}
+
+
 def test_a_sound_bundle_is_accepted_for_every_serving_dtype(bundle: Path, spec: BackboneSpec) -> None:
     for dtype in ("float32", "bfloat16", "float16"):
         assert check(bundle, spec, dtype).name == "tiny"
