@@ -8,6 +8,7 @@ import pytest
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from prefixrack.errors import InvalidRequest
+from prefixrack_adapters.training import trackers
 from prefixrack_adapters.training.plan import Plan
 from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.study import run_study
@@ -35,6 +36,16 @@ def test_a_tracker_that_is_not_installed_is_refused_before_the_run(make_settings
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_tracker_that_cannot_be_loaded_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ModuleNotFoundError("No module named 'gradio_client'")
+
+    monkeypatch.setattr(trackers, "get_available_reporting_integrations", lambda: ["trackio"])
+    monkeypatch.setattr(trackers, "INTEGRATION_TO_CALLBACK", {"trackio": broken})
+    with pytest.raises(InvalidRequest, match=r"'trackio' cannot be loaded \(No module named 'gradio_client'\): pip "):
+        check_trackers(["trackio"])
+
+
 def test_no_tracker_is_fine() -> None:
     check_trackers([])
     assert of_trainer(["tensorboard", "mlflow"]) == ("mlflow",)
@@ -47,7 +58,7 @@ def test_logs_of_tensorboard_stay_beside_the_output(make_settings: MakeSettings,
     logged = accumulator.EventAccumulator(str(tmp_path / "bundle.logs"))
     logged.Reload()
     assert len(logged.Scalars("eval/main")) == 2
-    assert [event.step for event in logged.Scalars("train/loss")] == [20, 40]
+    assert [event.step for event in logged.Scalars("train/loss")] == [1, 20, 40]
     assert {path.name for path in tmp_path.iterdir()} == {"data", "bundle", "bundle.logs"}
 
 

@@ -21,7 +21,7 @@ TRACKERS = tuple(sorted(INTEGRATION_TO_CALLBACK.keys() - {"flyte"}))  # that one
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """Raises InvalidRequest, before anything is computed, for trackers that are not known or not installed."""
+    """Raises InvalidRequest, before anything is computed, for trackers that are not known, not there or broken."""
     unknown = sorted(set(trackers) - set(TRACKERS))
     if unknown:
         raise InvalidRequest(f"tracker {unknown[0]!r} is not known; {', '.join(TRACKERS)} are")
@@ -29,6 +29,19 @@ def check_trackers(trackers: Sequence[str]) -> None:
     if missing:
         packages = " ".join(PACKAGES.get(name, name) for name in missing)
         raise InvalidRequest(f"tracker {missing[0]!r} is not installed here: pip install {packages}")
+    for name in trackers:
+        _check_loads(name)
+
+
+def _check_loads(name: str) -> None:
+    """A package may be there and lack one that it needs."""
+    try:
+        INTEGRATION_TO_CALLBACK[name]()
+    except (ImportError, RuntimeError) as error:  # the integrations raise either
+        package = PACKAGES.get(name, name)
+        raise InvalidRequest(
+            f"tracker {name!r} cannot be loaded ({error}): pip install --upgrade --force-reinstall {package}"
+        ) from None
 
 
 def logs_folder(output: Path) -> Path:
