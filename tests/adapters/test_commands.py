@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.bundle import bundle_digest
 from prefixrack_adapters.commands.evaluate import evaluate
 from prefixrack_adapters.commands.import_bundle import import_bundle
-from prefixrack_adapters.commands.train import portable_command, train
+from prefixrack_adapters.commands.train import (
+    WHEN_IT_DOES_NOT_LEARN,
+    portable_command,
+    train,
+    warn_of_what_was_not_learnt,
+)
+from prefixrack_adapters.training.card import Report
 from synthetic import single, write_data
 from tiny import write_random_bundle
 
@@ -75,8 +82,45 @@ def test_train_then_evaluate(app: typer.Typer, train_options: list[str], data: t
 def test_scores_are_shown_as_a_table(app: typer.Typer, train_options: list[str]) -> None:
     result = CliRunner().invoke(app, [*train_options, "--name", "other"])
     assert result.exit_code == 0, result.output
-    assert "other (p-tuning-v2)" in result.stdout
+    assert "other (p-tuning-v2) on dev" in result.stdout
     assert "macro_f1" in result.stdout
+    assert re.search(
+        r"^best epoch 1 of 1; trained parameters: [\d,]+, [\d.]+% of the backbone; \d+ s$", result.stdout, re.M
+    )
+
+
+def test_a_run_that_stops_early_says_so(app: typer.Typer, train_options: list[str]) -> None:
+    """With a rate at which nothing changes no epoch is better than the first."""
+    steady = ["--epochs", "9", "--patience", "1", "--learning-rate", "1e-9"]
+    result = CliRunner().invoke(app, [*train_options, *steady])
+    assert result.exit_code == 0, result.output
+    assert "best epoch 1 of 2 (stopped there: dev got no better); trained" in result.stdout
+
+
+def report_with(majority: float, bare: float | None) -> Report:
+    without = {} if bare is None else {"accuracy": bare}
+    numbers: dict[str, Any] = dict.fromkeys(("num_trained", "num_backbone", "num_train", "num_dev", "num_skipped"), 1)
+    return Report(
+        "accuracy", {"accuracy": 0.7}, {"accuracy": majority}, [0.7], 1, seconds=0, without_prefix=without, **numbers
+    )
+
+
+@pytest.mark.parametrize(
+    ("majority", "bare", "rivals"),
+    [
+        (0.5, 0.6, ""),
+        (0.5, None, ""),
+        (0.7, 0.5, "the best constant answer"),
+        (0.5, 0.7, "its head without the prefix"),
+        (0.8, 0.7, "the best constant answer or its head without the prefix"),
+    ],
+)
+def test_what_learnt_nothing_is_told(
+    capsys: pytest.CaptureFixture[str], majority: float, bare: float | None, rivals: str
+) -> None:
+    warn_of_what_was_not_learnt("x", report_with(majority, bare))
+    shown = capsys.readouterr().err
+    assert shown == (f"x is no better than {rivals}: {WHEN_IT_DOES_NOT_LEARN}\n" if rivals else "")
 
 
 def test_a_run_says_what_comes_next(app: typer.Typer, train_options: list[str], tmp_path: Path) -> None:
@@ -84,7 +128,7 @@ def test_a_run_says_what_comes_next(app: typer.Typer, train_options: list[str], 
     folder = tmp_path / "my-adapter"
     assert result.stdout.splitlines()[-4:] == [
         "Next:",
-        f"  prefixrack evaluate {folder} --data test.jsonl --write",
+        f"  prefixrack evaluate {folder} --data test.jsonl --split test --write",
         f"  prefixrack push {folder} && prefixrack predict other@latest …",
         "  prefixrack promote other@latest",
     ]

@@ -61,6 +61,15 @@ def test_of_several_data_sets_the_score_is_a_mean(tmp_path: Path) -> None:
     assert "dev: mean score of all sets" in texts(tmp_path / "curves.svg")
 
 
+def test_one_epoch_of_few_steps_is_a_picture_too(tmp_path: Path) -> None:
+    """A line of one point would not be seen; the axis begins at no step."""
+    path = tmp_path / "one.svg"
+    draw_curves([{"step": 3, "loss": 0.6}, {"step": 3, "eval_main": 0.5}], 1, path, "one", "accuracy")
+    assert {"0", "1", "2", "3"} <= set(texts(path))
+    marks = re.findall(r'<g clip-path="[^"]+">\s*<use ', path.read_text())
+    assert len(marks) == 3, "the loss, the score and its star"
+
+
 def test_many_epochs_are_not_all_numbered(tmp_path: Path) -> None:
     log = [{"step": 7 * epoch, "eval_main": epoch / 50} for epoch in range(1, 46)]
     draw_curves(log, 45, tmp_path / "curves.svg", "long", "f1")

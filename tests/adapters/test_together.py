@@ -69,8 +69,9 @@ def check_same(settings: TrainSettings, report: Any) -> None:
     assert report.scores == pytest.approx(wanted.scores, abs=tolerance)
     assert report.exact_scores == pytest.approx(wanted.exact_scores, abs=tolerance)
     assert report.without_prefix == pytest.approx(wanted.without_prefix, abs=tolerance)
-    losses = [[entry["loss"] for entry in one.log if "loss" in entry] for one in (report, wanted)]
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-3)
+    first, second = ([entry for entry in one.log if "loss" in entry] for one in (report, wanted))
+    assert first[0]["loss"] == pytest.approx(second[0]["loss"], rel=1e-3)
+    assert [entry["step"] for entry in first] == [entry["step"] for entry in second]
     facts = ("main", "best_epoch", "num_trained", "num_backbone", "num_train", "num_dev", "num_skipped", "majority")
     assert [getattr(report, name) for name in facts] == [getattr(wanted, name) for name in facts]
     if not settings.is_baseline:

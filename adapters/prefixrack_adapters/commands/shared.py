@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 
 def print_scores(title: str, scores: dict[str, float], bare: dict[str, float], majority: dict[str, float]) -> None:
-    table = Table("score", "adapter", "prefix removed", "majority", title=title)
+    table = Table("score", "value", "prefix removed", "majority", title=title)
     for name, value in scores.items():
         others = (f"{column[name]:.4f}" if name in column else "–" for column in (bare, majority))
         table.add_row(name, f"{value:.4f}", *others)

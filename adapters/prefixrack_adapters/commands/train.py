@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -40,6 +41,7 @@ NO_SETTINGS = (
     "sweep",
     "train_file",
 )
+WHEN_IT_DOES_NOT_LEARN = "see 'When it does not learn' in docs/training.md"
 
 
 def train(
@@ -144,9 +146,24 @@ def _show_runs(settings: Sequence[TrainSettings], reports: Mapping[str, Report],
         shown = [{"output": str(one.output), **asdict(reports[one.name])} for one in settings]
         typer.echo(json.dumps(shown[0] if len(shown) == 1 else shown))
         return
+    from prefixrack_adapters.training.card import epochs_in_words, trained_in_words
+
     for one in settings:
         report = reports[one.name]
-        print_scores(f"{one.name} ({one.method})", report.scores, report.without_prefix, report.majority)
+        print_scores(f"{one.name} ({one.method}) on dev", report.scores, report.without_prefix, report.majority)
+        told = f"{epochs_in_words(report)}; trained parameters: {trained_in_words(report)}; {report.seconds:.0f} s"
+        Console(highlight=False, soft_wrap=True).print(told)
+        warn_of_what_was_not_learnt(one.name, report)
+
+
+def warn_of_what_was_not_learnt(name: str, report: Report) -> None:
+    """A bundle that a constant answer beats is seldom what was wanted."""
+    rivals = {"the best constant answer": report.majority, "its head without the prefix": report.without_prefix}
+    score = report.scores[report.main]
+    better = [rival for rival, scores in rivals.items() if scores.get(report.main, -math.inf) >= score]
+    if better:
+        note = f"{name} is no better than {' or '.join(better)}: {WHEN_IT_DOES_NOT_LEARN}"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(printable(note), style="yellow")
 
 
 def _show_study(settings: Sequence[TrainSettings], study: Study, as_json: bool) -> None:
@@ -184,7 +201,7 @@ def _show_next(settings: Sequence[TrainSettings]) -> None:
     folder, name = shlex.quote(str(written[0].output)), written[0].name
     others = f" (and so on, for {len(written)} bundles)" if len(written) > 1 else ""
     typer.echo(f"Next{others}:")
-    typer.echo(f"  prefixrack evaluate {folder} --data test.jsonl --write")
+    typer.echo(f"  prefixrack evaluate {folder} --data test.jsonl --split test --write")
     typer.echo(f"  prefixrack push {folder} && prefixrack predict {name}@latest …")
     typer.echo(f"  prefixrack promote {name}@latest")
 

@@ -17,7 +17,7 @@ from prefixrack_adapters.training.settings import TrainSettings
 class Report:
     """What a run measured. Scores are on dev; `exact_scores` before the cast to the stored dtype.
 
-    `joined` are the other data sets of a multi-task run.
+    `joined` are the other data sets of a multi-task run; `stopped_early` says that dev had stopped getting better.
     """
 
     main: str
@@ -35,6 +35,7 @@ class Report:
     without_prefix: dict[str, float] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
     joined: list[str] = field(default_factory=list)
+    stopped_early: bool = False
 
 
 def render_card(
@@ -149,9 +150,8 @@ def _training(settings: TrainSettings, report: Report) -> list[str]:
         *_together(settings, report),
         f"- {_rates(settings)}, {_batch(settings)}, weight decay {settings.weight_decay:g}, "
         f"warm-up {settings.warmup:g}",
-        f"- Seed {settings.seed}, best epoch {report.best_epoch} of {len(report.history)}; "
-        f"dev {score} by epoch: {history}",
-        f"- Trained parameters: {report.num_trained:,}, {report.num_trained / report.num_backbone:.2%} of the backbone",
+        f"- Seed {settings.seed}, {epochs_in_words(report)}; dev {score} by epoch: {history}",
+        f"- Trained parameters: {trained_in_words(report)}",
         f"- Time: {report.seconds:.0f} s",
         "- Command:",
         "",
@@ -159,6 +159,15 @@ def _training(settings: TrainSettings, report: Report) -> list[str]:
         settings.command,
         "```",
     ]
+
+
+def epochs_in_words(report: Report) -> str:
+    stopped = " (stopped there: dev got no better)" if report.stopped_early else ""
+    return f"best epoch {report.best_epoch} of {len(report.history)}{stopped}"
+
+
+def trained_in_words(report: Report) -> str:
+    return f"{report.num_trained:,}, {report.num_trained / report.num_backbone:.2%} of the backbone"
 
 
 def _method_options(settings: TrainSettings) -> str:

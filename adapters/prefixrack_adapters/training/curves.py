@@ -20,6 +20,7 @@ STYLE: dict[Any, Any] = {
 }
 MEAN_OF_SETS = "mean score of all sets"
 MOST_EPOCHS_MARKED = 20
+MOST_LOSSES_MARKED = 30
 MOST_LINES = 10  # as many colours as the default cycle has
 WIDE_RANGE = 8.0  # settings whose values lie further apart than by this factor are drawn on a logarithmic axis
 
@@ -46,10 +47,12 @@ def draw_curves(log: Log, best_epoch: int, path: Path, title: str, metric: str) 
     with _picture(path, width=7, height=5 if losses else 3) as figure:
         panels = figure.subplots(2 if losses else 1, 1, sharex=True, squeeze=False)[:, 0]
         if losses:
-            panels[0].plot(*zip(*losses, strict=True), color="C0", linewidth=1.2)
+            mark = "." if len(losses) <= MOST_LOSSES_MARKED else None
+            panels[0].plot(*zip(*losses, strict=True), color="C0", linewidth=1.2, marker=mark)
             panels[0].set_ylabel("training loss")
         _fill_scores(panels[-1], scores, best_epoch)
         panels[-1].xaxis.get_major_locator().set_params(integer=True)
+        panels[-1].set_xlim(left=0)
         panels[-1].set(xlabel="step", ylabel=f"dev: {MEAN_OF_SETS if is_mean else metric}")
         panels[0].set_title(title)
 

@@ -175,6 +175,7 @@ def _report(
         num_skipped=result.model.parts[part].objective.num_skipped,
         seconds=time.monotonic() - started,
         log=result.log,
+        stopped_early=result.stopped_early,
     )
 
 

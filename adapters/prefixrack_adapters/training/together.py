@@ -37,6 +37,7 @@ from prefixrack_adapters.training.run import finish_part, start_of
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.stacks import EncoderStack, Rates, StackedAdamW, Stacks
 from prefixrack_adapters.training.trainer import (
+    LOGGED_STEPS,
     DataSet,
     TrainingResult,
     beginning,
@@ -48,7 +49,6 @@ from prefixrack_adapters.transfer import to_device
 
 METHODS = ("p-tuning-v2", "prompt-tuning", "head-only")  # those that leave the backbone as it is
 SHARED = ("backbone", "device", "dtype", "backbone_dropout")
-LOGGED_STEPS = 20  # that an entry of the log has the mean loss of
 
 
 def run_together(settings: Sequence[TrainSettings], watch: Watch | None = None) -> list[Report | Fault]:
@@ -152,11 +152,13 @@ class Learner:
         self.is_over = self._num_worse >= self.settings.patience or self.step == self.num_steps
 
     def note_losses(self, losses: Sequence[float]) -> None:
-        """Those of the latest epoch's steps."""
-        first = self.step - len(losses)
-        for start in range(0, len(losses), LOGGED_STEPS):
-            part = losses[start : start + LOGGED_STEPS]
-            self.log.append({"loss": sum(part) / len(part), **self._when(first + start + len(part))})
+        """Those of the latest epoch's steps, logged where a run alone logs: of the first step, then their means."""
+        since: list[float] = []
+        for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
+            since.append(loss)
+            if step == 1 or step % LOGGED_STEPS == 0 or step == self.step:
+                self.log.append({"loss": sum(since) / len(since), **self._when(step)})
+                since.clear()
 
     def _when(self, step: int) -> dict[str, float]:
         return {"epoch": step / self.steps_per_epoch, "step": step}
@@ -164,7 +166,7 @@ class Learner:
     def result(self) -> TrainingResult:
         """With the best epoch's tensors in the model."""
         self.model.load_state_dict(self._best)
-        return result_of(self.model, self.log)
+        return result_of(self.model, self.log, self.settings.epochs)
 
 
 def scheduled(step: int, num_steps: int, warmup: float) -> float:

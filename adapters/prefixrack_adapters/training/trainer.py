@@ -45,6 +45,8 @@ from prefixrack_adapters.training.prefix_encoder import PrefixEncoder, PromptEnc
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.staging import LAST_FILE, last_checkpoint
 
+LOGGED_STEPS = 20  # between two entries of the log, which has the first step too
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "text-classification": TextObjective,
     "token-classification": TokenObjective,
@@ -65,7 +67,10 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """`history`: the main dev score of every epoch; `log`: all that the run recorded; `best_epoch` counts from 1."""
+    """`history`: the main dev score of every epoch; `log`: all that the run recorded; `best_epoch` counts from 1.
+
+    `stopped_early`: epochs were left, but dev had not got better for as many as the patience says.
+    """
 
     model: PromptModel
     history: list[float]
@@ -73,6 +78,7 @@ class TrainingResult:
     best_epoch: int
     num_trained: int
     num_skipped: int
+    stopped_early: bool
 
 
 class Items(Dataset[Item]):
@@ -234,7 +240,7 @@ def train_prompt(
         callbacks=[EarlyStoppingCallback(settings.patience), BestCheckpoint(), *callbacks],
     )
     _train(trainer, last_checkpoint(folder))
-    return _result(trainer, model)
+    return result_of(model, trainer.state.log_history, settings.epochs)
 
 
 def beginning(
@@ -281,15 +287,13 @@ def _part(backbone: Backbone, manifest: Manifest, index: int) -> Part:
     return Part(manifest, OBJECTIVES[manifest.task](manifest, task, index))
 
 
-def _result(trainer: PromptTrainer, model: PromptModel) -> TrainingResult:
-    return result_of(model, trainer.state.log_history)
-
-
-def result_of(model: PromptModel, log: list[dict[str, float]]) -> TrainingResult:
+def result_of(model: PromptModel, log: list[dict[str, float]], epochs: int) -> TrainingResult:
+    """`epochs`: as many as there could have been."""
     history = [float(entry["eval_main"]) for entry in log if "eval_main" in entry]
     num_trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
     num_skipped = sum(part.objective.num_skipped for part in model.parts)
-    return TrainingResult(model, history, log, history.index(max(history)) + 1, num_trained, num_skipped)
+    best_epoch = history.index(max(history)) + 1
+    return TrainingResult(model, history, log, best_epoch, num_trained, num_skipped, len(history) < epochs)
 
 
 def _collate(items: list[Item]) -> dict[str, Any]:
@@ -342,7 +346,8 @@ def training_arguments(settings: TrainSettings, folder: Path, device: str, has_d
         greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         logging_strategy="steps",
-        logging_steps=20,
+        logging_steps=LOGGED_STEPS,
+        logging_first_step=True,
         report_to=list(settings.trackers),
         run_name=settings.name,
         disable_tqdm=True,
