@@ -11,7 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from prefixrack_adapters.commands.evaluate import evaluate
-from prefixrack_adapters.commands.train import train
+from prefixrack_adapters.commands.train import WHEN_IT_DOES_NOT_LEARN, train
+from prefixrack_adapters.metrics import MAIN_METRIC
 from prefixrack_adapters.training.multitask import FIELDS, read_sets
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -56,6 +57,10 @@ def test_train_and_evaluate(folder: Path, backbone_folder: Path) -> None:
 def test_the_study_and_several_data_sets(folder: Path, backbone_folder: Path) -> None:
     run(COMMANDS["3"], backbone_folder)
     assert (folder / "swept" / "study.svg").is_file()
+    run(COMMANDS["home"], backbone_folder)
+    run(COMMANDS["swept"], backbone_folder)
+    run(COMMANDS["confusion.png"], backbone_folder)
+    assert (folder / "confusion.png").is_file()
     run(COMMANDS["5"], backbone_folder)
     assert (folder / "together" / "pairs" / "adapter.json").is_file()
 
@@ -65,6 +70,26 @@ def test_the_table_of_data_sets_may_have_what_the_guide_says(folder: Path) -> No
     listed = re.search(r"A table may set (.*?); options", GUIDE, flags=re.DOTALL)
     assert listed is not None
     assert set(re.findall(r"`(\w+)`", listed[1])) == FIELDS.keys()
+
+
+def test_a_run_that_is_followed(folder: Path, backbone_folder: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    run(COMMANDS["tensorboard"], backbone_folder)
+    assert any((folder / "home.logs").iterdir())
+
+
+def test_the_scores_are_those_that_there_are() -> None:
+    """The last column of the guide's table names what decides."""
+    table = GUIDE.partition("## Evaluate and compare")[2].partition("What decides")[0]
+    deciding = [
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.rpartition("|")[0].rpartition("|")[2])
+    ]
+    assert sorted(deciding) == sorted([*MAIN_METRIC.values(), "best_f1"])
+
+
+def test_the_command_points_at_a_section_that_there_is() -> None:
+    (title,) = re.findall("'(.*)'", WHEN_IT_DOES_NOT_LEARN)
+    assert f"\n### {title}\n" in GUIDE
 
 
 def test_the_library_call(folder: Path, backbone_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
