@@ -62,7 +62,7 @@ SECTIONS: Mapping[str, Section] = {
     "fan-out": Section("fan_out.py", ""),
     "two-servers": Section("two_servers.py", "--rounds 4"),
     "start-up": Section("start_up.py", "--prefix-len 2", in_memory=True),
-    "memory": Section("throughput.py", "--memory"),
+    "memory": Section("throughput.py", "--memory", in_memory=True),
     "precision": Section("precision.py", "--family bert --dtype bfloat16 --rows 64"),
     "churn": Section("churn.py", "--seconds 10 --versions 100 --min-answers 500"),
     "engine-bert-base": Section("throughput.py", f"{PACK} --iterations 3 --backbone bert-base"),
