@@ -25,6 +25,10 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the page and its plots.")] = ROOT / "docs",
 ) -> None:
     """Write the page again from its results."""
+    if not results and not RESULTS.is_file():
+        raise SystemExit(
+            f"there is no {RESULTS}: name files with --results, such as build/bench/bench.jsonl of `make bench`"
+        )
     write_page(results or [RESULTS], out)
 
 
