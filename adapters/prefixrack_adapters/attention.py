@@ -197,20 +197,42 @@ def with_prefixes(
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """What each run sees: [num_kv_heads, num_rows * (prefix_len + row_len), head_dim], the prefix before each row.
 
-    One copy of all rows together: a copy for each row costs more in calls than in bytes. It is made with the heads of a
-    token side by side, as they lie in memory, and what is returned are views of it.
+    Copies are made with the heads of a token side by side, as they lie in memory; what is returned are views of them.
     """
-    sizes = [run.num_rows * (run.prefix_len + run.row_len) for run in pack.runs(layer)]
+    runs = pack.runs(layer)
     if not pack.has_prefixes:
+        sizes = [run.num_tokens for run in runs]
         return key.split(sizes, dim=1), value.split(sizes, dim=1)
-    prefix_states = pack.prefix_states(layer, key.dtype)
-    joined = []
-    for index, states in enumerate((key, value)):
-        parts: list[Tensor] = []
-        for prefix, row in zip(prefix_states, states.transpose(0, 1).split(pack.lengths), strict=True):
-            parts += (row,) if prefix is None else (prefix[index].transpose(0, 1), row)
-        joined.append(torch.cat(parts).transpose(0, 1).split(sizes, dim=1))
-    return joined[0], joined[1]
+    prefixes = pack.prefix_states(layer, key.dtype)
+    shared = prefixes[0] if all(prefix is prefixes[0] for prefix in prefixes) else None
+    if shared is not None:
+        return _behind_one(shared[0], key, runs), _behind_one(shared[1], value, runs)
+    keys, values = zip(*((None, None) if prefix is None else prefix for prefix in prefixes), strict=True)
+    return _behind_each(keys, key, pack.lengths, runs), _behind_each(values, value, pack.lengths, runs)
+
+
+def _behind_one(prefix: Tensor, states: Tensor, runs: Sequence[RowRun]) -> Sequence[Tensor]:
+    """All rows behind one prefix, as in training: its gradient is one sum over the rows, not a sum of as many parts."""
+    before = prefix.transpose(0, 1).expand(sum(run.num_rows for run in runs), -1, -1, -1)
+    of_runs = before.split([run.num_rows for run in runs])
+    own = states.transpose(0, 1).split([run.num_tokens for run in runs])
+    joined = (
+        torch.cat((prefixes, tokens.unflatten(0, (run.num_rows, run.row_len))), dim=1)
+        for run, prefixes, tokens in zip(runs, of_runs, own, strict=True)
+    )  # [num_rows, prefix_len + row_len, heads, head_dim]
+    return [rows.flatten(0, 1).transpose(0, 1) for rows in joined]
+
+
+def _behind_each(
+    prefixes: Sequence[Tensor | None], states: Tensor, lengths: Sequence[int], runs: Sequence[RowRun]
+) -> Sequence[Tensor]:
+    """Each row behind its own prefix. One copy of all together: one for each row costs more in calls than in bytes."""
+    parts: list[Tensor] = []
+    for prefix, row in zip(prefixes, states.transpose(0, 1).split(lengths), strict=True):
+        parts += (row,) if prefix is None else (prefix.transpose(0, 1), row)
+    sizes = [run.num_rows * (run.prefix_len + run.row_len) for run in runs]
+    of_runs: Sequence[Tensor] = torch.cat(parts).transpose(0, 1).split(sizes, dim=1)
+    return of_runs
 
 
 @dataclass(frozen=True, slots=True)
