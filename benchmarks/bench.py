@@ -64,6 +64,7 @@ SECTIONS: Mapping[str, Section] = {
     "start-up": Section("start_up.py", "--prefix-len 2", in_memory=True),
     "memory": Section("throughput.py", "--memory", in_memory=True),
     "precision": Section("precision.py", "--family bert --dtype bfloat16 --rows 64"),
+    "training": Section("training.py", "--histogram equal --histogram natural --rounds 4 --steps 4"),
     "churn": Section("churn.py", "--seconds 10 --versions 100 --min-answers 500"),
     "engine-bert-base": Section("throughput.py", f"{PACK} --iterations 3 --backbone bert-base"),
     "engine-bert-base-bfloat16": Section(

@@ -69,6 +69,11 @@ def targets() -> Iterator[Target]:
     yield Target("a second server process: rows per second of one", 1.1, False, _best_pair, " ×")
     yield at_most("p99 with 50 uploads and deletions a second / without", 1.2, "changes", "p99_ratio", unit=" ×")
     yield at_most("start with 10,000 adapters", 5.0, "start-up", "ready_s", num_adapters=10_000, unit=" s")
+    for dtype in ("float32", "bfloat16"):
+        for histogram, wanted in (("equal", 1.1), ("natural", 1.0)):
+            title = f"training step / by hand on stock transformers, {histogram} lengths, {dtype}"
+            setup = {"histogram": histogram, "dropout": False, "dtype": dtype}
+            yield at_most(title, wanted, "training", "of_stock", unit=" ×", **setup)
     yield Target("scheduling, 10,000 rows queued, of a step's time", 5.0, False, _queue_percent, " %")
 
 

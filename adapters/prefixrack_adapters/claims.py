@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.bundle import MANIFEST_FILE, bundle_digest
 from prefixrack_adapters.manifest import Metric, parse_manifest
-from prefixrack_adapters.scoring import Evaluation
 
 DIGITS = 4
+NO_SCORES = ("best_f1_threshold",)  # says where a score was reached; the manifest's decoding has it
 
 
-def claims_of(evaluation: Evaluation, dataset: str, split: str) -> list[Metric]:
+def claims_of(scores: Mapping[str, float], dataset: str, split: str, num_examples: int) -> list[Metric]:
     return [
-        Metric(
-            name=name, value=round(value, DIGITS), dataset=dataset, split=split, num_examples=evaluation.num_examples
-        )
-        for name, value in evaluation.scores.items()
+        Metric(name=name, value=round(value, DIGITS), dataset=dataset, split=split, num_examples=num_examples)
+        for name, value in scores.items()
+        if name not in NO_SCORES
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from prefixrack_adapters.claims import claims_of
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.training.card import Report, render_card
@@ -71,6 +72,8 @@ def test_all_numbers_of_the_run(make_settings: MakeSettings, manifest: Manifest)
 
 
 def test_the_front_matter_has_scores_with_their_data_set(make_settings: MakeSettings, manifest: Manifest) -> None:
+    claims = claims_of(REPORT.scores | {"best_f1_threshold": 0.5}, "marks", "dev", REPORT.num_dev)
+    manifest = manifest.model_copy(update={"metrics": claims})
     fields = front_matter(render_card(make_settings(dataset="marks", licence="MIT"), manifest, REPORT))
     assert fields["license"] == "mit"
     assert fields["tags"] == ["p-tuning-v2", "prompt-adapter"]

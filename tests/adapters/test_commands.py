@@ -23,6 +23,7 @@ from prefixrack_adapters.commands.train import (
     warn_of_what_was_not_learnt,
 )
 from prefixrack_adapters.training.card import Report
+from prefixrack_adapters.training.trainer import PromptTrainer
 from synthetic import single, write_data
 from tiny import write_random_bundle
 
@@ -254,7 +255,32 @@ def test_the_card_shows_a_command_that_works_elsewhere() -> None:
     assert portable_command(arguments, {"PREFIXRACK_DATA": "/data/"}) == (
         "prefixrack train --train $PREFIXRACK_DATA/snli/train.jsonl.gz --output x --description 'two words'"
     )
-    assert portable_command(["train", "--train", "/data/x"], {}) == "prefixrack train --train x"
+    assert portable_command(["train", "--train", "/data/x", "--resume"], {}) == "prefixrack train --train x"
+
+
+def test_who_interrupts_is_told_how_to_go_on(
+    app: typer.Typer, train_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = PromptTrainer.training_step
+    last_step = 0
+
+    def interrupted(one: PromptTrainer, *given: Any) -> Any:
+        if one.state.global_step == last_step:
+            raise KeyboardInterrupt
+        return usual(one, *given)
+
+    monkeypatch.setattr(PromptTrainer, "training_step", interrupted)
+    options = [*train_options, "--epochs", "3", "--batch-size", "16"]
+    result = CliRunner().invoke(app, options)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.endswith("interrupted: there is nothing to resume\n")
+    last_step = 2
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 130
+    goes_on = f"interrupted: the same command with --resume goes on from {tmp_path / 'my-adapter.training'}\n"
+    assert result.stderr.endswith(goes_on)
+    last_step = -1
+    assert CliRunner().invoke(app, [*options, "--resume"]).exit_code == 0
 
 
 def test_evaluating_changes_nothing_in_a_bundle(

@@ -128,5 +128,5 @@ def test_a_multitask_run_says_which_part_it_is_in(
     run_multitask(several)
     err = capfd.readouterr().err
     assert "shared (1 of 3), epoch 1 of 1: dev mean of scores " in err
-    assert "tuned/one (2 of 3), epoch 1 of 1: dev score " in err
-    assert "tuned/two (3 of 3), epoch 1 of 1: dev score " in err
+    assert "tuned/one (2 of 3), epoch 1 of 1: dev accuracy " in err
+    assert "tuned/two (3 of 3), epoch 1 of 1: dev accuracy " in err

@@ -173,7 +173,8 @@ def _draw(asked: Asked, measured: Measured, picture: Path) -> None:
 def _write(asked: Asked, measured: Measured, bundle: Path) -> str:
     from prefixrack_adapters.claims import claims_of, write_claims
 
-    return write_claims(bundle, claims_of(measured.result, asked.dataset, asked.split or DEFAULT_SPLIT))
+    result, split = measured.result, asked.split or DEFAULT_SPLIT
+    return write_claims(bundle, claims_of(result.scores, asked.dataset, split, result.num_examples))
 
 
 def _as_json(report: Report) -> dict[str, Any]:

@@ -41,6 +41,7 @@ NO_SETTINGS = (
     "sweep",
     "train_file",
 )
+EXIT_INTERRUPTED = 130  # as shells have it
 WHEN_IT_DOES_NOT_LEARN = "see 'When it does not learn' in docs/training.md"
 
 
@@ -115,8 +116,19 @@ def train(
             _show_study(settings, _study(settings, seed, seeds, sweep or [], on_leftovers), as_json)
     except Fault as fault:
         refuse(fault)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(output)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if not as_json:
         _show_next(settings)
+
+
+def _say_how_to_go_on(output: Path) -> None:
+    from prefixrack_adapters.training.staging import workspace_of
+
+    folder = workspace_of(output)
+    note = f"the same command with --resume goes on from {folder}" if folder.exists() else "there is nothing to resume"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(f"interrupted: {note}"), style="yellow")
 
 
 def _run(settings: Sequence[TrainSettings], on_leftovers: str | None) -> dict[str, Report]:
@@ -258,10 +270,14 @@ def _settings(given: Mapping[str, Any]) -> TrainSettings:
 
 
 def portable_command(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The command for the card: paths of this machine mean nothing elsewhere, so files under $PREFIXRACK_DATA are shown
-    below that variable and other absolute paths by their last name."""
+    """The command for the card, as it begins a run.
+
+    Paths of this machine mean nothing elsewhere: files under $PREFIXRACK_DATA are shown below that variable, and other
+    absolute paths by their last name.
+    """
     folder = environment.get("PREFIXRACK_DATA", "").rstrip("/")
-    return " ".join(["prefixrack", *(_portable(argument, folder) for argument in arguments)])
+    lasting = [argument for argument in arguments if argument not in ("--resume", "--restart")]
+    return " ".join(["prefixrack", *(_portable(argument, folder) for argument in lasting)])
 
 
 def _portable(argument: str, data_folder: str) -> str:

@@ -47,7 +47,7 @@ def render_card(
 ) -> str:
     """`pictures` are names of files beside the card; `selection` are lines on how the run was chosen among several."""
     parts = [
-        _front_matter(settings, manifest, report),
+        _front_matter(settings, manifest),
         [f"# {manifest.name}"],
         [manifest.description] if manifest.description else [],
         [_summary(manifest)],
@@ -58,7 +58,7 @@ def render_card(
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
-def _front_matter(settings: TrainSettings, manifest: Manifest, report: Report) -> list[str]:
+def _front_matter(settings: TrainSettings, manifest: Manifest) -> list[str]:
     fields = {
         "license": (settings.licence or "unknown").lower().replace(" ", "-"),
         "library_name": "prefixrack",
@@ -66,19 +66,19 @@ def _front_matter(settings: TrainSettings, manifest: Manifest, report: Report) -
         "base_model": manifest.backbone.model_id,
         "tags": [*(["p-tuning-v2"] if settings.method == "multitask" else []), settings.method, "prompt-adapter"],
         "datasets": [settings.dataset] if settings.dataset else [],
-        "metrics": list(report.scores),
-        "model-index": [{"name": manifest.name, "results": [_result(settings, manifest, report)]}],
+        "metrics": [claim.name for claim in manifest.metrics],
+        "model-index": [{"name": manifest.name, "results": [_result(settings, manifest)]}],
     }
     return ["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()), "---"]
 
 
-def _result(settings: TrainSettings, manifest: Manifest, report: Report) -> dict[str, Any]:
+def _result(settings: TrainSettings, manifest: Manifest) -> dict[str, Any]:
     """The scores as Hugging Face's `model-index` has them."""
     name = dataset_name(settings)
     return {
         "task": {"type": manifest.task},
         "dataset": {"name": name, "type": name, "split": "dev"},
-        "metrics": [{"type": score, "value": round(value, 4)} for score, value in report.scores.items()],
+        "metrics": [{"type": claim.name, "value": claim.value} for claim in manifest.metrics],
     }
 
 

@@ -20,7 +20,7 @@ from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data
 from prefixrack_adapters.training.model import Arrays
 from prefixrack_adapters.training.progress import Watch, watched
-from prefixrack_adapters.training.run import asked_for, finish_part, start_of, train_watched
+from prefixrack_adapters.training.run import asked_for, finish_part, main_metric_of, start_of, train_watched
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.staging import Workspace
 from prefixrack_adapters.training.trackers import check_trackers
@@ -102,7 +102,8 @@ def run_multitask(
         reports = {}
         for part, (one, own, manifest) in enumerate(zip(settings, data, manifests, strict=True)):
             if shared.tune_epochs:
-                callbacks = looking_on.callbacks(one, "score", f"tuned/{one.name}", part + 2, count)
+                metric = main_metric_of(manifest, own)
+                callbacks = looking_on.callbacks(one, metric, f"tuned/{one.name}", part + 2, count)
                 place = folder / "tuned" / one.name
                 tuned = _tune(one, own, manifest, backbone, place, starts[part], callbacks)
                 reports[one.name] = finish_part(one, own, manifest, tuned, 0, started, _others(settings, part))

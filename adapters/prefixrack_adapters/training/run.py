@@ -13,12 +13,13 @@ from transformers import TrainerCallback
 from prefixrack_adapters import metrics
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.bundle import write_bundle
+from prefixrack_adapters.claims import claims_of
 from prefixrack_adapters.confusion import draw_confusion
 from prefixrack_adapters.evaluation import Evaluation
-from prefixrack_adapters.manifest import Manifest, Metric
+from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import build_task
-from prefixrack_adapters.training.card import Report, render_card
+from prefixrack_adapters.training.card import Report, dataset_name, render_card
 from prefixrack_adapters.training.curves import draw_curves
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data, short_example
 from prefixrack_adapters.training.memory import evaluate
@@ -68,13 +69,18 @@ def asked_for(settings: Sequence[TrainSettings]) -> dict[str, object]:
 def _train(settings: TrainSettings, data: TrainingData, folder: Path, watch: Watch) -> tuple[TrainingResult, Manifest]:
     backbone = training_backbone(settings)
     manifest = draft_manifest(settings, backbone.spec, data)
-    no_answer, target = manifest.decoding.no_answer, data.dev[0].target
-    metric = metrics.main_metric(settings.task, data.problem, no_answer, settings.input_format, target)
+    metric = main_metric_of(manifest, data)
     sets = [DataSet(manifest, data.train, data.dev)]
     start = start_of(settings, manifest, backbone)
     result = train_watched(settings, backbone, sets, folder, watch.callbacks(settings, metric), start)
     backbone.model.eval()
     return result, manifest
+
+
+def main_metric_of(manifest: Manifest, data: TrainingData) -> str:
+    """What its epochs are chosen by."""
+    no_answer, target = manifest.decoding.no_answer, data.dev[0].target
+    return metrics.main_metric(manifest.task, data.problem, no_answer, manifest.input_format, target)
 
 
 def train_watched(
@@ -128,7 +134,8 @@ def finish_part(
     report.exact_scores.update(exact.scores)
     report.without_prefix.update(evaluate(backbone, adapter.without_prefix(), data.dev).scores)
     task = build_task(manifest, backbone.spec, backbone.tokenizer)
-    shown = {"metrics": _metrics(settings, report), "example": short_example(task, data.dev)}
+    claims = claims_of(report.scores, dataset_name(settings), "dev", report.num_dev)
+    shown = {"metrics": claims, "example": short_example(task, data.dev)}
     manifest = manifest.model_copy(update=shown)
     with staged(settings.output) as folder:
         pictures = _write_measured(folder, settings.name, report, scores)
@@ -177,11 +184,3 @@ def _report(
         log=result.log,
         stopped_early=result.stopped_early,
     )
-
-
-def _metrics(settings: TrainSettings, report: Report) -> list[Metric]:
-    dataset = settings.dataset or Path(settings.dev_file).name
-    return [
-        Metric(name=name, value=round(value, 4), dataset=dataset, split="dev", num_examples=report.num_dev)
-        for name, value in report.scores.items()
-    ]

@@ -77,6 +77,11 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
+def workspace_of(output: Path) -> Path:
+    """Where a run that writes to this folder keeps what is not finished; it may not be there."""
+    return output.absolute().parent / f"{output.name}.training"
+
+
 class Workspace:
     """The folder beside the output where checkpoints lie until the run is finished.
 
@@ -85,7 +90,7 @@ class Workspace:
     """
 
     def __init__(self, output: Path, asked: Mapping[str, Any]) -> None:
-        self.folder = output.absolute().parent / f"{output.name}.training"
+        self.folder = workspace_of(output)
         self._output = output
         self._asked = dict(asked)
 
