@@ -254,8 +254,12 @@ def _check_finite(name: str, values: NDArray[np.float32], serving_dtype: str) ->
 
 
 def read_card(folder: Path) -> str | None:
+    """Raises MalformedBundle for one that is not UTF-8."""
     path = folder / CARD_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise MalformedBundle(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
 
 
 def bundle_bytes(folder: Path) -> bytes:

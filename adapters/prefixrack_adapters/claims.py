@@ -1,4 +1,4 @@
-"""The numbers that a bundle claims of itself: a manifest's metrics, and how they get there after training."""
+"""The numbers that a bundle claims of itself: a manifest's metrics, and how they get into a written bundle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefixrack.errors import InvalidRequest
-from prefixrack_adapters.bundle import MANIFEST_FILE, bundle_digest
+from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE, bundle_digest, read_card
+from prefixrack_adapters.card_claims import with_claims
 from prefixrack_adapters.manifest import Metric, parse_manifest
 
 DIGITS = 4
@@ -34,21 +35,28 @@ def _key(metric: Metric) -> tuple[str, str, str]:
 
 
 def write_claims(folder: Path, measured: Sequence[Metric]) -> str:
-    """Put metrics into the bundle's manifest and give the bundle's new digest.
+    """Put metrics into the bundle's manifest and its card, and give the bundle's new digest.
 
-    The manifest is replaced in one step: whoever reads it finds the old one or the new one. Raises InvalidRequest where
+    Each file is replaced in one step: whoever reads it finds the old one or the new one. Raises InvalidRequest where
     the folder cannot be written, and then nothing has changed.
     """
-    path = folder / MANIFEST_FILE
-    partial = folder / f".{MANIFEST_FILE}.partial"
+    card = read_card(folder)
+    partials = {}
     try:
-        manifest = parse_manifest(path.read_bytes())
-        metrics = merged(manifest.metrics, measured)
-        _write_through(partial, manifest.model_copy(update={"metrics": metrics}).to_bytes())
-        partial.replace(path)
+        manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
+        claiming = manifest.model_copy(update={"metrics": merged(manifest.metrics, measured)})
+        contents = {MANIFEST_FILE: claiming.to_bytes()}
+        if card is not None:
+            contents[CARD_FILE] = with_claims(card, claiming).encode()
+        for name, content in contents.items():
+            partials[name] = folder / f".{name}.partial"
+            _write_through(partials[name], content)
+        for name, partial in partials.items():
+            partial.replace(folder / name)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InvalidRequest(f"{path} cannot be written ({error.strerror}): nothing in it has changed") from None
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        raise InvalidRequest(f"{folder} cannot be written ({error.strerror}): nothing in it has changed") from None
     return bundle_digest(folder)
 
 

@@ -86,7 +86,6 @@ def test_the_front_matter_has_scores_with_their_data_set(make_settings: MakeSett
     }
     unnamed = front_matter(render_card(make_settings(), manifest, REPORT))
     assert unnamed["datasets"] == []
-    assert unnamed["model-index"][0]["results"][0]["dataset"]["name"] == "dev.jsonl"
 
 
 def test_the_learning_rate_in_effect(make_settings: MakeSettings, manifest: Manifest) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from prefixrack_adapters.bundle import file_sha256
+from prefixrack_adapters.card_claims import BEGIN, END, FENCE, front_line, hub_fields
 from prefixrack_adapters.manifest import Manifest, PromptSpec
 from prefixrack_adapters.training.settings import TrainSettings
 
@@ -51,7 +50,7 @@ def render_card(
         [f"# {manifest.name}"],
         [manifest.description] if manifest.description else [],
         [_summary(manifest)],
-        ["## Scores", "", *_scores(settings, report), *_chosen(selection), *_shown_pictures(pictures)],
+        ["## Scores", "", *_scores(settings, report), *_chosen(selection), *_shown_pictures(pictures), "", BEGIN, END],
         ["## Data", "", *_data(settings, report)],
         ["## Training", "", *_training(settings, report)],
     ]
@@ -66,20 +65,8 @@ def _front_matter(settings: TrainSettings, manifest: Manifest) -> list[str]:
         "base_model": manifest.backbone.model_id,
         "tags": [*(["p-tuning-v2"] if settings.method == "multitask" else []), settings.method, "prompt-adapter"],
         "datasets": [settings.dataset] if settings.dataset else [],
-        "metrics": [claim.name for claim in manifest.metrics],
-        "model-index": [{"name": manifest.name, "results": [_result(settings, manifest)]}],
-    }
-    return ["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()), "---"]
-
-
-def _result(settings: TrainSettings, manifest: Manifest) -> dict[str, Any]:
-    """The scores as Hugging Face's `model-index` has them."""
-    name = dataset_name(settings)
-    return {
-        "task": {"type": manifest.task},
-        "dataset": {"name": name, "type": name, "split": "dev"},
-        "metrics": [{"type": claim.name, "value": claim.value} for claim in manifest.metrics],
-    }
+    } | hub_fields(manifest)
+    return [FENCE, *(front_line(name, value) for name, value in fields.items()), FENCE]
 
 
 def dataset_name(settings: TrainSettings) -> str:
