@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from prefixrack_adapters.commands.evaluate import evaluate
 from prefixrack_adapters.commands.train import WHEN_IT_DOES_NOT_LEARN, train
 from prefixrack_adapters.metrics import MAIN_METRIC
+from prefixrack_adapters.training.data import GoldAnswers, read_examples
 from prefixrack_adapters.training.multitask import FIELDS, read_sets
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -23,6 +25,8 @@ COMMANDS = {
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith(("prefixrack train", "prefixrack evaluate"))
 }
+
+TASK_OF = {"tokens": "token-classification", "answers": "question-answering", "choices": "multiple-choice"}
 
 
 @pytest.fixture
@@ -85,6 +89,26 @@ def test_the_scores_are_those_that_there_are() -> None:
         name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.rpartition("|")[0].rpartition("|")[2])
     ]
     assert sorted(deciding) == sorted([*MAIN_METRIC.values(), "best_f1"])
+
+
+def test_its_records_can_be_read(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", GUIDE, flags=re.DOTALL)
+    targets = []
+    for number, line in enumerate(block.splitlines()):
+        fields = json.loads(line).keys()
+        task = next((name for column, name in TASK_OF.items() if column in fields), "text-classification")
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(line)
+        targets += [(task, type(one.target)) for one in read_examples(path, task, {})]
+    assert targets == [
+        ("text-classification", str),
+        ("text-classification", str),
+        ("text-classification", tuple),
+        ("text-classification", float),
+        ("token-classification", tuple),
+        ("question-answering", GoldAnswers),
+        ("multiple-choice", int),
+    ]
 
 
 def test_the_command_points_at_a_section_that_there_is() -> None:
