@@ -202,6 +202,45 @@ def test_bad_options_are_refused_with_the_reason(
     assert result.stdout == ""
 
 
+TEXT, TAGGED = {"text": "a cat", "label": "cat"}, {"tokens": ["a", "cat"], "tags": ["O", "B-x"]}
+ANSWERED = {"question": "who", "context": "Ada sat", "answers": {"text": ["Ada"], "answer_start": [0]}}
+
+
+@pytest.mark.parametrize(
+    ("task", "records", "mentions"),
+    [
+        ("text-classification", [TEXT, {**TEXT, "label": "cow"}], "line 2: label 'cow' is not known"),
+        ("text-classification", [], " holds no record: at least one is needed"),
+        ("text-classification", [TEXT, {"text": "a cat", "lable": "cat"}], "line 2: no column 'label' among"),
+        ("text-classification", [{**TEXT, "id": 7}, {**TEXT, "id": 7}], "line 2: id 7 stands at "),
+        ("token-classification", [TAGGED, {**TAGGED, "tags": ["O"]}], "line 2: 2 tokens but 1 tags"),
+        ("question-answering", [ANSWERED, {**ANSWERED, "context": "Bob"}], "line 2: the answer 'Ada' is not at its"),
+    ],
+)
+def test_bad_data_is_refused_with_its_place_and_leaves_nothing(
+    app: typer.Typer,
+    train_options: list[str],
+    tmp_path: Path,
+    task: str,
+    records: list[dict[str, Any]],
+    mentions: str,
+) -> None:
+    """In dev, beside training data that is sound."""
+    sound: dict[str, list[dict[str, Any]]] = {
+        "text-classification": [TEXT, {**TEXT, "label": "dog"}],
+        "token-classification": [TAGGED],
+    }
+    files = {"train": sound.get(task, [ANSWERED]), "dev": records}
+    for name, content in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in content))
+    given = [part for name in files for part in (f"--{name}", str(tmp_path / f"{name}.jsonl"))]
+    result = CliRunner().invoke(app, [*train_options, "--task", task, *given])
+    assert result.exit_code == 2
+    place = f"{tmp_path / 'dev.jsonl'}, " if records else f"{tmp_path / 'dev.jsonl'}"
+    assert result.stderr.startswith(f"invalid_request: {place}{mentions}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "dev.jsonl", "train.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("options", "mentions"),
     [
