@@ -8,8 +8,9 @@ shared tokenizer corrupt each other. Cutting and pair layout are the pure functi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ SENTENCEPIECE_FILES = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "
 VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE_FILES)
 SPECIAL_TOKEN_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 SPECIAL_TOKEN_FIELDS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-# Up to so many texts are encoded in the caller's thread: waking the library's thread pool costs more than it saves.
-FEW = 4
+# Up to so many texts are encoded one by one in the caller's thread. More go to the library's thread pool, for which the
+# caller waits: where other threads compute on all cores, longer than the texts take.
+FEW = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +69,18 @@ class BackboneTokenizer:
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode_texts`, ids only: without offsets the library has less to do."""
-        encodings = self._text_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        encode = partial(self._text_tokenizer.encode_batch_fast, add_special_tokens=False)
+        return [encoding.ids for encoding in _encodings(encode, texts)]
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of each text; many in one call to the tokenizer library, which shares them out to its threads."""
-        if len(texts) <= FEW:
-            return [_tokens(self._text_tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-        encodings = self._text_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [_tokens(encoding) for encoding in encodings]
+        encode = partial(self._text_tokenizer.encode_batch, add_special_tokens=False)
+        return [_tokens(encoding) for encoding in _encodings(encode, texts)]
 
     def encode_words(self, texts: Sequence[Sequence[str]]) -> list[Tokens]:
         """Tokens of texts that come split into words; a word with no visible character has no token."""
-        encodings = self._word_tokenizer.encode_batch(
-            [list(words) for words in texts], is_pretokenized=True, add_special_tokens=False
-        )
-        return [_tokens(encoding) for encoding in encodings]
+        encode = partial(self._word_tokenizer.encode_batch, is_pretokenized=True, add_special_tokens=False)
+        return [_tokens(encoding) for encoding in _encodings(encode, [list(words) for words in texts])]
 
 
 class MissingTokenizer(BackboneTokenizer):
@@ -98,6 +96,12 @@ class MissingTokenizer(BackboneTokenizer):
             f"{self._folder} has no {TOKENIZER_FILE}, so it takes token ids only (`Backbone.logits`): convert its "
             "tokenizer and put it into the folder to serve texts"
         )
+
+
+def _encodings(encode_batch: Callable[[list[Any]], list[Encoding]], texts: Sequence[Any]) -> list[Encoding]:
+    if len(texts) > FEW:
+        return encode_batch(list(texts))
+    return [encoding for text in texts for encoding in encode_batch([text])]
 
 
 def _tokens(encoding: Encoding) -> Tokens:

@@ -96,6 +96,7 @@ class Dispatcher:
         self._max_tokens = max_tokens
         self._next_id = 0
         self._tickets: dict[int, Ticket] = {}
+        self._unsent: list[RowWork] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.num_tokens = 0
 
@@ -110,6 +111,7 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Let the engine finish what is queued; whatever it leaves unanswered is answered `not_ready`."""
+        self._send()
         await asyncio.to_thread(self._engine.stop)
         await asyncio.sleep(0)  # the last deliveries were put into the loop's queue before this point
         for ticket in set(self._tickets.values()):
@@ -119,7 +121,11 @@ class Dispatcher:
         self._post()
 
     def submit(self, rows: Sequence[BoundRow], deadline: float | None = None, priority: int = 0) -> Ticket:
-        """Hand rows to the engine, all at once so that they can share a pack. Raises ServerOverloaded."""
+        """Take rows for the engine. Raises ServerOverloaded.
+
+        They go to it at the end of the event loop's turn, with those of the other requests that came in together: they
+        can share a pack, and the engine is woken once.
+        """
         self._check_permits(rows)
         ticket = Ticket(self._next_id, rows, deadline)
         self._next_id += len(rows)
@@ -128,13 +134,19 @@ class Dispatcher:
         self._tickets.update(dict.fromkeys(ticket.row_ids, ticket))
         self.num_tokens += ticket.num_tokens
         self._post()
-        self._engine.submit(
-            [
-                RowWork(row_id, bound.row, bound.bundle, deadline, priority)
-                for row_id, bound in zip(ticket.row_ids, rows, strict=True)
-            ]
-        )
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._unsent += [
+            RowWork(row_id, bound.row, bound.bundle, deadline, priority)
+            for row_id, bound in zip(ticket.row_ids, rows, strict=True)
+        ]
         return ticket
+
+    def _send(self) -> None:
+        work = [row_work for row_work in self._unsent if row_work.row_id in self._tickets]  # not cancelled since
+        self._unsent.clear()
+        if work:
+            self._engine.submit(work)
 
     async def wait(self, ticket: Ticket, is_gone: IsGone | None = None) -> list[RowDone]:
         """The answers of a ticket in the order of its rows. Raises DeadlineExceeded, or ClientDisconnect.

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from prefixrack_server.config import ConfigError, HttpConfig
+from prefixrack_server.garbage_collector import freeze_what_is_there
 from prefixrack_server.one_write import OneWriteProtocol
 
 # Family and address, as the socket module wants them.
@@ -50,7 +51,10 @@ class DrainingServer(uvicorn.Server):
             if self.lifespan.should_exit:
                 raise  # the app did not start, and its log line says why
             raise port_error(self._http.host, self._http.port, "see the log line above") from None
-        if self.started and self._on_ready is not None:
+        if not self.started:
+            return
+        freeze_what_is_there()
+        if self._on_ready is not None:
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None = None) -> None:

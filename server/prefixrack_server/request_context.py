@@ -6,7 +6,7 @@ Plain ASGI, outside of routing: one wrapper around `send`, no task and no copied
 from __future__ import annotations
 
 import json
-import os
+import random
 import re
 import time
 from collections.abc import Callable
@@ -58,7 +58,7 @@ class _Exchange:
         self.status = 0
         self._scope = scope
         self._send = send
-        self._id = _accepted_id(scope) or os.urandom(16).hex().encode()
+        self._id = _accepted_id(scope) or _new_id()
         scope[ID_KEY] = self._id.decode()
 
     async def send(self, message: Message) -> None:
@@ -83,6 +83,11 @@ class _Exchange:
 def _accepted_id(scope: Scope) -> bytes | None:
     seen = next((value for name, value in scope["headers"] if name == ID_HEADER), None)
     return seen if seen is not None and ID_PATTERN.fullmatch(seen) else None
+
+
+def _new_id() -> bytes:
+    """No secret. The system's own randomness would give the interpreter's lock away each time, and wait for it."""
+    return b"%032x" % random.getrandbits(128)
 
 
 def _internal_error(request_id: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class HandEngine:
 
     def __init__(self) -> None:
         self.work: list[RowWork] = []
+        self.num_calls = 0
         self.cancelled: list[int] = []
 
     def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
@@ -31,6 +32,7 @@ class HandEngine:
 
     def submit(self, work: Sequence[RowWork]) -> None:
         self.work.extend(work)
+        self.num_calls += 1
 
     def cancel(self, row_ids: Sequence[int]) -> None:
         self.cancelled.extend(row_ids)
@@ -68,6 +70,23 @@ async def test_answers_come_in_the_order_of_the_rows(engine: HandEngine, dispatc
 async def test_no_rows_need_no_answer(engine: HandEngine, dispatcher: Dispatcher) -> None:
     assert await dispatcher.wait(dispatcher.submit([])) == []
     assert engine.work == []
+
+
+async def test_what_comes_in_together_goes_to_the_engine_together(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    tickets = [dispatcher.submit([BOUND], priority=priority) for priority in (3, 1, 2)]
+    dispatcher.cancel(tickets[1])
+    assert engine.work == []
+    await asyncio.sleep(0)
+    assert [(row_work.row_id, row_work.priority) for row_work in engine.work] == [(0, 3), (2, 2)]
+    dispatcher.submit([BOUND])
+    await asyncio.sleep(0)
+    assert ([row_work.row_id for row_work in engine.work], engine.num_calls) == ([0, 2, 3], 2)
+
+
+async def test_what_was_just_taken_is_sent_before_the_engine_stops(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    dispatcher.submit([BOUND])
+    await dispatcher.stop()
+    assert len(engine.work) == 1
 
 
 async def test_permits(engine: HandEngine, dispatcher: Dispatcher) -> None:
