@@ -244,7 +244,9 @@ class BulkAnswer(Response):
         rows = list(pending.batch.rows())
         while pending.ticket is None:
             try:
-                pending.ticket = self._predictor.dispatcher.submit(rows, self._call.deadline, BULK_PRIORITY)
+                pending.ticket = self._predictor.dispatcher.submit(
+                    rows, self._call.payer, self._call.deadline, BULK_PRIORITY
+                )
             except errors.ServerOverloaded:
                 await asyncio.sleep(OVERLOAD_PAUSE_S)
 

@@ -29,6 +29,13 @@ class BoundRow(NamedTuple):
     bundle: BundleRef | None
 
 
+class Payer(NamedTuple):
+    """Whose part of the engine rows take, and how large a part that is beside those of other tenants."""
+
+    tenant: str
+    weight: float = 1.0
+
+
 class Ticket:
     """One submission: its rows have consecutive ids. Done when the last of them is answered, or none will be."""
 
@@ -120,7 +127,9 @@ class Dispatcher:
         self.num_tokens = 0
         self._post()
 
-    def submit(self, rows: Sequence[BoundRow], deadline: float | None = None, priority: int = 0) -> Ticket:
+    def submit(
+        self, rows: Sequence[BoundRow], payer: Payer, deadline: float | None = None, priority: int = 0
+    ) -> Ticket:
         """Take rows for the engine. Raises ServerOverloaded.
 
         They go to it at the end of the event loop's turn, with those of the other requests that came in together: they
@@ -137,7 +146,7 @@ class Dispatcher:
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
         self._unsent += [
-            RowWork(row_id, bound.row, bound.bundle, deadline, priority)
+            RowWork(row_id, bound.row, bound.bundle, deadline, priority, *payer)
             for row_id, bound in zip(ticket.row_ids, rows, strict=True)
         ]
         return ticket

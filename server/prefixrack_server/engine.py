@@ -21,8 +21,9 @@ from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
 from prefixrack_server.messages import STOPPING, BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Computes, Flight, PackRunner
 from prefixrack_server.pack_size import measured_size
+from prefixrack_server.queued_row import QueuedRow, digests_of
 from prefixrack_server.residency import Demand, Loader, Residency
-from prefixrack_server.scheduler import QueuedRow, Scheduler, digests_of
+from prefixrack_server.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 

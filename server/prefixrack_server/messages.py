@@ -32,7 +32,7 @@ class RowWork:
     """One row to compute. `bundle` None means the bare backbone with no head: its answer is the hidden states.
 
     `deadline` is in seconds of `time.monotonic()`; a row past it is answered with `deadline_exceeded`, uncomputed.
-    Lower `priority` runs first.
+    Lower `priority` runs first, among the rows of its `tenant`; tenants get their parts of a busy engine by `weight`.
     """
 
     row_id: int
@@ -40,6 +40,8 @@ class RowWork:
     bundle: BundleRef | None
     deadline: float | None = None
     priority: int = 0
+    tenant: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import PackRow
 from prefixrack_adapters.rows import Row
 from prefixrack_server.messages import RowDone, RowFailure
-from prefixrack_server.scheduler import QueuedRow
+from prefixrack_server.queued_row import QueuedRow
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from prefixrack import errors
 from prefixrack.types import AdapterRef, Output, Parameters
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import AnyTask, Prepared
-from prefixrack_server.dispatch import BoundRow, Dispatcher, IsGone
+from prefixrack_server.dispatch import BoundRow, Dispatcher, IsGone, Payer
 from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, output_json, to_json
 from prefixrack_server.holds import Holds
 from prefixrack_server.messages import BundleRef, RowDone, RowFailure
@@ -42,9 +42,10 @@ log = structlog.stdlib.get_logger("prefixrack.predict")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who waits for a request, and how long: `deadline` in seconds of `time.monotonic()`."""
+    """Who waits for a request, who pays for it, and how long it may take: `deadline` in `time.monotonic()` seconds."""
 
     request_id: str
+    payer: Payer
     deadline: float | None
     is_gone: IsGone | None
     started: float
@@ -190,17 +191,17 @@ class Predictor:
 
     async def compute(self, rows: Sequence[BoundRow], call: Call) -> list[RowDone]:
         with self.holds.hold(bound.bundle for bound in rows if bound.bundle is not None):
-            ticket = self.dispatcher.submit(rows, call.deadline, REQUEST_PRIORITY)
+            ticket = self.dispatcher.submit(rows, call.payer, call.deadline, REQUEST_PRIORITY)
             return await self.dispatcher.wait(ticket, call.is_gone)
 
-    async def probe(self, manifest: Manifest, bundle: BundleRef) -> None:
+    async def probe(self, manifest: Manifest, bundle: BundleRef, payer: Payer) -> None:
         """Run the adapter once on its example. Raises ProbeFailed where that gives no finite logits or no output."""
         task = self.tokeniser.task(bundle.digest, manifest)
         item = task.prepare_many([task.example()], Parameters())[0]
         if isinstance(item, errors.InputFault):
             raise errors.ProbeFailed(f"the manifest's `example` is not usable ({item.detail}): give one that is")
         rows = [BoundRow(row, bundle) for row in item.rows]
-        ticket = self.dispatcher.submit(rows, time.monotonic() + PROBE_TIMEOUT_S, PROBE_PRIORITY)
+        ticket = self.dispatcher.submit(rows, payer, time.monotonic() + PROBE_TIMEOUT_S, PROBE_PRIORITY)
         try:
             with self.holds.hold([bundle]):
                 answers = await self.dispatcher.wait(ticket)

@@ -15,6 +15,7 @@ from prefixrack.errors import Fault
 from prefixrack_adapters.bundle import MANIFEST_FILE, check_bundle
 from prefixrack_adapters.manifest import parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_server.dispatch import Payer
 from prefixrack_server.predict import Predictor
 from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.registry import Registry, Version
@@ -77,7 +78,7 @@ class Uploads:
             self._serving_dtype,
             limiter=self._limiter,
         )
-        await self._predictor.probe(manifest, await self._registry.stage(upload))
+        await self._predictor.probe(manifest, await self._registry.stage(upload), Payer(tenant))
         name = registration.name or manifest.name
         return await self._registry.add_version(tenant, name, upload, manifest, registration.created_by, key)
 

@@ -12,11 +12,12 @@ from starlette.requests import ClientDisconnect
 
 from prefixrack.errors import DeadlineExceeded, NotReady, ServerOverloaded
 from prefixrack_adapters.rows import Row
-from prefixrack_server.dispatch import BoundRow, Dispatcher
+from prefixrack_server.dispatch import BoundRow, Dispatcher, Payer
 from prefixrack_server.messages import RowDone, RowWork
 from prefixrack_server.noticeboard import Noticeboard
 
 BOUND = BoundRow(Row((1, 2, 3), (0, 0, 0), 0), None)
+PAYER = Payer("alice", 2.0)
 
 
 class HandEngine:
@@ -57,7 +58,7 @@ async def dispatcher(engine: HandEngine) -> Dispatcher:
 
 
 async def test_answers_come_in_the_order_of_the_rows(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    first, second = dispatcher.submit([BOUND] * 2), dispatcher.submit([BOUND] * 2)
+    first, second = dispatcher.submit([BOUND] * 2, PAYER), dispatcher.submit([BOUND] * 2, PAYER)
     assert (dispatcher.num_rows, dispatcher.num_tokens) == (4, 12)
     engine.answer(3, 1, 0)
     assert [answer.row_id for answer in await dispatcher.wait(first)] == [0, 1]
@@ -67,58 +68,64 @@ async def test_answers_come_in_the_order_of_the_rows(engine: HandEngine, dispatc
     assert (dispatcher.num_rows, dispatcher.num_tokens, engine.cancelled) == (0, 0, [])
 
 
+async def test_rows_are_their_payers(engine: HandEngine, dispatcher: Dispatcher) -> None:
+    dispatcher.submit([BOUND] * 2, PAYER)
+    await asyncio.sleep(0)
+    assert {(row.tenant, row.weight) for row in engine.work} == {("alice", 2.0)}
+
+
 async def test_no_rows_need_no_answer(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    assert await dispatcher.wait(dispatcher.submit([])) == []
+    assert await dispatcher.wait(dispatcher.submit([], PAYER)) == []
     assert engine.work == []
 
 
 async def test_what_comes_in_together_goes_to_the_engine_together(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    tickets = [dispatcher.submit([BOUND], priority=priority) for priority in (3, 1, 2)]
+    tickets = [dispatcher.submit([BOUND], PAYER, priority=priority) for priority in (3, 1, 2)]
     dispatcher.cancel(tickets[1])
     assert engine.work == []
     await asyncio.sleep(0)
     assert [(row_work.row_id, row_work.priority) for row_work in engine.work] == [(0, 3), (2, 2)]
-    dispatcher.submit([BOUND])
+    dispatcher.submit([BOUND], PAYER)
     await asyncio.sleep(0)
     assert ([row_work.row_id for row_work in engine.work], engine.num_calls) == ([0, 2, 3], 2)
 
 
 async def test_what_was_just_taken_is_sent_before_the_engine_stops(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    dispatcher.submit([BOUND])
+    dispatcher.submit([BOUND], PAYER)
     await dispatcher.stop()
     assert len(engine.work) == 1
 
 
 async def test_permits(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    ticket = dispatcher.submit([BOUND] * 3)
+    ticket = dispatcher.submit([BOUND] * 3, PAYER)
     with pytest.raises(ServerOverloaded):
-        dispatcher.submit([BOUND] * 2)
-    dispatcher.submit([BOUND])
+        dispatcher.submit([BOUND] * 2, PAYER)
+    dispatcher.submit([BOUND], PAYER)
     engine.answer(*ticket.row_ids)
     await dispatcher.wait(ticket)
-    dispatcher.submit([BOUND] * 2)
+    dispatcher.submit([BOUND] * 2, PAYER)
 
 
 async def test_an_idle_server_takes_any_request(dispatcher: Dispatcher) -> None:
-    assert len(dispatcher.submit([BOUND] * 50).answers) == 50
+    assert len(dispatcher.submit([BOUND] * 50, PAYER).answers) == 50
 
 
 async def test_tokens_are_counted_too(engine: HandEngine, dispatcher: Dispatcher) -> None:
     long = BoundRow(Row((1,) * 60, (0,) * 60, 0), None)
-    dispatcher.submit([long])
+    dispatcher.submit([long], PAYER)
     with pytest.raises(ServerOverloaded, match="60 tokens"):
-        dispatcher.submit([long])
+        dispatcher.submit([long], PAYER)
 
 
 async def test_the_deadline_ends_the_wait(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    ticket = dispatcher.submit([BOUND], deadline=time.monotonic() + 0.01)
+    ticket = dispatcher.submit([BOUND], PAYER, deadline=time.monotonic() + 0.01)
     with pytest.raises(DeadlineExceeded):
         await dispatcher.wait(ticket)
     assert (engine.cancelled, dispatcher.num_rows, dispatcher.num_tokens) == ([0], 0, 0)
 
 
 async def test_late_answers_are_dropped(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    ticket = dispatcher.submit([BOUND] * 2)
+    ticket = dispatcher.submit([BOUND] * 2, PAYER)
     dispatcher.cancel(ticket)
     engine.answer(0, 1)
     await asyncio.sleep(0)
@@ -128,7 +135,7 @@ async def test_late_answers_are_dropped(engine: HandEngine, dispatcher: Dispatch
 
 
 async def test_a_cancelled_caller_cancels_what_is_missing(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    ticket = dispatcher.submit([BOUND] * 2)
+    ticket = dispatcher.submit([BOUND] * 2, PAYER)
     waiting = asyncio.create_task(dispatcher.wait(ticket))
     await asyncio.sleep(0)
     engine.answer(0)
@@ -143,12 +150,12 @@ async def test_a_caller_that_left_is_noticed(engine: HandEngine, dispatcher: Dis
         return True
 
     with pytest.raises(ClientDisconnect):
-        await dispatcher.wait(dispatcher.submit([BOUND]), gone)
+        await dispatcher.wait(dispatcher.submit([BOUND], PAYER), gone)
     assert engine.cancelled == [0]
 
 
 async def test_stop_answers_what_the_engine_left(engine: HandEngine, dispatcher: Dispatcher) -> None:
-    waiting: Any = asyncio.create_task(dispatcher.wait(dispatcher.submit([BOUND])))
+    waiting: Any = asyncio.create_task(dispatcher.wait(dispatcher.submit([BOUND], PAYER)))
     await asyncio.sleep(0)
     await dispatcher.stop()
     with pytest.raises(NotReady):

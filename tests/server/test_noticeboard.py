@@ -8,10 +8,11 @@ import pytest
 
 from prefixrack.errors import ServerOverloaded
 from prefixrack_adapters.rows import Row
-from prefixrack_server.dispatch import BoundRow, Dispatcher
+from prefixrack_server.dispatch import BoundRow, Dispatcher, Payer
 from prefixrack_server.noticeboard import Noticeboard, make_noticeboard
 
 BOUND = BoundRow(Row((1, 2, 3), (0, 0, 0), 0), None)
+PAYER = Payer("alice")
 
 
 class SilentEngine:
@@ -52,18 +53,18 @@ def test_each_beats_for_itself(boards: list[Noticeboard]) -> None:
 
 async def test_permits_are_the_servers(boards: list[Noticeboard]) -> None:
     first, second = (Dispatcher(SilentEngine(), 4, 100, board) for board in boards[:2])  # type: ignore[arg-type]
-    ticket = first.submit([BOUND] * 3)
+    ticket = first.submit([BOUND] * 3, PAYER)
     with pytest.raises(ServerOverloaded, match="3 rows with 9 tokens are waiting, allowed are 4 rows"):
-        second.submit([BOUND] * 2)
-    second.submit([BOUND])
+        second.submit([BOUND] * 2, PAYER)
+    second.submit([BOUND], PAYER)
     first.cancel(ticket)
-    second.submit([BOUND] * 3)
+    second.submit([BOUND] * 3, PAYER)
     with pytest.raises(ServerOverloaded):
-        first.submit([BOUND])
+        first.submit([BOUND], PAYER)
 
 
 async def test_an_idle_front_end_of_a_busy_server_does_not_take_any_request(boards: list[Noticeboard]) -> None:
     first, second = (Dispatcher(SilentEngine(), 4, 100, board) for board in boards[:2])  # type: ignore[arg-type]
-    first.submit([BOUND])
+    first.submit([BOUND], PAYER)
     with pytest.raises(ServerOverloaded):
-        second.submit([BOUND] * 50)
+        second.submit([BOUND] * 50, PAYER)

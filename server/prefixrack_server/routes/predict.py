@@ -14,6 +14,7 @@ from prefixrack.types import FanOutResponse, PredictResponse
 from prefixrack_server import bulk
 from prefixrack_server.auth import tenant_and_ref
 from prefixrack_server.config import HttpConfig
+from prefixrack_server.dispatch import Payer
 from prefixrack_server.documentation import FAN_OUT_BODY, PREDICT_BODY, PREDICT_PROBLEMS
 from prefixrack_server.envelope import parse_fan_out, parse_predict, read_body, to_json
 from prefixrack_server.predict import Call
@@ -54,9 +55,11 @@ async def predict(request: Request) -> Response:
     timeout_s = requested_timeout_s(request, services.config.http, is_bulk=media_type != JSON)
     if media_type != JSON:
         folder = services.config.registry.spool_dir
-        return bulk.BulkAnswer(request, version, services.predictor, new_call(request, timeout_s), limits, folder)
+        return bulk.BulkAnswer(
+            request, version, services.predictor, new_call(request, principal, timeout_s), limits, folder
+        )
     body = await read_body(request, limits.max_body_bytes)
-    call = new_call(request, timeout_s)
+    call = new_call(request, principal, timeout_s)
     envelope = parse_predict(body, limits.max_inputs)
     return Response(to_json(await services.predictor.predict(version, envelope, call)), media_type=JSON)
 
@@ -70,7 +73,7 @@ async def fan_out(request: Request) -> Response:
     limits = services.config.limits
     timeout_s = requested_timeout_s(request, services.config.http)
     body = await read_body(request, limits.max_body_bytes)
-    call = new_call(request, timeout_s)
+    call = new_call(request, principal, timeout_s)
     refs, envelope = parse_fan_out(body, limits.max_inputs, limits.max_body_bytes)
     versions = {ref: await _resolve_or_fault(services, principal, ref) for ref in refs}
     return Response(to_json(await services.predictor.fan_out(versions, envelope, call)), media_type=JSON)
@@ -99,10 +102,11 @@ def check_media_type(request: Request, allowed: tuple[str, ...]) -> str:
     return seen
 
 
-def new_call(request: Request, timeout_s: float | None) -> Call:
+def new_call(request: Request, principal: Principal, timeout_s: float | None) -> Call:
     """Time counts from here: made after the body is there, whose length in seconds is the caller's affair."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    return Call(request_id_of(request.scope), deadline, request.is_disconnected, time.perf_counter())
+    payer = Payer(principal.tenant)
+    return Call(request_id_of(request.scope), payer, deadline, request.is_disconnected, time.perf_counter())
 
 
 def requested_timeout_s(request: Request, config: HttpConfig, is_bulk: bool = False) -> float | None:

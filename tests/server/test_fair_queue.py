@@ -1,0 +1,184 @@
+"""Whose turn it is: shares by weight, no credit for idling, priorities and age within a tenant."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefixrack_adapters.rows import Row
+from prefixrack_server.fair_queue import AGED_AFTER_S, AGED_EVERY, COMPACT_SLACK, MIN_REMEMBERED
+from prefixrack_server.messages import RowWork
+from prefixrack_server.scheduler import Scheduler
+
+PACK_TOKENS = 64
+
+
+class Queue:
+    """A scheduler with rows of several tenants in it, numbered as they come."""
+
+    def __init__(self, max_pack_tokens: int = PACK_TOKENS) -> None:
+        self.scheduler = Scheduler(max_pack_tokens, 1000)
+        self.num_rows = 0
+        self.now = 0.0
+
+    def add(self, tenant: str, lengths: Iterable[int], **options: Any) -> list[int]:
+        row_ids = []
+        for num_tokens in lengths:
+            row = Row((1,) * num_tokens, (0,) * num_tokens, 0)
+            self.scheduler.add_ready(RowWork(self.num_rows, row, None, tenant=tenant, **options), self.now)
+            row_ids.append(self.num_rows)
+            self.num_rows += 1
+        return row_ids
+
+    def take(self) -> list[RowWork]:
+        return [queued.work for queued in self.scheduler.take(self.now).rows]
+
+    def tokens_of(self, num_packs: int) -> Counter[str]:
+        tokens: Counter[str] = Counter()
+        for _ in range(num_packs):
+            for work in self.take():
+                tokens[work.tenant] += len(work.row)
+        return tokens
+
+
+def test_tenants_share_by_tokens_and_not_by_rows() -> None:
+    queue = Queue()
+    queue.add("short", [2] * 2000)
+    queue.add("long", [20] * 200)
+    tokens = queue.tokens_of(20)
+    assert abs(tokens["short"] - tokens["long"]) <= 20
+
+
+def test_a_tenant_with_twice_the_weight_gets_twice_the_tokens() -> None:
+    queue = Queue()
+    queue.add("heavy", [4] * 1000, weight=2.0)
+    queue.add("light", [4] * 1000)
+    tokens = queue.tokens_of(30)
+    assert tokens["heavy"] == pytest.approx(2 * tokens["light"], rel=0.02)
+
+
+def test_what_one_does_not_use_is_the_others() -> None:
+    queue = Queue()
+    queue.add("flood", [4] * 1000)
+    queue.add("calm", [4] * 2)
+    assert queue.tokens_of(1) == {"flood": 56, "calm": 8}
+    assert queue.tokens_of(1) == {"flood": 64}
+
+
+def test_idling_earns_no_credit() -> None:
+    """One that comes back after a long time shares from then on; it does not catch up."""
+    queue = Queue()
+    queue.add("late", [4])
+    queue.add("steady", [4] * 2000)
+    queue.tokens_of(100)
+    queue.add("late", [4] * 1000)
+    tokens = queue.tokens_of(10)
+    assert abs(tokens["late"] - tokens["steady"]) <= 8
+
+
+def test_leaving_for_a_moment_clears_no_debt() -> None:
+    """One row went far over what the others were given: its tenant waits for them, though it was away meanwhile."""
+    queue = Queue(max_pack_tokens=8)
+    queue.add("burst", [80])
+    queue.add("other", [8] * 100)
+    assert queue.tokens_of(1) == {"burst": 80}
+    assert queue.tokens_of(1) == {"other": 8}
+    queue.add("burst", [8] * 100)
+    assert queue.tokens_of(8) == {"other": 64}
+    assert queue.tokens_of(10)["burst"] >= 32
+
+
+def test_when_nobody_waits_all_start_level() -> None:
+    queue = Queue(max_pack_tokens=8)
+    queue.add("burst", [80])
+    assert queue.tokens_of(1) == {"burst": 80}
+    queue.add("other", [8] * 100)
+    queue.add("burst", [8] * 100)
+    assert queue.tokens_of(10)["burst"] == 40
+
+
+def test_a_newcomer_is_in_the_next_pack_however_many_rows_wait() -> None:
+    queue = Queue()
+    queue.add("flood", [4] * 10_000)
+    queue.tokens_of(5)
+    (new,) = queue.add("calm", [4])
+    assert new in [work.row_id for work in queue.take()]
+
+
+def test_priorities_are_within_a_tenant() -> None:
+    queue = Queue(max_pack_tokens=8)
+    bulk = queue.add("one", [4] * 2, priority=10)
+    urgent = queue.add("one", [4])
+    (other,) = queue.add("two", [4], priority=1000)
+    packs = [[work.row_id for work in queue.take()] for _ in range(2)]
+    assert packs == [[urgent[0], other], bulk]
+
+
+def test_one_row_in_so_many_goes_by_age() -> None:
+    queue = Queue(max_pack_tokens=4)
+    old = queue.add("one", [4] * 2, priority=1000)
+    queue.now = AGED_AFTER_S
+    urgent = queue.add("one", [4] * 100)
+    taken = [queue.take()[0].row_id for _ in range(2 * AGED_EVERY + 2)]
+    assert taken == [*urgent[:AGED_EVERY], old[0], *urgent[AGED_EVERY : 2 * AGED_EVERY], old[1]]
+
+
+def test_a_long_row_opens_the_pack_after_the_one_that_it_did_not_fit() -> None:
+    queue = Queue(max_pack_tokens=10)
+    queue.add("short", [3] * 100)
+    (long,) = queue.add("long", [9])
+    queue.add("long", [1] * 100)
+    packs = [[work.row_id for work in queue.take()] for _ in range(2)]
+    assert packs[1][0] == long
+
+
+def test_rows_that_left_otherwise_are_no_turn() -> None:
+    queue = Queue(max_pack_tokens=4)
+    gone = queue.add("gone", [4] * 3)
+    (stays,) = queue.add("stays", [4])
+    for row_id in gone:
+        queue.scheduler.cancel(row_id)
+    assert [work.row_id for work in queue.take()] == [stays]
+    assert queue.take() == []
+
+
+def test_dead_entries_and_idle_tenants_do_not_pile_up() -> None:
+    queue = Queue()
+    for number in range(20 * MIN_REMEMBERED):
+        queue.add(f"tenant {number}", [4])
+        queue.take()
+    fair = queue.scheduler._fair
+    assert len(fair._tenants) <= 2 * MIN_REMEMBERED
+    assert len(fair._turns) <= 2 * MIN_REMEMBERED
+    for priority in range(20 * COMPACT_SLACK):
+        (row_id,) = queue.add("one", [4], priority=priority)
+        queue.scheduler.cancel(row_id)
+    (heaps,) = [tenant for tenant in fair._tenants.values() if tenant.tenant == "one"]
+    assert len(heaps.by_priority) <= 2 * COMPACT_SLACK
+    assert len(heaps.by_age) <= 2 * COMPACT_SLACK
+    assert (fair.num_tenants, fair.total_weight) == (0, 0.0)
+
+
+@given(
+    weights=st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=2, max_size=5),
+    lengths=st.lists(st.integers(1, 2 * PACK_TOKENS), min_size=1, max_size=8),
+    num_packs=st.integers(1, 60),
+)
+@settings(max_examples=60, deadline=None)
+def test_backlogged_tenants_differ_by_less_than_a_pack(
+    weights: list[float], lengths: list[int], num_packs: int
+) -> None:
+    """The paper's bound, with rows of any lengths passed over: what each was given, by its weight, stays together."""
+    queue = Queue()
+    for number, weight in enumerate(weights):
+        mine = lengths[number % len(lengths) :] + lengths
+        queue.add(str(number), mine * 200, weight=weight)
+    tokens = queue.tokens_of(num_packs)
+    given = [tokens[str(number)] / weight for number, weight in enumerate(weights)]
+    longest = max(lengths)
+    assert max(given) - min(given) <= 2 * (PACK_TOKENS + longest) / min(weights)
