@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 
@@ -29,12 +30,20 @@ def free_port() -> int:
 class ServeProcess:
     """A command that serves on `port`. It can be started again after it ended; each life has a log of its own."""
 
-    def __init__(self, logs_folder: Path, command: str, *options: str, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        logs_folder: Path,
+        command: str,
+        *options: str,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._arguments = [*PREFIXRACK, command, "--port", str(self.port), *options]
         self._logs_folder = logs_folder
         self._cwd = cwd
+        self._environment = {"COLUMNS": "1000", "NO_COLOR": "1", **environment}
         self._logs: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +69,7 @@ class ServeProcess:
         """Returns at once."""
         assert not self.is_running, "it is running already"
         self._logs.append(self._logs_folder / f"life-{len(self._logs)}.log")
-        environment = os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"}
+        environment = os.environ | self._environment
         with self._logs[-1].open("wb") as log:
             self._process = subprocess.Popen(
                 self._arguments, cwd=self._cwd, env=environment, stdout=log, stderr=subprocess.STDOUT

@@ -17,7 +17,8 @@
     │   │   ├── Conflict → IdempotencyConflict · PreconditionFailed → RequirementNotMet · PreconditionRequired
     │   │   └── DiskFull
     │   ├── ServiceFault               the server cannot answer now
-    │   │   └── RateLimited · ServerOverloaded · NotReady · DeadlineExceeded · InternalFault → BlobUnusable
+    │   │   └── RateLimited · ServerOverloaded · NotReady · RegistryUnavailable · DeadlineExceeded ·
+    │   │       InternalFault → BlobUnusable
     │   └── UnsupportedBackbone        raised at start, never over HTTP
     └── APIError                       raised by the client
         ├── APIConnectionError → APITimeoutError
@@ -255,6 +256,12 @@ class NotReady(ServiceFault):
     code = "not_ready"
 
 
+class RegistryUnavailable(ServiceFault):
+    """The registry's database does not answer. Adapters that the server knows already go on answering."""
+
+    code = "registry_unavailable"
+
+
 class DeadlineExceeded(ServiceFault):
     code = "deadline_exceeded"
 
@@ -265,6 +272,8 @@ class InternalFault(ServiceFault):
 
 class BlobUnusable(InternalFault):
     """A stored file of an adapter is gone or damaged: the server's fault, not the caller's."""
+
+    code = "blob_unusable"
 
 
 class UnsupportedBackbone(Fault):

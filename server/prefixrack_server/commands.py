@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from prefixrack.errors import UnsupportedBackbone
+from prefixrack.errors import RegistryUnavailable, UnsupportedBackbone
 from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_server.child_process import ChildEnded
 from prefixrack_server.config import ConfigError, ServerConfig, load_config
@@ -65,7 +65,7 @@ def serve(
         )
         check_paths(config)
         run(config, new_admin_key=new_admin_key)
-    except (ConfigError, UnsupportedBackbone) as error:
+    except (ConfigError, UnsupportedBackbone, RegistryUnavailable) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except ChildEnded as error:

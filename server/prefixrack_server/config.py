@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from prefixrack.errors import PrefixrackError
@@ -22,6 +22,8 @@ ENV_PREFIX = "PREFIXRACK_"
 DELIMITER = "__"
 MIB = 1 << 20
 MIN_GRACE_S = 60.0
+DATABASES = ("sqlite+aiosqlite:", "postgresql:", "postgresql+psycopg:")
+BLOB_STORES = ("file:///", "s3://", "gs://", "az://", "abfs://", "abfss://")
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -79,12 +81,32 @@ class BackboneConfig(Section):
 
 
 class RegistryConfig(Section):
-    """`database_url` None means an SQLite file in the state folder. Bundles in the folders of `adapters_dir` are
-    registered at start, if their names were never used."""
+    """`database_url` None means an SQLite file in the state folder, `blobs_url` None a folder in it: then the registry
+    is this server's alone. Bundles in the folders of `adapters_dir` are registered at start, if their names were never
+    used."""
 
     state_dir: Path = Path("prefixrack-data")
     database_url: SecretStr | None = None
+    blobs_url: SecretStr | None = None
+    blob_cache_bytes: Positive = 10_240 * MIB
+    sweep_s: Seconds = 600.0
     adapters_dir: Path | None = None
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(DATABASES):
+            raise ValueError(
+                "is none that is known: sqlite+aiosqlite:///… and postgresql://user:password@host/database are allowed"
+            )
+        return url
+
+    @field_validator("blobs_url")
+    @classmethod
+    def _check_blobs(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(BLOB_STORES):
+            raise ValueError(f"is none that is known: allowed are {', '.join(f'{start}…' for start in BLOB_STORES)}")
+        return url
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -95,6 +117,10 @@ class RegistryConfig(Section):
     @property
     def blobs_dir(self) -> Path:
         return self.state_dir / "blobs"
+
+    @property
+    def blob_cache_dir(self) -> Path:
+        return self.state_dir / "blob-cache"
 
     @property
     def spool_dir(self) -> Path:
@@ -209,5 +235,5 @@ def _first_problem(error: ValidationError) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {key} (value {problem['input']!r}): see the table of settings in deploy/README.md"
-    is_shown = "database_url" not in key and not isinstance(problem["input"], dict | BaseModel)
+    is_shown = not key.endswith("_url") and not isinstance(problem["input"], dict | BaseModel)
     return f"setting {key}: {problem['msg']}" + (f", seen {problem['input']!r}" if is_shown else "")

@@ -13,7 +13,8 @@ from prefixrack_server.garbage_collector import freeze_what_is_there
 from prefixrack_server.http_server import new_event_loop
 from prefixrack_server.logs import set_up_logging
 from prefixrack_server.messages import Engine
-from prefixrack_server.registry.blobs import BundleSource, LocalBlobStore
+from prefixrack_server.registry.blob_stores import open_blobs
+from prefixrack_server.registry.blobs import BundleSource
 from prefixrack_server.tether import Tether
 
 
@@ -31,7 +32,7 @@ class EngineJob:
         from prefixrack_server.engine import EngineThread
 
         backbone, config = load_backbone(self.config, self.backbone)
-        engine = EngineThread(backbone, BundleSource(LocalBlobStore(config.registry.blobs_dir)), config.engine)
+        engine = EngineThread(backbone, BundleSource(open_blobs(config.registry)), config.engine)
         facts: dict[str, object] = {
             "spec": asdict(backbone.spec),
             "device": config.backbone.device,

@@ -18,7 +18,7 @@ from prefixrack_server.engine_client import EngineClient
 from prefixrack_server.http_server import Address, DrainingServer, new_event_loop, shared_socket
 from prefixrack_server.logs import set_up_logging
 from prefixrack_server.noticeboard import Noticeboard
-from prefixrack_server.registry.blobs import LocalBlobStore
+from prefixrack_server.registry.blob_stores import open_blobs
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.seat import Seat
 from prefixrack_server.tether import Tether
@@ -48,7 +48,7 @@ class FrontEndJob:
         config = self.config
         board = Noticeboard.open(self.noticeboard, self.line)
         board.post(0, 0)
-        blobs = LocalBlobStore(config.registry.blobs_dir)
+        blobs = open_blobs(config.registry)
         registry = await Registry.open(
             config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s, noticeboard=board, is_migrated=True
         )

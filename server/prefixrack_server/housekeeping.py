@@ -7,20 +7,22 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from prefixrack.errors import RegistryUnavailable
 from prefixrack_server.holds import Holds
 from prefixrack_server.keeper import Keeper
 from prefixrack_server.registry.registry import Registry
 
-REFRESH_S = 1.0
+REFRESH_S = 0.5
+SWEEP = "sweep"
+SWEEP_CHECK_S = 60.0  # whoever had the last turn may be gone
 KEEP_YOUNG_S = 10.0  # far below the grace time, after which a sweep would take them
-SWEEP_S = 600.0
 
 log = structlog.stdlib.get_logger("prefixrack.housekeeping")
 
 
 async def keep_house(registry: Registry, keeper: Keeper, holds: Holds) -> None:
-    """What every front end does: see other servers' changes within about a second, and keep the files of what it is
-    still using from being swept.
+    """What every front end does: see other servers' changes within about half a second, and keep the files of what it
+    is still using from being swept.
 
     Bulk bodies may use a deleted version longer than the grace time: hence the second.
     """
@@ -29,9 +31,15 @@ async def keep_house(registry: Registry, keeper: Keeper, holds: Holds) -> None:
         group.create_task(every(KEEP_YOUNG_S, lambda: registry.keep_young(holds.blobs())))
 
 
-async def sweep(registry: Registry) -> None:
-    """What a server does once, however many front ends it has: remove files that nobody needs."""
-    await every(SWEEP_S, registry.sweep_orphans)
+async def sweep(registry: Registry, period_s: float) -> None:
+    """What a server does once, however many front ends it has: remove files that nobody needs, where none of the
+    servers on this database has done it within `period_s`."""
+
+    async def turn() -> None:
+        if await registry.claim_turn(SWEEP, period_s):
+            await registry.sweep_orphans()
+
+    await every(min(period_s, SWEEP_CHECK_S), turn)
 
 
 async def every(period_s: float, turn: Callable[[], Awaitable[object]]) -> None:
@@ -44,6 +52,8 @@ async def every(period_s: float, turn: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(period_s)
         try:
             await turn()
+        except RegistryUnavailable as fault:
+            log.warning("housekeeping waits", reason=fault.detail)
         except Exception:
             log.exception("housekeeping failed")
 
@@ -57,8 +67,7 @@ class Follower:
         self._seen: int | None = None
 
     async def turn(self) -> None:
-        await self._registry.refresh()
-        revision = await self._registry.revision()
+        revision = await self._registry.refresh()
         if revision != self._seen:
             await self._keeper.sync()
         self._seen = revision

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from prefixrack.errors import MalformedBundle
+from prefixrack.errors import BlobUnusable, MalformedBundle
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.bundle import (
     MANIFEST_FILE,
@@ -49,7 +49,7 @@ class Device(Protocol):
 
 
 class AdapterLoader:
-    """Loads versions for one backbone. Raises MalformedBundle where the stored bytes are not the uploaded ones.
+    """Loads versions for one backbone. Raises BlobUnusable where the stored bytes are not the uploaded ones.
 
     What was loaded stays in the host tier, in the dtype and layout of the device, as far as there is room: such an
     adapter is loaded again by its copy alone. Its checks hold for good, for a digest names bytes.
@@ -115,7 +115,8 @@ def device_bytes(manifest: Manifest, hidden_size: int, prefix_itemsize: int) -> 
 
 
 def check_digest(bundle: BundleRef, manifest_sha256: str, tensors_sha256: str) -> None:
-    """The stored files must be those that the digest names. Raises MalformedBundle."""
+    """The stored files must be those that the digest names. Raises BlobUnusable, or MalformedBundle where the version
+    contradicts itself."""
     _check_sha256(MANIFEST_FILE, manifest_sha256, bundle.manifest_sha256)
     _check_sha256(TENSORS_FILE, tensors_sha256, bundle.tensors_sha256)
     digest = digest_of(bundle.manifest_sha256, bundle.tensors_sha256)
@@ -125,6 +126,7 @@ def check_digest(bundle: BundleRef, manifest_sha256: str, tensors_sha256: str) -
 
 def _check_sha256(name: str, seen: str, expected: str) -> None:
     if seen != expected:
-        raise MalformedBundle(
-            f"the stored {name} has sha256 {seen}, {expected} was uploaded: the blob is corrupt, upload it again"
+        raise BlobUnusable(
+            f"the stored {name} has sha256 {seen}, {expected} was uploaded: the blob is corrupt, upload its adapter "
+            "again or restore a backup"
         )

@@ -23,7 +23,7 @@ from prefixrack_server.registry.registry import Version
 from prefixrack_server.tokenise import Tokeniser, is_big
 
 # Not the fault of a row: the caller should send the whole request again.
-RETRYABLE = (errors.DeadlineExceeded, errors.NotReady, errors.ServerOverloaded)
+RETRYABLE = (errors.DeadlineExceeded, errors.NotReady, errors.RegistryUnavailable, errors.ServerOverloaded)
 FAULT_OF_CODE: Mapping[str, type[errors.Fault]] = {
     **{kind.code: kind for kind in errors.fault_classes()},
     errors.InternalFault.code: errors.InternalFault,
@@ -251,7 +251,7 @@ def check_outcomes(outcomes: Sequence[Outcome]) -> None:
         return
     for fault in faults:
         if not isinstance(fault, errors.InputFault):
-            is_named = isinstance(fault, errors.ServiceFault | errors.BundleFault)
+            is_named = isinstance(fault, errors.ServiceFault | errors.BundleFault | errors.RegistryFault)
             raise fault if is_named else errors.InternalFault(fault.detail)
     only = f"the input failed: {faults[0].detail}" if len(faults) == 1 else f"all {len(faults)} inputs failed"
     raise errors.AllInputsFailed(only, [error_json(fault)["error"] for fault in faults])

@@ -49,6 +49,7 @@ STATUS_OF: Mapping[type[errors.Fault], int] = {
     errors.RateLimited: 429,
     errors.ServerOverloaded: 503,
     errors.NotReady: 503,
+    errors.RegistryUnavailable: 503,
     errors.DeadlineExceeded: 504,
 }
 

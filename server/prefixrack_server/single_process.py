@@ -15,7 +15,8 @@ from prefixrack_server.engine import EngineThread
 from prefixrack_server.housekeeping import sweep
 from prefixrack_server.http_server import DrainingServer, new_event_loop
 from prefixrack_server.logs import log_config
-from prefixrack_server.registry.blobs import BundleSource, LocalBlobStore
+from prefixrack_server.registry.blob_stores import open_blobs
+from prefixrack_server.registry.blobs import BundleSource
 from prefixrack_server.registry.registry import Registry
 
 
@@ -32,13 +33,13 @@ def serve_alone(
 async def _serve(
     config: ServerConfig, backbone: Backbone, on_ready: Callable[[], None] | None, new_admin_key: bool
 ) -> None:
-    blobs = LocalBlobStore(config.registry.blobs_dir)
+    blobs = open_blobs(config.registry)
     registry = await Registry.open(config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s)
     try:
         await show_admin_key(config, registry, new_admin_key)
         engine = EngineThread(backbone, BundleSource(blobs), config.engine)
         app = create_app(config, registry, engine, backbone.spec, backbone.tokenizer)
-        async with running(sweep(registry)):
+        async with running(sweep(registry, config.registry.sweep_s)):
             await DrainingServer(config.http, app, on_ready).serve()
     finally:
         await registry.close()

@@ -26,7 +26,7 @@ from prefixrack_server.housekeeping import sweep
 from prefixrack_server.http_server import Address, reserved
 from prefixrack_server.logs import log_config
 from prefixrack_server.noticeboard import Noticeboard, make_noticeboard
-from prefixrack_server.registry.blobs import LocalBlobStore
+from prefixrack_server.registry.blob_stores import open_blobs
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.upload import Spool
 
@@ -76,7 +76,7 @@ class Supervisor:
         registry = await self._prepare()
         try:
             await show_admin_key(self._config, registry, new_admin_key)
-            async with running(sweep(registry)):
+            async with running(sweep(registry, self._config.registry.sweep_s)):
                 await self._serve(on_ready)
         finally:
             await self._kill_all()
@@ -90,7 +90,7 @@ class Supervisor:
         Spool(config.registry.spool_dir, config.limits.max_bundle_bytes)  # removes what is left of an earlier life
         make_noticeboard(self._folder / NOTICEBOARD, len(self._lines))
         (self._folder / METRICS).mkdir()
-        blobs = LocalBlobStore(config.registry.blobs_dir)
+        blobs = open_blobs(config.registry)
         return await Registry.open(config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s)
 
     async def _serve(self, on_ready: OnReady | None) -> None:

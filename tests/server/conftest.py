@@ -9,7 +9,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,10 @@ import numpy as np
 import pytest
 import structlog
 from fastapi import FastAPI
+from sqlalchemy import make_url
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from postgres_process import create_database, drop_database
 from prefixrack_adapters.bundle import digest_of, write_bundle
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
@@ -31,6 +34,7 @@ from prefixrack_server.config import ServerConfig
 from prefixrack_server.messages import BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.registry.blobs import BundleSource, LocalBlobStore
 from prefixrack_server.registry.registry import Registry
+from real_parts import running_postgres
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "hello", "world", "good", "bad"]
 PIECES = [*(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", ",", "?"]
@@ -268,6 +272,35 @@ def serving(tmp_path: Path, tokenizer: BackboneTokenizer) -> ServerFactory:
 async def server(serving: ServerFactory) -> AsyncIterator[Server]:
     async with serving() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL where databases may be made; skips where there is none."""
+    given = os.environ.get("PREFIXRACK_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    with running_postgres() as server:
+        yield server.url()
+
+
+@pytest.fixture
+def postgres_database(postgres: str) -> Iterator[str]:
+    """The URL of a new database."""
+    name = f"prefixrack_{uuid.uuid4().hex}"
+    create_database(postgres, name)
+    yield make_url(postgres).set(database=name).render_as_string(hide_password=False)
+    drop_database(postgres, name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'registry.sqlite3'}"
+    url: str = request.getfixturevalue("postgres_database")
+    return url
 
 
 @pytest.fixture

@@ -98,8 +98,8 @@ def test_other_faults_of_the_store_pass_through(tmp_path: Path, monkeypatch: pyt
 def test_delete_is_repeatable(tmp_path: Path) -> None:
     blobs = LocalBlobStore(tmp_path)
     blobs.put_bytes(SHA256, CONTENT)
-    blobs.delete(SHA256)
-    blobs.delete(SHA256)
+    blobs.delete([SHA256])
+    blobs.delete([SHA256])
     assert not blobs.exists(SHA256)
 
 

@@ -23,10 +23,7 @@ class ShakyRegistry:
         self.num_sweeps = 0
         self.kept_young: list[Collection[str]] = []
 
-    async def refresh(self) -> None:
-        """Nothing is remembered."""
-
-    async def revision(self) -> int:
+    async def refresh(self) -> int:
         self.num_reads += 1
         if self.num_reads == 1:
             raise RuntimeError("unforeseen")
@@ -36,6 +33,9 @@ class ShakyRegistry:
         self.kept_young.append(blobs)
         if len(self.kept_young) == 1:
             raise OSError("unforeseen")
+
+    async def claim_turn(self, chore: str, period_s: float) -> bool:
+        return True
 
     async def sweep_orphans(self) -> None:
         self.num_sweeps += 1
@@ -53,7 +53,7 @@ class CountingKeeper:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> ShakyRegistry:
-    for period in ("REFRESH_S", "KEEP_YOUNG_S", "SWEEP_S"):
+    for period in ("REFRESH_S", "KEEP_YOUNG_S"):
         monkeypatch.setattr(housekeeping, period, 0.001)
     return ShakyRegistry()
 
@@ -69,7 +69,7 @@ async def test_a_turn_that_fails_does_not_end_it(registry: ShakyRegistry, until:
 
 
 async def test_a_sweep_that_fails_does_not_end_it(registry: ShakyRegistry, until: Any) -> None:
-    task = asyncio.create_task(housekeeping.sweep(registry))  # type: ignore[arg-type]
+    task = asyncio.create_task(housekeeping.sweep(registry, 0.001))  # type: ignore[arg-type]
     await until(lambda: registry.num_sweeps > 1 or task.done())
     assert not task.done()
     task.cancel()

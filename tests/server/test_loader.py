@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefixrack.errors import BackboneMismatch, MalformedBundle, NonfiniteTensor
+from prefixrack.errors import BackboneMismatch, BlobUnusable, MalformedBundle, NonfiniteTensor
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, digest_of, file_sha256, write_bundle
 from prefixrack_adapters.manifest import (
@@ -129,13 +129,13 @@ def test_the_tensors_are_read_once_to_check_and_once_to_load(folder: Path, monke
 
 
 @pytest.mark.parametrize("name", [MANIFEST_FILE, TENSORS_FILE])
-def test_a_changed_byte_is_a_malformed_bundle(folder: Path, tmp_path: Path, name: str) -> None:
+def test_a_changed_byte_is_named(folder: Path, tmp_path: Path, name: str) -> None:
     bundle = ref(folder)
     shutil.copytree(folder, tmp_path / "corrupt")
     content = bytearray((folder / name).read_bytes())
     content[-2] ^= 1
     (tmp_path / "corrupt" / name).write_bytes(content)
-    with pytest.raises(MalformedBundle, match=f"{name}.*corrupt"):
+    with pytest.raises(BlobUnusable, match=f"{name}.*corrupt"):
         loader_of(FolderSource(tmp_path / "corrupt"), FakeDevice()).fetch(bundle)
 
 

@@ -53,14 +53,14 @@ def manifest(labels: tuple[str, ...] = ("no", "yes")) -> Manifest:
 class Bench:
     """A registry on a temporary folder, with a clock that is moved by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str) -> None:
         self.folder = folder
+        self.database_url = database_url
         self.blobs = LocalBlobStore(folder / "blobs")
         self.now = datetime.now(UTC)
 
     async def open(self) -> Registry:
-        url = f"sqlite+aiosqlite:///{self.folder / 'registry.sqlite3'}"
-        return await Registry.open(url, self.blobs, clock=lambda: self.now)
+        return await Registry.open(self.database_url, self.blobs, clock=lambda: self.now)
 
     def upload(self, seed: int, of: Manifest | None = None) -> SpooledBundle:
         tensors, manifest_bytes = f"tensors {seed}".encode(), (of or manifest()).to_bytes()
@@ -71,8 +71,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path, database_url: str) -> Bench:
+    return Bench(tmp_path, database_url)
 
 
 @pytest.fixture
@@ -435,7 +435,7 @@ async def test_a_file_swept_in_the_middle_of_an_upload_is_written_again(
     def put_then_lose_the_tensors(sha256: str, content: bytes) -> None:
         real_put(sha256, content)
         monkeypatch.setattr(bench.blobs, "put_bytes", real_put)
-        bench.blobs.delete(upload.tensors_sha256)
+        bench.blobs.delete([upload.tensors_sha256])
 
     monkeypatch.setattr(bench.blobs, "put_bytes", put_then_lose_the_tensors)
     made, _ = await registry.add_version(TENANT, "a", upload, manifest(), "key1")

@@ -53,14 +53,14 @@ def manifest() -> Manifest:
 
 
 @pytest.fixture
-async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
-    registry = await open_registry(tmp_path)
+async def registry(tmp_path: Path, database_url: str) -> AsyncIterator[Registry]:
+    registry = await open_registry(tmp_path, database_url)
     yield registry
     await registry.close()
 
 
-async def open_registry(folder: Path) -> Registry:
-    return await Registry.open(f"sqlite+aiosqlite:///{folder / 'r.sqlite3'}", LocalBlobStore(folder / "blobs"))
+async def open_registry(folder: Path, database_url: str) -> Registry:
+    return await Registry.open(database_url, LocalBlobStore(folder / "blobs"))
 
 
 async def upload(registry: Registry, folder: Path, seed: int, name: str = "a") -> Version:
@@ -74,9 +74,9 @@ async def upload(registry: Registry, folder: Path, seed: int, name: str = "a") -
     return version
 
 
-async def upload_for_ever(folder: Path) -> None:
+async def upload_for_ever(folder: Path, database_url: str) -> None:
     """Runs in a process of its own until it is killed; a printed line is an acknowledgement."""
-    registry = await open_registry(folder)
+    registry = await open_registry(folder, database_url)
     for seed in range(1_000_000):
         version = await upload(registry, folder, seed, f"a{seed % 3}")
         print(version.name, version.number, version.digest, flush=True)
@@ -92,8 +92,8 @@ def check_files(blobs: LocalBlobStore, version: Version) -> None:
     assert digest_of(*sha256s) == version.digest
 
 
-def acknowledged_before_kill(folder: Path) -> list[tuple[str, int, str]]:
-    command = [sys.executable, __file__, str(folder)]
+def acknowledged_before_kill(folder: Path, database_url: str) -> list[tuple[str, int, str]]:
+    command = [sys.executable, __file__, str(folder), database_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(NUM_ACKNOWLEDGED)]
@@ -103,12 +103,12 @@ def acknowledged_before_kill(folder: Path) -> list[tuple[str, int, str]]:
     return [(name, int(number), digest) for name, number, digest in (line.split() for line in lines)]
 
 
-async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
-    acknowledged = await asyncio.to_thread(acknowledged_before_kill, tmp_path)
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, database_url: str) -> None:
+    acknowledged = await asyncio.to_thread(acknowledged_before_kill, tmp_path, database_url)
     assert len(acknowledged) >= NUM_ACKNOWLEDGED
     Spool(tmp_path / "spool", 1_000_000)
     assert is_empty(tmp_path / "spool")
-    registry = await open_registry(tmp_path)
+    registry = await open_registry(tmp_path, database_url)
     blobs = LocalBlobStore(tmp_path / "blobs")
     for name, number, digest in acknowledged:
         version = await registry.resolve(TENANT, f"{name}@{number}")
@@ -131,13 +131,13 @@ async def test_files_without_a_version_are_swept(registry: Registry, tmp_path: P
     check_files(blobs, kept)
 
 
-async def test_a_file_lost_before_the_sweep_is_no_fault(tmp_path: Path) -> None:
+async def test_a_file_lost_before_the_sweep_is_no_fault(tmp_path: Path, database_url: str) -> None:
     now = datetime.now(UTC)
     blobs = LocalBlobStore(tmp_path / "blobs")
-    registry = await Registry.open(f"sqlite+aiosqlite:///{tmp_path / 'r.sqlite3'}", blobs, clock=lambda: now)
+    registry = await Registry.open(database_url, blobs, clock=lambda: now)
     await upload(registry, tmp_path, 1)
     dead = await registry.delete_version(TENANT, "a", 1)
-    blobs.delete(dead[0])
+    blobs.delete([dead[0]])
     now += timedelta(minutes=2)
     assert await registry.sweep_orphans() == dead[1:]
     await registry.close()
@@ -173,6 +173,7 @@ async def test_a_full_spool_leaves_the_registry_as_it_was(
         await registry.resolve(TENANT, "a")
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_full_database_leaves_the_registry_as_it_was(registry: Registry, tmp_path: Path) -> None:
     """SQLite's own page limit gives the very error that a full disk gives."""
     database = registry._database
@@ -198,8 +199,8 @@ async def upload_many(registry: Registry, folder: Path) -> None:
         await upload(registry, folder, seed)
 
 
-def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'r.sqlite3'}")
+def test_the_migrations_make_the_tables(database_url: str) -> None:
+    engine = create_engine(database_url.replace("+aiosqlite:", ":").replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         upgrade(connection)
         upgrade(connection)
@@ -212,20 +213,20 @@ def compare(connection: Connection) -> list[Any]:
     return list(compare_metadata(context, metadata))
 
 
-async def test_opening_again_keeps_everything(tmp_path: Path) -> None:
-    registry = await open_registry(tmp_path)
+async def test_opening_again_keeps_everything(tmp_path: Path, database_url: str) -> None:
+    registry = await open_registry(tmp_path, database_url)
     made = await upload(registry, tmp_path, 1)
     await registry.put_alias(TENANT, "a", "production", 1)
     revision = await registry.revision()
     await registry.close()
-    again = await open_registry(tmp_path)
+    again = await open_registry(tmp_path, database_url)
     assert await again.resolve(TENANT, "a@production") == made
     assert await again.revision() == revision
     await again.close()
 
 
-async def test_two_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:
-    opened = await asyncio.gather(*(open_registry(tmp_path) for _ in range(3)))
+async def test_two_processes_may_open_a_new_database_at_once(tmp_path: Path, database_url: str) -> None:
+    opened = await asyncio.gather(*(open_registry(tmp_path, database_url) for _ in range(3)))
     made = [await upload(registry, tmp_path, seed) for seed, registry in enumerate(opened)]
     assert [version.number for version in made] == [1, 2, 3]
     for registry in opened:
@@ -233,4 +234,4 @@ async def test_two_processes_may_open_a_new_database_at_once(tmp_path: Path) -> 
 
 
 if __name__ == "__main__":
-    asyncio.run(upload_for_ever(Path(sys.argv[1])))
+    asyncio.run(upload_for_ever(Path(sys.argv[1]), sys.argv[2]))

@@ -22,6 +22,7 @@ EXTRA_OF_COMMAND: Mapping[str, str] = MappingProxyType({"demo": "demo", "import"
 SUMMARY_OF_COMMAND: Mapping[str, str] = MappingProxyType(
     {
         "serve": "Run a server.",
+        "db": "Look after the registry's database.",
         "demo": "Serve the example adapters on this machine.",
         "train": "Train an adapter on labelled data.",
         "evaluate": "Measure an adapter bundle on labelled data.",

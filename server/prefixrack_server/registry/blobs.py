@@ -6,8 +6,9 @@ All methods block: call them in a thread.
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from prefixrack_server.messages import BundleRef
 # obstore writes `<name>#<n>` first and links it to its name when it is whole; a killed process leaves such files.
 STAGING_PATTERN: Final = "??/*#*"
 STAGING_MAX_AGE_S: Final = 3600.0
+KEY_PATTERN: Final = re.compile(r"(?:.*/)?[0-9a-f]{2}/([0-9a-f]{64})")
 
 
 class BlobStore(Protocol):
@@ -37,8 +39,11 @@ class BlobStore(Protocol):
 
     def exists(self, sha256: str) -> bool: ...
 
-    def delete(self, sha256: str) -> None:
-        """Remove a blob; one that is not there is no error."""
+    def is_older(self, sha256: str, moment: datetime) -> bool:
+        """Whether it is there and was written, or kept young, before `moment`."""
+
+    def delete(self, sha256s: Iterable[str]) -> None:
+        """Remove blobs; one that is not there is no error."""
 
     def keep_young(self, sha256: str, now: datetime) -> None:
         """Let `older_than` take a blob for one that is written now; one that is not there is no error."""
@@ -67,9 +72,15 @@ class LocalBlobStore:
     def exists(self, sha256: str) -> bool:
         return self._path(sha256).is_file()
 
-    def delete(self, sha256: str) -> None:
+    def is_older(self, sha256: str, moment: datetime) -> bool:
         with suppress(FileNotFoundError):
-            obstore.delete(self._store, _key(sha256))
+            return self._path(sha256).stat().st_mtime < moment.timestamp()
+        return False
+
+    def delete(self, sha256s: Iterable[str]) -> None:
+        for sha256 in sha256s:
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, blob_key(sha256))
 
     def keep_young(self, sha256: str, now: datetime) -> None:
         with suppress(FileNotFoundError):
@@ -87,13 +98,14 @@ class LocalBlobStore:
     def older_than(self, moment: datetime) -> Iterator[str]:
         for batch in obstore.list(self._store):
             for entry in batch:
-                if entry["last_modified"] < moment:
-                    yield entry["path"].rpartition("/")[2]
+                sha256 = sha256_of_key(entry["path"])
+                if sha256 is not None and entry["last_modified"] < moment:
+                    yield sha256
 
     def _put(self, sha256: str, content: Path | bytes) -> None:
         with naming_disk_full("the adapter's files"):
             try:
-                obstore.put(self._store, _key(sha256), content, mode="create", use_multipart=False)
+                obstore.put(self._store, blob_key(sha256), content, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 self._repair(sha256, content)
             self._sync(sha256)
@@ -101,7 +113,7 @@ class LocalBlobStore:
     def _repair(self, sha256: str, content: Path | bytes) -> None:
         # A power cut between an earlier put and its fsync can leave a name without its bytes.
         if sha256_of(self._path(sha256)) != sha256:
-            obstore.put(self._store, _key(sha256), content, mode="overwrite", use_multipart=False)
+            obstore.put(self._store, blob_key(sha256), content, mode="overwrite", use_multipart=False)
         # Young again: a sweep must not take an old orphan that this upload is about to need.
         os.utime(self._path(sha256))
 
@@ -113,7 +125,7 @@ class LocalBlobStore:
         sync_folder(self._folder)
 
     def _path(self, sha256: str) -> Path:
-        return self._folder / _key(sha256)
+        return self._folder / blob_key(sha256)
 
     def _remove_staging(self, before: float) -> None:
         for path in self._folder.glob(STAGING_PATTERN):
@@ -133,5 +145,11 @@ class BundleSource:
         return manifest.read_bytes(), self._blobs.local_path(bundle.tensors_sha256)
 
 
-def _key(sha256: str) -> str:
+def blob_key(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}"
+
+
+def sha256_of_key(key: str) -> str | None:
+    """None for what is no blob: a store may hold other things beside."""
+    found = KEY_PATTERN.fullmatch(key)
+    return None if found is None else found[1]

@@ -4,34 +4,40 @@ only."""
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, event, insert, select, update
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+import structlog
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from prefixrack_server.disk import disk_full, is_disk_full
+from prefixrack.errors import InvalidRequest, RegistryUnavailable
+from prefixrack_server.disk import disk_full
 from prefixrack_server.registry import tables
+from prefixrack_server.registry.engines import (
+    is_away,
+    is_database_full,
+    lock_migrations,
+    make_engine,
+    make_file,
+    reading,
+)
 from prefixrack_server.registry.migrations import upgrade
+from prefixrack_server.registry.outage import Outage
 
 Clock = Callable[[], datetime]
 
-BUSY_TIMEOUT_MS: Final = 30_000
-POSTGRES_DISK_FULL: Final = "53100"
-RETRY_SECONDS: Final = 0.02
-# FULL: a commit is on the disk before it is acknowledged, in WAL mode too.
-SQLITE_PRAGMAS: Final = (
-    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-)
+# A server that starts beside its database waits so long for it.
+START_PATIENCE_S: Final = 60.0
+START_PAUSE_S: Final = 0.5
+
+log = structlog.stdlib.get_logger("prefixrack.registry")
 
 
 def utc_now() -> datetime:
@@ -66,23 +72,27 @@ class Database:
 
     def __init__(self, engine: AsyncEngine, clock: Clock) -> None:
         self._engine = engine
+        self._reading_engine = reading(engine)
         self._writing_engine = engine.execution_options(begin_with="BEGIN IMMEDIATE")
         self._write_lock = asyncio.Lock()
         self._clock = clock
+        self._outage = Outage()
 
     @classmethod
-    async def open(cls, url: str, clock: Clock, is_migrated: bool = False) -> Database:
-        """Connect, and bring the schema up to date where nobody has."""
-        engine = create_async_engine(url)
-        if engine.dialect.name == "sqlite":
-            await asyncio.to_thread(_make_file, engine.url.database)
-            _prepare_sqlite(engine)
+    async def open(
+        cls, url: str, clock: Clock, is_migrated: bool = False, patience_s: float = START_PATIENCE_S
+    ) -> Database:
+        """Connect, and bring the schema up to date where nobody has.
+
+        Raises RegistryUnavailable for a database that does not answer within `patience_s`.
+        """
+        engine = make_engine(url)
+        await asyncio.to_thread(make_file, engine)
         database = cls(engine, clock)
-        if is_migrated:
-            return database
         try:
-            async with database._writing_engine.begin() as conn:
-                await conn.run_sync(upgrade)
+            await database._await_answer(patience_s)
+            if not is_migrated:
+                await database._migrate()
         except BaseException:
             await engine.dispose()
             raise
@@ -91,81 +101,85 @@ class Database:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it did not answer the last time that somebody asked."""
+        return self._outage.is_on
+
     def now(self) -> datetime:
         return self._clock()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """One consistent view of the data."""
-        async with self._engine.connect() as conn:
-            yield conn
+        """One consistent view of the data. Raises RegistryUnavailable."""
+        with self._naming_faults():
+            async with self._reading_engine.connect() as conn:
+                self._outage.end()
+                yield conn
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Write]:
         """All or nothing. The revision's row is locked first, so what is read here cannot change until the commit.
 
-        Raises DiskFull; nothing is changed then.
+        Raises DiskFull, and nothing is changed then; or RegistryUnavailable, and where that comes from the commit
+        itself, nobody knows.
         """
-        try:
+        with self._naming_faults():
             async with self._write_lock, self._writing_engine.begin() as conn:
                 revision = await self._next_revision(conn)
+                self._outage.end()
                 yield Write(conn, revision, self._clock())
-        except DBAPIError as error:
-            if _is_disk_full(error):
-                raise disk_full("the registry") from error
-            raise
 
     async def revision(self) -> int:
         async with self.read() as conn:
             return int(await conn.scalar(select(tables.revision.c.value)) or 0)
+
+    async def schema_revision(self) -> str:
+        """The newest migration that was run."""
+        async with self.read() as conn:
+            return str(await conn.scalar(text("SELECT version_num FROM alembic_version")))
 
     async def _next_revision(self, conn: AsyncConnection) -> int:
         column = tables.revision.c.value
         statement = update(tables.revision).values(value=column + 1).returning(column)
         return int((await conn.execute(statement)).scalar_one())
 
-
-def _prepare_sqlite(engine: AsyncEngine) -> None:
-    """The driver's own transactions begin late and never lock: switch them off and begin explicitly."""
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_up(connection: Any, _record: object) -> None:
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in SQLITE_PRAGMAS:
-            cursor.execute(pragma)
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("begin_with", "BEGIN"))
-
-
-def _make_file(path: str | None) -> None:
-    """Write-ahead logging is a lasting mark in the file. While another process sets it on a new file, SQLite answers
-    "locked" at once, whatever the busy timeout is: hence the turns here."""
-    if not path or path == ":memory:":
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
-        _log_ahead(connection, time.monotonic() + BUSY_TIMEOUT_MS / 1000)
-
-
-def _log_ahead(connection: sqlite3.Connection, give_up_at: float) -> None:
-    while True:
+    @contextmanager
+    def _naming_faults(self) -> Iterator[None]:
+        """Turn the driver's errors into faults where they have a name."""
+        self._outage.check()
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
-                raise
-        time.sleep(RETRY_SECONDS)
+            yield
+        except PoolTimeout as error:
+            raise self._outage.begin() from error
+        except DataError as error:
+            raise InvalidRequest(
+                "the request holds a value that the registry's database cannot take, such as a NUL character or too "
+                "long a text: send another one"
+            ) from error
+        except DBAPIError as error:
+            raise self._fault_of(error) from error
 
+    def _fault_of(self, error: DBAPIError) -> Exception:
+        if is_database_full(error):
+            return disk_full("the registry")
+        return self._outage.begin() if is_away(error) else error
 
-def _is_disk_full(error: DBAPIError) -> bool:
-    cause = error.orig
-    if isinstance(cause, sqlite3.Error):
-        return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    if isinstance(cause, OSError):
-        return is_disk_full(cause)
-    return getattr(cause, "sqlstate", None) == POSTGRES_DISK_FULL
+    async def _await_answer(self, patience_s: float) -> None:
+        give_up_at = time.monotonic() + patience_s
+        while True:
+            try:
+                async with self.read() as conn:
+                    await conn.execute(text("SELECT 1"))
+                return
+            except RegistryUnavailable as fault:
+                if time.monotonic() > give_up_at:
+                    raise
+                log.warning("waiting for the registry's database", reason=str(fault.__cause__)[:300])
+            await asyncio.sleep(START_PAUSE_S)
+
+    async def _migrate(self) -> None:
+        with self._naming_faults():
+            async with self._writing_engine.begin() as conn:
+                await conn.run_sync(lock_migrations)
+                await conn.run_sync(upgrade)

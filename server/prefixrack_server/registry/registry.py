@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import insert, select
 
+from prefixrack.errors import RegistryUnavailable
 from prefixrack.types import AdapterSummary, AliasInfo, KeyInfo, VersionInfo
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import BundleRef
 from prefixrack_server.noticeboard import Noticeboard
-from prefixrack_server.registry import aliases, garbage, idempotency, keys, listing, tables, versions
+from prefixrack_server.registry import aliases, chores, garbage, idempotency, keys, listing, tables, versions
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Clock, Database, Write, utc_now
 from prefixrack_server.registry.keys import Grant, Principal
@@ -37,6 +38,7 @@ GRACE_S: Final = 60.0
 GRANT_LIFE_S: Final = 5.0  # of a remembered key, should nobody call `refresh`
 MAX_RESOLVED: Final = 20_000
 MAX_GRANTS: Final = 10_000
+MAX_SWEPT_AT_ONCE: Final = 200  # writers wait for as long as their files are being removed
 NOBODY: Final = "none"  # the key id in the audit log where no key was used
 
 
@@ -104,22 +106,41 @@ class Registry:
         """The number of changes so far, by whatever process."""
         return await self._database.revision()
 
-    async def refresh(self) -> None:
-        """Drop remembered answers if another process changed something. To be called about once a second."""
+    @property
+    def is_away(self) -> bool:
+        """Whether the database did not answer the last time that somebody asked."""
+        return self._database.is_away
+
+    async def refresh(self) -> int:
+        """Doubt remembered answers if another process changed something. To be called about twice a second.
+
+        Returns the revision. Raises RegistryUnavailable.
+        """
         revision = await self._database.revision()
         if revision != self._seen_revision:
             self._forget()
             self._seen_revision = revision
+        return revision
 
     async def resolve(self, tenant: str, ref: str) -> Version:
         """The version that `name`, `name@alias` or `name@7` means now. Without I/O for what was asked before.
 
-        Raises InvalidName, AdapterNotFound, VersionNotFound or AliasNotFound.
+        As long as the database does not answer, what it meant the last time. Raises InvalidName, AdapterNotFound,
+        VersionNotFound, AliasNotFound or RegistryUnavailable.
         """
         self._see_changes()
         known = self._resolved.get((tenant, ref))
         if known is not None:
             return known
+        try:
+            return await self._find(tenant, ref)
+        except RegistryUnavailable:
+            last_known = self._resolved.last_known((tenant, ref))
+            if last_known is None:
+                raise
+            return last_known
+
+    async def _find(self, tenant: str, ref: str) -> Version:
         parsed = parse_ref(ref)
         generation = self._resolved.generation
         async with self._database.read() as conn:
@@ -320,6 +341,18 @@ class Registry:
         if blobs:
             await asyncio.to_thread(_keep_young, self._blobs, blobs, self._database.now())
 
+    async def claim_turn(self, chore: str, period_s: float) -> bool:
+        """Whether the caller is the one replica that does this now: nobody else has begun it within `period_s`."""
+        before = self._database.now() - timedelta(seconds=period_s)
+        async with self._database.read() as conn:
+            if not await chores.is_due(conn, chore, before):
+                return False
+        async with self._write() as write:
+            is_mine = await chores.is_due(write.conn, chore, before)
+            if is_mine:
+                await chores.begin(write, chore)
+            return is_mine
+
     async def sweep_orphans(self, min_age_s: float | None = None) -> list[str]:
         """Remove blobs that no version has needed for `min_age_s` (default: the grace time), and return their keys."""
         min_age = timedelta(seconds=self._grace_s if min_age_s is None else min_age_s)
@@ -327,13 +360,19 @@ class Registry:
         stored = await asyncio.to_thread(_list_blobs, self._blobs, before)
         async with self._database.read() as conn:
             candidates = await garbage.removable(conn, stored, before)
-        if not candidates:
-            return []
+        orphans = []
+        for batch in _batches(candidates, MAX_SWEPT_AT_ONCE):
+            orphans += await self._sweep(batch, before)
+        return orphans
+
+    async def _sweep(self, candidates: Sequence[str], before: datetime) -> list[str]:
         async with self._write() as write:
-            # Asked again under the writers' lock: an upload may have come to need one meanwhile.
-            orphans = await garbage.removable(write.conn, candidates, before)
-            await asyncio.to_thread(_delete_blobs, self._blobs, orphans)
-            await garbage.forget(write, orphans)
+            # Asked again under the writers' lock, of SQL and of the store: an upload may have come to need one
+            # meanwhile, or be about to.
+            unneeded = await garbage.removable(write.conn, candidates, before)
+            orphans = await asyncio.to_thread(_still_old, self._blobs, unneeded, before)
+            await asyncio.to_thread(self._blobs.delete, orphans)
+            await garbage.forget(write, unneeded)
             return orphans
 
     async def add_tenant(self, tenant: str, *, by: str = NOBODY) -> None:
@@ -381,7 +420,8 @@ class Registry:
     async def authenticate(self, secret: str) -> Principal:
         """Who holds this key. Raises InvalidKey if it is unknown, revoked or expired.
 
-        Answers are remembered for a few seconds under the key's sha256, until the revision changes.
+        Answers are remembered for a few seconds under the key's sha256, until the revision changes; and as long as the
+        database does not answer, for nobody can revoke a key then.
         """
         sha256 = keys.key_sha256(secret)
         self._see_changes()
@@ -392,8 +432,14 @@ class Registry:
 
     async def _find_grant(self, secret: str, sha256: str) -> TimedGrant:
         generation, known_at = self._grants.generation, self._timer()
-        async with self._database.read() as conn:
-            found = TimedGrant(await keys.find_grant(conn, secret), known_at)
+        try:
+            async with self._database.read() as conn:
+                found = TimedGrant(await keys.find_grant(conn, secret), known_at)
+        except RegistryUnavailable:
+            last_known = self._grants.last_known(sha256)
+            if last_known is None:
+                raise
+            return last_known
         self._grants.put(generation, sha256, found)
         return found
 
@@ -415,18 +461,24 @@ class Registry:
         """A transaction, with what else must be forgotten at its end.
 
         The rest stays remembered: if every upload of anything emptied all, requests beside many uploads would each
-        read SQL.
+        read SQL. What ends before its commit has changed nothing, so nothing is forgotten.
         """
+        is_committing = False
         try:
             async with self._database.write() as write:
                 yield write
+                is_committing = True
             self._see_own(write.revision)
-        finally:
-            # On failure too: a cancelled commit may have gone through.
             forget()
-            self._see_changes()
-            self._noticeboard.note_change()
-            self._seen_changes += 1  # this one, which is forgotten already
+        except BaseException:
+            if is_committing:  # cancelled or cut off: it may have gone through
+                self._forget()
+            raise
+        finally:
+            if is_committing:
+                self._see_changes()
+                self._noticeboard.note_change()
+                self._seen_changes += 1  # this one, which is forgotten already
 
     def _see_own(self, revision: int) -> None:
         """A change of this process is no reason for `refresh` to forget, unless another process's came between."""
@@ -441,8 +493,9 @@ class Registry:
             self._forget()
 
     def _forget(self) -> None:
-        self._resolved.clear()
-        self._grants.clear()
+        """Ask again, whatever it is; but while nobody can be asked, the last answer holds."""
+        self._resolved.doubt()
+        self._grants.doubt()
 
 
 def _adapter_of(key: tuple[str, str]) -> tuple[str, str]:
@@ -465,6 +518,10 @@ def _put_blobs(blobs: BlobStore, upload: SpooledBundle) -> None:
     blobs.put_bytes(upload.manifest_sha256, upload.manifest_bytes)
 
 
+def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
 def _are_stored(blobs: BlobStore, sha256s: Iterable[str]) -> bool:
     return all(blobs.exists(sha256) for sha256 in sha256s)
 
@@ -478,9 +535,8 @@ def _keep_young(blobs: BlobStore, sha256s: Iterable[str], now: datetime) -> None
         blobs.keep_young(sha256, now)
 
 
-def _delete_blobs(blobs: BlobStore, sha256s: Iterable[str]) -> None:
-    for sha256 in sha256s:
-        blobs.delete(sha256)
+def _still_old(blobs: BlobStore, sha256s: Iterable[str], before: datetime) -> list[str]:
+    return [sha256 for sha256 in sha256s if blobs.is_older(sha256, before)]
 
 
 def _read_files(blobs: BlobStore, version: Version) -> BundleFiles:

@@ -1,4 +1,4 @@
-"""The tables: the registry's schema in portable SQL (SQLite now, PostgreSQL where several replicas share it).
+"""The tables: the registry's schema in portable SQL (SQLite, or PostgreSQL where several replicas share it).
 
 Times are ISO 8601 text in UTC with milliseconds and `Z`, so that their order as text is their order in time.
 Changing a table here needs a migration in `migrations/versions`; a test compares the two.
@@ -25,9 +25,15 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-NAME: Final = String(63)
-SHA256: Final = String(64)
-TIME: Final = String(32)
+
+def by_bytes(length: int) -> String:
+    """Text that is ordered by its bytes in every database: PostgreSQL would order it by a language's rules."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+NAME: Final = by_bytes(63)
+SHA256: Final = by_bytes(64)
+TIME: Final = by_bytes(32)
 
 metadata = MetaData(
     naming_convention={
@@ -142,4 +148,12 @@ dead_blobs = Table(
     metadata,
     Column("sha256", SHA256, primary_key=True),
     Column("since", TIME, nullable=False),
+)
+
+# Work that one replica does for all, such as the sweep, and when it was last begun.
+chores = Table(
+    "chores",
+    metadata,
+    Column("chore", String(32), primary_key=True),
+    Column("begun_at", TIME, nullable=False),
 )

@@ -6,7 +6,6 @@ import math
 import time
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy.exc import SQLAlchemyError
 
 from prefixrack.errors import NotReady
 from prefixrack_server.documentation import NO_KEY, problems
@@ -33,11 +32,16 @@ async def live(request: Request) -> dict[str, bool]:
 
 @router.get("/health/ready", responses=problems(503), openapi_extra=NO_KEY)
 async def ready(request: Request) -> dict[str, bool]:
-    """Whether requests should be sent here now."""
-    reason = await _why_not_ready(services_of(request))
+    """Whether requests should be sent here now.
+
+    `registry` says whether its database answered the last time. Without it the server answers by what it knows, and so
+    would its neighbours: that is no reason to send requests elsewhere.
+    """
+    services = services_of(request)
+    reason = _why_not_ready(services)
     if reason:
         raise NotReady(f"the server is not ready: {reason}", retry_after_s=1)
-    return {"ready": True}
+    return {"ready": True, "registry": not services.registry.is_away}
 
 
 @router.get("/metrics", include_in_schema=False)
@@ -45,15 +49,11 @@ async def metrics(request: Request) -> Response:
     return Response(services_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-async def _why_not_ready(services: Services) -> str:
+def _why_not_ready(services: Services) -> str:
     if services.phase.is_draining:
         return "it is shutting down"
     if not services.phase.is_started:
         return "it is starting"
     if not services.engine.stats().ready:
         return "the engine takes no work"
-    try:
-        await services.registry.revision()
-    except (SQLAlchemyError, OSError):
-        return "the registry's database does not answer"
     return ""
