@@ -18,16 +18,17 @@ from prefixrack_server.dispatch import Dispatcher
 from prefixrack_server.docs_page import install_docs_page
 from prefixrack_server.documentation import install_openapi
 from prefixrack_server.holds import Holds
-from prefixrack_server.housekeeping import keep_house
+from prefixrack_server.housekeeping import every, keep_house
 from prefixrack_server.keeper import Keeper
 from prefixrack_server.messages import Engine
-from prefixrack_server.metrics import Metrics
+from prefixrack_server.metrics import Metrics, facts_of
 from prefixrack_server.predict import Predictor
 from prefixrack_server.problems import install_problem_handlers
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.request_context import RequestContext
 from prefixrack_server.routes import adapters, admin, health, keys, predict
 from prefixrack_server.routes.shortcut import PredictShortcut
+from prefixrack_server.scoreboard import TURN_S
 from prefixrack_server.seat import Seat
 from prefixrack_server.services import Services
 from prefixrack_server.tokenise import Tokeniser
@@ -77,7 +78,7 @@ def build_services(
 ) -> Services:
     limits = config.limits
     dispatcher = Dispatcher(engine, limits.max_queued_rows, limits.max_queued_tokens, seat.noticeboard)
-    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens)
+    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens, seat.traffic)
     spool = Spool(seat.spool_dir, limits.max_bundle_bytes)
     return Services(
         config=config,
@@ -89,7 +90,7 @@ def build_services(
         predictor=predictor,
         keeper=Keeper(registry, engine),
         uploads=Uploads(registry, predictor, spool, spec, config.backbone.serving_dtype),
-        metrics=Metrics(engine, seat.noticeboard, seat.metrics_dir),
+        metrics=Metrics(engine, seat.noticeboard, seat.traffic, facts_of(config, spec), seat.metrics_dir),
     )
 
 
@@ -99,7 +100,11 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
         services.dispatcher.start()
         try:
             await _prepare(services)
-            async with running(keep_house(services.registry, services.keeper, services.predictor.holds)):
+            traffic = services.predictor.traffic
+            async with (
+                running(keep_house(services.registry, services.keeper, services.predictor.holds)),
+                running(every(TURN_S, traffic.turn)),
+            ):
                 services.phase.is_started = True
                 yield
         finally:

@@ -253,6 +253,7 @@ class BulkAnswer(Response):
     async def _answer(self, outbox: Outbox) -> None:
         while (pending := await self._pending.get()) is not None:
             outcome = await self._outcome(pending)
+            self._count(pending, outcome)
             await outbox.put(to_json(line_json(pending.line, outcome)) + b"\n")
             self._window.release()
         outbox.end()
@@ -267,6 +268,13 @@ class BulkAnswer(Response):
         except errors.ServiceFault as fault:
             return fault
         return outcome
+
+    def _count(self, pending: Pending, outcome: Outcome) -> None:
+        if isinstance(outcome, errors.Fault):
+            self._predictor.traffic.failed(self._version, outcome)
+        elif pending.batch is not None:
+            num_tokens, num_rows, _ = pending.batch.usage()
+            self._predictor.traffic.answered(self._version, num_rows, num_tokens, seconds=None)
 
     async def _is_gone(self) -> bool:
         """While the body is being read its reader finds out; a second reader would steal from it."""

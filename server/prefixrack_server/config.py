@@ -141,6 +141,13 @@ class LimitsConfig(Section):
     max_bundle_bytes: Positive = 512 * MIB
 
 
+class MetricsConfig(Section):
+    """How many adapter versions and tenants have a label of their own in the metrics: the busiest ones."""
+
+    max_adapters: Annotated[int, Field(ge=1, le=1000)] = 100
+    max_tenants: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
 class ServerConfig(BaseSettings):
     """Everything the server can be told. Build it with `load_config`."""
 
@@ -157,6 +164,7 @@ class ServerConfig(BaseSettings):
     engine: EngineConfig = EngineConfig()
     registry: RegistryConfig = RegistryConfig()
     limits: LimitsConfig = LimitsConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @property
     def grace_s(self) -> float:

@@ -15,6 +15,7 @@ import torch
 from prefixrack.errors import DeadlineExceeded, Fault
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_server.daemon_threads import DaemonThreads
+from prefixrack_server.distributions import PACK_ROWS, PACK_SECONDS, PACK_TOKENS, QUEUE_SECONDS, Tally
 from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
 from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
@@ -108,6 +109,10 @@ class EngineThread:
         self._num_packs = 0
         self._num_rows = 0
         self._num_tokens = 0
+        self._pack_rows = Tally(PACK_ROWS)
+        self._pack_tokens = Tally(PACK_TOKENS)
+        self._pack_seconds = Tally(PACK_SECONDS)
+        self._queue_seconds = Tally(QUEUE_SECONDS)
 
     def step(self) -> None:
         """One turn: take a pack, its adapters pinned, begin it; land what is done, unpin, hand out the answers."""
@@ -176,6 +181,10 @@ class EngineThread:
                 host_bytes=host.held_bytes,
                 host_budget_bytes=host.budget_bytes,
                 num_host_hits=host.num_hits,
+                pack_rows=self._pack_rows.snapshot(),
+                pack_tokens=self._pack_tokens.snapshot(),
+                pack_seconds=self._pack_seconds.snapshot(),
+                queue_seconds=self._queue_seconds.snapshot(),
             )
 
     def hurry(self) -> None:
@@ -283,9 +292,15 @@ class EngineThread:
 
     def _land(self, flight: Flight) -> list[RowDone]:
         answers = self._runner.land(flight)
+        num_tokens = sum(queued.num_tokens for queued in flight.rows)
         self._num_packs += 1
         self._num_rows += len(flight.rows)
-        self._num_tokens += sum(queued.num_tokens for queued in flight.rows)
+        self._num_tokens += num_tokens
+        self._pack_rows.add(len(flight.rows))
+        self._pack_tokens.add(num_tokens)
+        self._pack_seconds.add(answers[0].compute_ms / 1e3)
+        for answer in answers:
+            self._queue_seconds.add(answer.queue_ms / 1e3)
         return answers
 
     def _unpin(self, rows: Iterable[QueuedRow]) -> None:

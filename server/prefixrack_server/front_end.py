@@ -22,6 +22,7 @@ from prefixrack_server.registry.blob_stores import open_blobs
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.seat import Seat
 from prefixrack_server.tether import Tether
+from prefixrack_server.traffic import Traffic
 
 BEAT_S: Final = 1.0
 
@@ -54,7 +55,8 @@ class FrontEndJob:
         )
         try:
             engine = await EngineClient.connect(self.engine, config.engine.drain_timeout_s)
-            seat = Seat(board, config.registry.spool_dir / str(self.line), self.metrics)
+            traffic = Traffic.open(self.metrics, config.metrics, self.line)
+            seat = Seat(board, config.registry.spool_dir / str(self.line), self.metrics, traffic)
             tokenizer = BackboneTokenizer.load(self.backbone, self.spec)
             app = create_app(config, registry, engine, self.spec, tokenizer, seat)
             loop = asyncio.get_running_loop()

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefixrack.errors import NotReady
 from prefixrack_adapters.rows import Row
+from prefixrack_server.distributions import Distribution
 
+NOTHING: Final = Distribution()
 ResidencyState = Literal["absent", "loading", "resident", "failed"]
 
 
@@ -88,6 +90,10 @@ class EngineStats:
     host_bytes: int
     host_budget_bytes: int
     num_host_hits: int
+    pack_rows: Distribution = NOTHING
+    pack_tokens: Distribution = NOTHING
+    pack_seconds: Distribution = NOTHING
+    queue_seconds: Distribution = NOTHING
 
 
 class Engine(Protocol):

@@ -21,6 +21,7 @@ from prefixrack_server.holds import Holds
 from prefixrack_server.messages import BundleRef, RowDone, RowFailure
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.tokenise import Tokeniser, is_big
+from prefixrack_server.traffic import Traffic
 
 # Not the fault of a row: the caller should send the whole request again.
 RETRYABLE = (errors.DeadlineExceeded, errors.NotReady, errors.RegistryUnavailable, errors.ServerOverloaded)
@@ -120,10 +121,13 @@ def fault_of(failure: RowFailure) -> errors.Fault:
 class Predictor:
     """Lives as long as the process."""
 
-    def __init__(self, tokeniser: Tokeniser, dispatcher: Dispatcher, holds: Holds, max_tokens: int) -> None:
+    def __init__(
+        self, tokeniser: Tokeniser, dispatcher: Dispatcher, holds: Holds, max_tokens: int, traffic: Traffic
+    ) -> None:
         self.tokeniser = tokeniser
         self.dispatcher = dispatcher
         self.holds = holds
+        self.traffic = traffic
         self._max_tokens = max_tokens
 
     def task(self, version: Version) -> AnyTask:
@@ -131,6 +135,13 @@ class Predictor:
 
     async def predict(self, version: Version, envelope: Envelope, call: Call) -> dict[str, Any]:
         """The body of the answer. Raises every fault of the request as a whole."""
+        try:
+            return await self._predict(version, envelope, call)
+        except Exception as error:
+            self.traffic.failed(version, error)
+            raise
+
+    async def _predict(self, version: Version, envelope: Envelope, call: Call) -> dict[str, Any]:
         big = is_big(len(envelope.inputs), envelope.num_bytes)
         batch = await self.prepare(version, envelope.inputs, envelope.parameters, big)
         self.check_tokens(batch.num_tokens)
@@ -138,6 +149,7 @@ class Predictor:
         answers = await self.compute(list(batch.rows()), call)
         outcomes = await self.tokeniser.work(big, lambda: batch.finish(iter(answers)))
         check_outcomes(outcomes)
+        self._count([batch], call)
         return {
             "id": call.request_id,
             **result_json(batch, outcomes),
@@ -152,14 +164,26 @@ class Predictor:
         big = is_big(len(envelope.inputs) * len(versions), envelope.num_bytes)
         batches, faults = await self._prepare_all(versions, envelope, big)
         rows = [row for batch in batches.values() for row in batch.rows()]
-        answers = iter(await self.compute(rows, call))
+        try:
+            answers = iter(await self.compute(rows, call))
+        except Exception as error:
+            for batch in batches.values():
+                self.traffic.failed(batch.version, error)
+            raise
         outcomes: dict[str, list[Outcome]] = {}
         for key, batch in batches.items():
             outcomes[key] = await self.tokeniser.work(big, lambda batch=batch: batch.finish(answers))  # type: ignore[misc]
         check_results(faults, outcomes)
+        self._count(batches.values(), call)
         results = {key: error_json(fault) for key, fault in faults.items()}
         results |= {key: result_json(batch, outcomes[key]) for key, batch in batches.items()}
         return {"id": call.request_id, "results": results, "usage": usage_json(list(batches.values()))}
+
+    def _count(self, batches: Iterable[Batch], call: Call) -> None:
+        seconds = time.perf_counter() - call.started
+        for batch in batches:
+            num_tokens, num_rows, _ = batch.usage()
+            self.traffic.answered(batch.version, num_rows, num_tokens, seconds)
 
     async def _prepare_all(
         self, versions: Mapping[str, Version | errors.Fault], envelope: Envelope, big: bool

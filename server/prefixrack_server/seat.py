@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefixrack_server.config import ServerConfig
+from prefixrack_server.config import MetricsConfig, ServerConfig
 from prefixrack_server.noticeboard import Noticeboard
+from prefixrack_server.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Seat:
     noticeboard: Noticeboard
     spool_dir: Path
     metrics_dir: Path | None = None
+    traffic: Traffic = field(default_factory=lambda: Traffic.alone(MetricsConfig()))
 
     @classmethod
     def alone(cls, config: ServerConfig) -> Seat:
-        return cls(Noticeboard.alone(), config.registry.spool_dir)
+        return cls(Noticeboard.alone(), config.registry.spool_dir, traffic=Traffic.alone(config.metrics))

@@ -28,6 +28,7 @@ from prefixrack_server.logs import log_config
 from prefixrack_server.noticeboard import Noticeboard, make_noticeboard
 from prefixrack_server.registry.blob_stores import open_blobs
 from prefixrack_server.registry.registry import Registry
+from prefixrack_server.traffic import make_traffic
 from prefixrack_server.upload import Spool
 
 OnReady = Callable[[], None]
@@ -90,6 +91,7 @@ class Supervisor:
         Spool(config.registry.spool_dir, config.limits.max_bundle_bytes)  # removes what is left of an earlier life
         make_noticeboard(self._folder / NOTICEBOARD, len(self._lines))
         (self._folder / METRICS).mkdir()
+        make_traffic(self._folder / METRICS, config.metrics, len(self._lines))
         blobs = open_blobs(config.registry)
         return await Registry.open(config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s)
 

@@ -245,18 +245,26 @@ def test_a_new_version_is_served_at_once_while_requests_run(server: World) -> No
         assert all(caller.result() >= 1 for caller in callers)
 
 
-def predictions(server: World) -> float:
+def predictions(server: World, counter: str) -> float:
     """How many the server says it has answered."""
     metrics = httpx2.get(f"{server.process.base_url}/metrics").text
-    counted = [line for line in metrics.splitlines() if 'requests_total{method="POST",route="/v1/{ref}/pre' in line]
+    counted = [line for line in metrics.splitlines() if line.startswith(counter)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in counted)
 
 
-def test_requests_are_counted_whoever_answers_them(server: World) -> None:
-    before = predictions(server)
+@pytest.mark.parametrize(
+    "counter",
+    [
+        'prefixrack_http_requests_total{method="POST",route="/v1/{ref}/pre',
+        'prefixrack_adapter_requests_total{adapter="intent",outcome="ok"',
+        'prefixrack_tenant_requests_total{outcome="ok",tenant="default"',
+    ],
+)
+def test_requests_are_counted_whoever_answers_them(server: World, counter: str) -> None:
+    before = predictions(server, counter)
     for _ in range(8):
         server.output("intent", "the cat")
-    assert [predictions(server) for _ in range(8)] == [before + 8] * 8
+    assert [predictions(server, counter) for _ in range(8)] == [before + 8] * 8
 
 
 def test_health_metrics_and_description(server: World) -> None:
@@ -270,6 +278,8 @@ def test_health_metrics_and_description(server: World) -> None:
     values = dict(line.rsplit(" ", 1) for line in metrics.text.splitlines() if not line.startswith("#"))
     assert float(values["prefixrack_engine_ready"]) == 1
     assert float(values["prefixrack_rows_total"]) > 0
+    assert float(values["prefixrack_pack_tokens_count"]) == float(values["prefixrack_packs_total"]) > 0
+    assert float(values["prefixrack_queue_seconds_count"]) == float(values["prefixrack_rows_total"])
     assert float(values["prefixrack_resident_adapters"]) > 0
     assert document["openapi"].startswith("3.")
     assert {"/v1/{ref}/predict", "/admin/v1/adapters/{name}/versions"} <= set(document["paths"])
