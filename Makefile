@@ -47,7 +47,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/dev.stamp
-	$(BIN)/mypy client adapters server benchmarks tests
+	$(BIN)/mypy client adapters server benchmarks deploy tests
 
 contract: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
