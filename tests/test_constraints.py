@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 OLDER = {"transformers", "huggingface_hub"}
-NEEDED = {"httpx", "httpcore", "certifi"}  # the HTTP library of that hub client
+NEEDED = {"httpx", "httpcore"}  # the HTTP library of that hub client
 
 
 def pins(name: str) -> dict[str, str]:
