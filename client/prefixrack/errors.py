@@ -17,7 +17,8 @@
     │   │   ├── Conflict → IdempotencyConflict · PreconditionFailed → RequirementNotMet · PreconditionRequired
     │   │   └── DiskFull
     │   ├── ServiceFault               the server cannot answer now
-    │   │   └── RateLimited · ServerOverloaded · NotReady · RegistryUnavailable · DeadlineExceeded ·
+    │   │   ├── RateLimited → QueueShareExceeded
+    │   │   └── ServerOverloaded · NotReady · RegistryUnavailable · DeadlineExceeded ·
     │   │       InternalFault → BlobUnusable
     │   └── UnsupportedBackbone        raised at start, never over HTTP
     └── APIError                       raised by the client
@@ -246,6 +247,12 @@ class ServiceFault(Fault):
 
 class RateLimited(ServiceFault):
     code = "rate_limited"
+
+
+class QueueShareExceeded(RateLimited):
+    """The server is full, and this tenant has more than its share of what waits."""
+
+    code = "queue_share_exceeded"
 
 
 class ServerOverloaded(ServiceFault):

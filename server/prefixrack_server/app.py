@@ -77,7 +77,7 @@ def build_services(
     seat: Seat,
 ) -> Services:
     limits = config.limits
-    dispatcher = Dispatcher(engine, limits.max_queued_rows, limits.max_queued_tokens, seat.noticeboard)
+    dispatcher = Dispatcher(engine, limits.max_held_rows, limits.max_held_tokens, seat.noticeboard)
     predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens, seat.traffic)
     spool = Spool(seat.spool_dir, limits.max_bundle_bytes)
     return Services(

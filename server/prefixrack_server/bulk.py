@@ -34,6 +34,7 @@ BATCH_LINES = 64
 MEMORY_BYTES = 1 << 20  # of answers not yet sent; more goes to the file
 SEND_BYTES = 64 * 1024
 OVERLOAD_PAUSE_S = 0.05
+MAX_OVERLOAD_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,15 +260,24 @@ class BulkAnswer(Response):
         outbox.end()
 
     async def _outcome(self, pending: Pending) -> Outcome:
-        if pending.fault is not None or pending.batch is None or pending.ticket is None:
-            return pending.fault or errors.InternalFault("the line was lost: send it again")
-        try:
-            answers = await self._predictor.dispatcher.wait(pending.ticket, self._is_gone)
-            finish = partial(pending.batch.finish, iter(answers))
-            (outcome,) = await self._predictor.tokeniser.work(is_big(1, pending.line.num_bytes), finish)
-        except errors.ServiceFault as fault:
-            return fault
-        return outcome
+        while pending.fault is None and pending.batch is not None and pending.ticket is not None:
+            try:
+                answers = await self._predictor.dispatcher.wait(pending.ticket, self._is_gone)
+                finish = partial(pending.batch.finish, iter(answers))
+                (outcome,) = await self._predictor.tokeniser.work(is_big(1, pending.line.num_bytes), finish)
+            except errors.ServiceFault as fault:
+                if fault.retry_after_s is None:
+                    return fault
+                await self._submit_again(pending, fault.retry_after_s)
+            else:
+                return outcome
+        return pending.fault or errors.InternalFault("the line was lost: send it again")
+
+    async def _submit_again(self, pending: Pending, retry_after_s: float) -> None:
+        """The queue was full for this tenant: as with a server that is full, the line waits instead of failing."""
+        await asyncio.sleep(min(max(retry_after_s, OVERLOAD_PAUSE_S), MAX_OVERLOAD_PAUSE_S))
+        pending.ticket = None
+        await self._submit(pending)
 
     def _count(self, pending: Pending, outcome: Outcome) -> None:
         if isinstance(outcome, errors.Fault):

@@ -128,7 +128,10 @@ class RegistryConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What one request may ask for, and what the server holds at once (`max_queued_*`, `bulk_*`)."""
+    """What one request may ask for, and what the server holds at once (`max_queued_*`, `bulk_*`).
+
+    A quarter of `max_queued_*` is held beyond them for tenants that have less than their share of the queue.
+    """
 
     max_body_bytes: Positive = 2 * MIB
     max_line_bytes: Positive = 2 * MIB
@@ -139,6 +142,14 @@ class LimitsConfig(Section):
     bulk_window: Positive = 256
     bulk_spool_bytes: Positive = 1024 * MIB
     max_bundle_bytes: Positive = 512 * MIB
+
+    @property
+    def max_held_rows(self) -> int:
+        return self.max_queued_rows + self.max_queued_rows // 4
+
+    @property
+    def max_held_tokens(self) -> int:
+        return self.max_queued_tokens + self.max_queued_tokens // 4
 
 
 class MetricsConfig(Section):

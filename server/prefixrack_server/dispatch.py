@@ -191,8 +191,13 @@ class Dispatcher:
             raise ServerOverloaded(
                 f"{waiting_rows} rows with {waiting_tokens} tokens are waiting, allowed are {self._max_rows} rows "
                 f"and {self._max_tokens} tokens: try again later",
-                retry_after_s=1,
+                retry_after_s=self._seconds(waiting_tokens + num_tokens - self._max_tokens),
             )
+
+    def _seconds(self, num_tokens: int) -> float:
+        """How long the engine takes for so many tokens, as far as it is known."""
+        speed = self._engine.stats().tokens_per_s
+        return max(num_tokens, 0) / speed if speed else 1.0
 
     def _post(self) -> None:
         self._noticeboard.post(self.num_rows, self.num_tokens)

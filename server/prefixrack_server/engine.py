@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ import torch
 
 from prefixrack.errors import DeadlineExceeded, Fault
 from prefixrack_adapters.adapter import Adapter
+from prefixrack_server.admission import Admission, QueueLimits
 from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.distributions import PACK_ROWS, PACK_SECONDS, PACK_TOKENS, QUEUE_SECONDS, Tally
 from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
@@ -24,7 +26,7 @@ from prefixrack_server.pack_runner import Computes, Flight, PackRunner
 from prefixrack_server.pack_size import measured_size
 from prefixrack_server.queued_row import QueuedRow, digests_of
 from prefixrack_server.residency import Demand, Loader, Residency
-from prefixrack_server.scheduler import Scheduler
+from prefixrack_server.scheduler import NO_ROWS, Scheduler, Selection
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,11 @@ def set_threads(num_threads: int) -> None:
     torch.get_num_threads()
 
 
+def _request_of(work: RowWork) -> tuple[str, float | None, int]:
+    """Neighbours with the same are, as far as can be seen, rows of one request."""
+    return work.tenant, work.deadline, work.priority
+
+
 def loader_threads(num_loaders: int) -> DaemonThreads:
     """Threads that copy tensors alone: each thread that computes in parallel has OpenMP threads of its own, and with
     more of them than cores every pack waits for wake-ups (a fifth slower in our measurements)."""
@@ -65,8 +72,8 @@ class EngineThread:
     """`messages.Engine` in a thread of this process.
 
     One lock guards scheduler and residency together, and one condition on it wakes the thread. Answers that need no
-    pack (expired, refused, failed loads) are gathered in `_answers` and handed out at the next turn. `deliver` runs
-    in the engine's thread; only after the end of that thread does `submit` call it for its own rows.
+    pack (expired, failed loads) are gathered in `_answers` and handed out at the next turn. `deliver` runs in the
+    engine's thread; `submit` calls it in its own for rows that it refuses.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class EngineThread:
         source: AdapterSource,
         config: EngineConfig,
         *,
+        queue_limits: QueueLimits | None = None,
         loader: Loader[Adapter] | None = None,
         threads: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -86,6 +94,7 @@ class EngineThread:
         self._is_warm = config.max_pack_tokens != "auto"
         max_pack_tokens = USUAL_PACK_TOKENS if config.max_pack_tokens == "auto" else config.max_pack_tokens
         self._scheduler = Scheduler(max_pack_tokens, config.pack_rows(backbone.is_asynchronous))
+        self._admission = Admission(self._scheduler, queue_limits or QueueLimits())
         self._runner = PackRunner(backbone, clock)
         self._loaders = loader_threads(config.num_loaders)
         self._host: HostTier[Adapter] = HostTier(config.host_budget_bytes(backbone.is_asynchronous))
@@ -104,8 +113,7 @@ class EngineThread:
         self._under_way: list[Flight] = []
         self._deliver: Deliver | None = None
         self._stop_by: float | None = None
-        self._is_over = False
-        self._heartbeat = clock()
+        self._heartbeat = self._landed_at = clock()
         self._num_packs = 0
         self._num_rows = 0
         self._num_tokens = 0
@@ -116,9 +124,9 @@ class EngineThread:
 
     def step(self) -> None:
         """One turn: take a pack, its adapters pinned, begin it; land what is done, unpin, hand out the answers."""
-        rows = self._take()
+        pack = self._take()
         self._hand_out(self._early_answers())
-        for flight in self._launch(rows):
+        for flight in self._launch(pack):
             answers = self._land(flight)
             self._unpin(flight.rows)
             self._hand_out(answers)
@@ -128,13 +136,20 @@ class EngineThread:
         self._thread.start()
 
     def submit(self, work: Sequence[RowWork]) -> None:
-        checked = [(row_work, self._check(row_work)) for row_work in work]
+        """Refusals are handed out at once, by the caller's thread: a pack that is being computed holds none up."""
+        checked = {row_work.row_id: self._check(row_work) for row_work in work}
+        refused: list[RowDone] = []
         with self._wake:
-            for row_work, failure in checked:
-                self._place(row_work, STOPPING if self._stop_by is not None else failure)
-            late = self._early_answers() if self._is_over else []
+            for _, rows in itertools.groupby(work, _request_of):
+                request = list(rows)
+                refusal = STOPPING if self._stop_by is not None else self._admission.refusal(request, self._clock())
+                if refusal is not None:
+                    refused += [RowDone(row_work.row_id, failure=refusal) for row_work in request]
+                    continue
+                for row_work in request:
+                    self._place(row_work, checked[row_work.row_id])
             self._wake.notify()
-        self._hand_out(late)
+        self._hand_out(refused)
 
     def cancel(self, row_ids: Sequence[int]) -> None:
         with self._wake:
@@ -185,6 +200,7 @@ class EngineThread:
                 pack_tokens=self._pack_tokens.snapshot(),
                 pack_seconds=self._pack_seconds.snapshot(),
                 queue_seconds=self._queue_seconds.snapshot(),
+                tokens_per_s=self._admission.speed.tokens_per_s,
             )
 
     def hurry(self) -> None:
@@ -225,7 +241,7 @@ class EngineThread:
                 self._warm_up()
             while self._has_work():
                 self.step()
-            for flight in self._launch([]):
+            for flight in self._launch(NO_ROWS):
                 self._hand_out(self._land(flight))
         finally:
             self._end()
@@ -266,25 +282,26 @@ class EngineThread:
     def _is_due(alarm: float | None, now: float) -> bool:
         return alarm is not None and now >= alarm
 
-    def _take(self) -> list[QueuedRow]:
+    def _take(self) -> Selection:
         """The rows of the next pack; the pin that each ready row holds goes over to the pack."""
         with self._wake:
-            rows, expired = self._scheduler.take(self._clock())
-            self._answers += self._failed(expired, TOO_LATE)
-            self._unpin_ready(expired)
-            return rows
+            selection = self._scheduler.take(self._clock())
+            self._answers += self._failed(selection.expired, TOO_LATE)
+            self._unpin_ready(selection.expired)
+            return selection
 
     def _early_answers(self) -> list[RowDone]:
         with self._wake:
             answers, self._answers = self._answers, []
             return answers
 
-    def _launch(self, rows: Sequence[QueuedRow]) -> list[Flight]:
+    def _launch(self, pack: Selection) -> list[Flight]:
         """Begin a pack; the flights to land now. Where packs are computed on the side, that is the one before.
 
         So one pack is being prepared while another is computed, and a GPU never waits for the next.
         """
-        begun = [self._runner.launch(rows, self._residency.adapter)] if rows else []
+        adapter_of = self._residency.adapter
+        begun = [self._runner.launch(pack.rows, adapter_of, is_full=pack.is_full)] if pack.rows else []
         if not self._backbone.is_asynchronous:
             return begun
         before, self._under_way = self._under_way, begun
@@ -293,6 +310,9 @@ class EngineThread:
     def _land(self, flight: Flight) -> list[RowDone]:
         answers = self._runner.land(flight)
         num_tokens = sum(queued.num_tokens for queued in flight.rows)
+        began_at, self._landed_at = max(flight.started_at, self._landed_at), self._clock()
+        if flight.is_full:
+            self._admission.speed.note(num_tokens, self._landed_at - began_at)
         self._num_packs += 1
         self._num_rows += len(flight.rows)
         self._num_tokens += num_tokens
@@ -350,7 +370,6 @@ class EngineThread:
         """Nothing is computed after this: whatever is still queued is told so."""
         with self._wake:
             self._stop_by = self._stop_by if self._stop_by is not None else self._clock()
-            self._is_over = True
             self._residency.close()
             self._answers += self._failed(self._scheduler.drain(), STOPPING)
             answers = self._early_answers()

@@ -7,6 +7,7 @@ import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from prefixrack_server.admission import QueueLimits
 from prefixrack_server.config import ServerConfig
 from prefixrack_server.engine_server import EngineServer
 from prefixrack_server.garbage_collector import freeze_what_is_there
@@ -32,7 +33,8 @@ class EngineJob:
         from prefixrack_server.engine import EngineThread
 
         backbone, config = load_backbone(self.config, self.backbone)
-        engine = EngineThread(backbone, BundleSource(open_blobs(config.registry)), config.engine)
+        limits = QueueLimits(config.limits.max_queued_rows, config.limits.max_queued_tokens)
+        engine = EngineThread(backbone, BundleSource(open_blobs(config.registry)), config.engine, queue_limits=limits)
         facts: dict[str, object] = {
             "spec": asdict(backbone.spec),
             "device": config.backbone.device,

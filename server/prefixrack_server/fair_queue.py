@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from prefixrack_server.queued_row import QueuedRow, TenantQueue
 
@@ -25,6 +25,15 @@ COMPACT_SLACK: Final = 64
 MIN_REMEMBERED: Final = 64
 
 K = TypeVar("K", int, float)
+
+
+class Standing(NamedTuple):
+    """What a tenant has queued, and its share of engine and queue beside the others who have something queued."""
+
+    num_rows: int
+    num_tokens: int
+    share: float
+    is_alone: bool
 
 
 class FairQueue:
@@ -95,6 +104,23 @@ class FairQueue:
             queue.tokens_at.clear()
             self.num_tenants -= 1
             self.total_weight = self.total_weight - queue.weight if self.num_tenants else 0.0
+
+    def standing(self, tenant: str, weight: float) -> Standing:
+        """Where a tenant stands that wants to queue more, whether or not it has something queued."""
+        queue = self._tenants.get(tenant)
+        num_rows, num_tokens = (queue.num_rows, queue.num_tokens) if queue is not None else (0, 0)
+        others = self.total_weight - (queue.weight if queue is not None and num_rows else 0.0)
+        is_alone = self.num_tenants == (1 if num_rows else 0)
+        return Standing(num_rows, num_tokens, 1.0 if is_alone else weight / (weight + others), is_alone)
+
+    def tokens_ahead(self, tenant: str, weight: float, priority: int, num_tokens: int) -> float:
+        """How many of `num_tokens`, all that are queued, are computed before a new row of this tenant, if everybody who
+        has some goes on wanting its part."""
+        queue = self._tenants.get(tenant)
+        at = {} if queue is None else queue.tokens_at
+        mine = sum(tokens for other, tokens in at.items() if other <= priority)
+        later = sum(tokens for other, tokens in at.items() if other > priority)
+        return min(mine / self.standing(tenant, weight).share, num_tokens - later)
 
     def serve(self, now: float, room: int | None) -> QueuedRow | None:
         """The next row of a pack with `room` for so many tokens, charged to its tenant; it is the caller's to `leave`.

@@ -48,8 +48,11 @@ class RowWork:
 
 @dataclass(frozen=True, slots=True)
 class RowFailure:
+    """`retry_after_s` is there where the row was refused because of what else is queued: it may be sent again then."""
+
     code: str
     detail: str
+    retry_after_s: float | None = None
 
 
 STOPPING = RowFailure(NotReady.code, "the engine is stopping: send it again to another replica or a moment later")
@@ -94,13 +97,15 @@ class EngineStats:
     pack_tokens: Distribution = NOTHING
     pack_seconds: Distribution = NOTHING
     queue_seconds: Distribution = NOTHING
+    tokens_per_s: float = 0.0  # of full packs; 0 as long as it is not known
 
 
 class Engine(Protocol):
     """Computes rows. All methods but `stop` may be called from the event loop's thread and return at once."""
 
     def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
-        """Start working. `deliver` is called from some thread, once per pack, with finished rows."""
+        """Start working. `deliver` is called from some thread: once per pack with finished rows, and for rows that are
+        refused."""
 
     def submit(self, work: Sequence[RowWork]) -> None:
         """Queue rows; each gets exactly one `RowDone`, unless it was cancelled first."""

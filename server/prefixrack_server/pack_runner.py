@@ -47,13 +47,14 @@ AdapterOf = Callable[[str], Adapter]
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A pack between its launch and its landing; `fault` is why it never began."""
+    """A pack between its launch and its landing; `fault` is why it never began. `is_full`: it left rows behind."""
 
     rows: Sequence[QueuedRow]
     adapter_of: AdapterOf
     started_at: float
     pending: Pending | None
     fault: Exception | None = None
+    is_full: bool = False
 
 
 class PackRunner:
@@ -63,14 +64,14 @@ class PackRunner:
         self._backbone = backbone
         self._clock = clock
 
-    def launch(self, rows: Sequence[QueuedRow], adapter_of: AdapterOf) -> Flight:
+    def launch(self, rows: Sequence[QueuedRow], adapter_of: AdapterOf, *, is_full: bool = False) -> Flight:
         """Begin a pack. `adapter_of` gives the adapter of a digest, pinned until the flight has landed."""
         started_at = self._clock()
         try:
             pending = self._backbone.launch([_pack_row(queued, adapter_of) for queued in rows])
         except Exception as error:  # noqa: BLE001 - it is told when the flight lands, where its halves are tried
-            return Flight(rows, adapter_of, started_at, None, error)
-        return Flight(rows, adapter_of, started_at, pending)
+            return Flight(rows, adapter_of, started_at, None, error, is_full)
+        return Flight(rows, adapter_of, started_at, pending, is_full=is_full)
 
     def land(self, flight: Flight) -> list[RowDone]:
         """One answer per row of a flight, once it is computed."""

@@ -24,7 +24,13 @@ from prefixrack_server.tokenise import Tokeniser, is_big
 from prefixrack_server.traffic import Traffic
 
 # Not the fault of a row: the caller should send the whole request again.
-RETRYABLE = (errors.DeadlineExceeded, errors.NotReady, errors.RegistryUnavailable, errors.ServerOverloaded)
+RETRYABLE = (
+    errors.DeadlineExceeded,
+    errors.NotReady,
+    errors.RegistryUnavailable,
+    errors.ServerOverloaded,
+    errors.RateLimited,
+)
 FAULT_OF_CODE: Mapping[str, type[errors.Fault]] = {
     **{kind.code: kind for kind in errors.fault_classes()},
     errors.InternalFault.code: errors.InternalFault,
@@ -112,7 +118,8 @@ def logits_of(answers: Iterable[RowDone]) -> list[NDArray[np.float32]]:
 
 def fault_of(failure: RowFailure) -> errors.Fault:
     """The fault that a row's failure stands for. Raises it where the whole request should be sent again."""
-    fault = FAULT_OF_CODE.get(failure.code, errors.InternalFault)(failure.detail)
+    kind = FAULT_OF_CODE.get(failure.code, errors.InternalFault)
+    fault = kind(failure.detail, retry_after_s=failure.retry_after_s)
     if isinstance(fault, RETRYABLE):
         raise fault
     return fault

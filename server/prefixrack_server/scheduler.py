@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-from prefixrack_server.fair_queue import COMPACT_SLACK, FairQueue, compacted
+from prefixrack_server.fair_queue import COMPACT_SLACK, FairQueue, Standing, compacted
 from prefixrack_server.messages import RowWork
 from prefixrack_server.queued_row import QueuedRow
 
 
 class Selection(NamedTuple):
-    """What `take` hands back: the rows of one pack, and the rows whose deadline passed before they were computed."""
+    """What `take` hands back: the rows of one pack, and the rows whose deadline passed before they were computed.
 
-    rows: list[QueuedRow]
-    expired: list[QueuedRow]
+    `is_full`: it left ready rows behind.
+    """
+
+    rows: Sequence[QueuedRow]
+    expired: Sequence[QueuedRow]
+    is_full: bool
+
+
+NO_ROWS: Final = Selection((), (), is_full=False)
 
 
 class Scheduler:
@@ -50,6 +58,13 @@ class Scheduler:
     @property
     def num_tokens(self) -> int:
         return self._num_tokens
+
+    def standing(self, tenant: str, weight: float) -> Standing:
+        return self._fair.standing(tenant, weight)
+
+    def tokens_ahead(self, tenant: str, weight: float, priority: int) -> float:
+        """How many tokens are computed before a new row of this tenant."""
+        return self._fair.tokens_ahead(tenant, weight, priority, self._num_tokens)
 
     def add_ready(self, work: RowWork, now: float) -> None:
         """Queue a row that can be computed at once: its adapter is resident and pinned, or it has none."""
@@ -98,7 +113,7 @@ class Scheduler:
         fit beside the others are passed over and keep their place: the first of them opens the next pack.
         """
         expired = self._expire(now)
-        return Selection(self._pick(now), expired)
+        return Selection(self._pick(now), expired, is_full=self._fair.num_ready > 0)
 
     def _pick(self, now: float) -> list[QueuedRow]:
         picked: list[QueuedRow] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_server.admin_key import show_admin_key
+from prefixrack_server.admission import QueueLimits
 from prefixrack_server.app import create_app, running
 from prefixrack_server.backbone_loading import load_backbone
 from prefixrack_server.config import ServerConfig
@@ -37,7 +38,8 @@ async def _serve(
     registry = await Registry.open(config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s)
     try:
         await show_admin_key(config, registry, new_admin_key)
-        engine = EngineThread(backbone, BundleSource(blobs), config.engine)
+        queue_limits = QueueLimits(config.limits.max_queued_rows, config.limits.max_queued_tokens)
+        engine = EngineThread(backbone, BundleSource(blobs), config.engine, queue_limits=queue_limits)
         app = create_app(config, registry, engine, backbone.spec, backbone.tokenizer)
         async with running(sweep(registry, config.registry.sweep_s)):
             await DrainingServer(config.http, app, on_ready).serve()

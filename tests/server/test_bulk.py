@@ -16,6 +16,7 @@ import uvicorn
 
 from prefixrack.types import BulkLine
 from prefixrack_server.bulk import MEMORY_BYTES, Line, Outbox, split_lines
+from prefixrack_server.messages import RowFailure
 
 JSONL = {"Content-Type": "application/jsonl"}
 
@@ -160,6 +161,17 @@ async def test_a_full_server_makes_lines_wait_not_fail(serving: Any, bundles: An
         body = b"".join(json.dumps({"inputs": f"hello {index}"}).encode() + b"\n" for index in range(30))
         answers = lines_of(await post(server, body))
         assert [answer["index"] for answer in answers if "output" in answer] == list(range(30))
+
+
+async def test_lines_over_their_tenants_share_wait_too(serving: Any, bundles: Any, until: Any) -> None:
+    async with serving() as server:
+        await server.upload(bundles("intent"))
+        server.engine.failures[""] = RowFailure("queue_share_exceeded", "more than its share", 0.01)
+        body = b'{"inputs": "hello"}\n' * 3
+        task = asyncio.create_task(post(server, body))
+        await until(lambda: len(server.engine.submitted) >= 4)
+        server.engine.failures.clear()
+        assert ["output" in answer for answer in lines_of(await task)] == [True] * 3
 
 
 async def test_the_window_bounds_what_is_in_flight(serving: Any, bundles: Any, until: Any) -> None:

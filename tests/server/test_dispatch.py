@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ class HandEngine:
         self.work: list[RowWork] = []
         self.num_calls = 0
         self.cancelled: list[int] = []
+        self.tokens_per_s = 0.0
 
     def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
         self.deliver = deliver
@@ -37,6 +39,9 @@ class HandEngine:
 
     def cancel(self, row_ids: Sequence[int]) -> None:
         self.cancelled.extend(row_ids)
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(tokens_per_s=self.tokens_per_s)
 
     def stop(self) -> None:
         """Leaves everything unanswered."""
@@ -113,8 +118,12 @@ async def test_an_idle_server_takes_any_request(dispatcher: Dispatcher) -> None:
 async def test_tokens_are_counted_too(engine: HandEngine, dispatcher: Dispatcher) -> None:
     long = BoundRow(Row((1,) * 60, (0,) * 60, 0), None)
     dispatcher.submit([long], PAYER)
-    with pytest.raises(ServerOverloaded, match="60 tokens"):
+    with pytest.raises(ServerOverloaded, match="60 tokens") as unknown:
         dispatcher.submit([long], PAYER)
+    engine.tokens_per_s = 5.0
+    with pytest.raises(ServerOverloaded) as known:
+        dispatcher.submit([long], PAYER)
+    assert (unknown.value.retry_after_s, known.value.retry_after_s) == (1.0, 4.0)  # 20 tokens too many
 
 
 async def test_the_deadline_ends_the_wait(engine: HandEngine, dispatcher: Dispatcher) -> None:

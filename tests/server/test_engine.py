@@ -26,6 +26,7 @@ from prefixrack_adapters.backbone import PackRow
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_server.admission import QueueLimits
 from prefixrack_server.engine import EngineBackbone, EngineThread, loader_threads, set_threads
 from prefixrack_server.engine_config import Auto, EngineConfig
 from prefixrack_server.messages import BundleRef, ResidencyState, RowDone, RowFailure, RowWork
@@ -73,6 +74,7 @@ class FakeBackbone:
         self.is_computing = threading.Event()
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+        self.on_launch: Callable[[], None] = lambda: None
 
     def check(self, row: Row) -> None:
         if OUT_OF_RANGE in row.token_ids:
@@ -80,6 +82,7 @@ class FakeBackbone:
 
     def launch(self, pack: Sequence[PackRow]) -> FakePending:
         self.packs.append(len(pack))
+        self.on_launch()
         self.is_computing.set()
         pending = FakePending(self, list(pack))
         return pending if self.is_asynchronous else FakePending(self, [], pending.wait())
@@ -146,6 +149,7 @@ class Bench:
         drain_timeout_s: float = WAIT_S,
         is_asynchronous: bool = False,
         max_pack_tokens: int | Auto = 8,
+        queue_limits: QueueLimits | None = None,
     ) -> None:
         self.backbone = FakeBackbone(is_asynchronous)
         self.loader = FakeLoader()
@@ -159,6 +163,7 @@ class Bench:
             cast("EngineBackbone", self.backbone),
             NoSource(),
             config,
+            queue_limits=queue_limits,
             loader=cast("Loader[Adapter]", self.loader),
             threads=threads,
             clock=clock,
@@ -274,6 +279,47 @@ def test_a_row_past_its_deadline_is_answered_while_its_adapter_still_loads(bench
     bench.engine.submit([work(1, digest="a1", deadline=0.0)])
     assert bench.codes(1) == {1: "deadline_exceeded"}
     assert bench.backbone.packs == []
+
+
+def test_a_refusal_waits_for_no_pack() -> None:
+    bench = Bench(queue_limits=QueueLimits(rows=2, tokens=100))
+    bench.engine.start(bench.deliver)
+    bench.backbone.may_go_on.clear()
+    bench.engine.submit([work(1)])
+    assert bench.backbone.is_computing.wait(WAIT_S)
+    bench.engine.submit([work(2, tenant="a"), work(3, tenant="a"), work(4, tenant="a", deadline=1e9)])
+    assert bench.codes(1) == {4: "server_overloaded"}
+    bench.engine.submit([work(5, tenant="b"), work(6, tenant="a")])
+    assert bench.codes(1) == {6: "queue_share_exceeded"}
+    bench.backbone.may_go_on.set()
+    assert set(bench.codes(4)) == {1, 2, 3, 5}
+    bench.engine.stop()
+
+
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_of_a_long_queue_what_expires_never_reaches_the_device(is_asynchronous: bool) -> None:
+    turns = Turns(is_asynchronous)
+    late = [work(row_id, 1, 2, deadline=1.0) for row_id in range(20)]
+    turns.engine.submit([*late, work(20, 1, 2, deadline=9.0), work(21, 1, 2)])
+    turns.engine.submit([work(22, 1, 2, digest="a4", deadline=1.0), work(23, 1, 2, digest="a4")])
+    answers = turns.turn()  # four of the late ones are in time
+    turns.now = 1.0
+    answers += turns.turn() + turns.turn()
+    codes = {answer.row_id: code_of(answer) for answer in answers}
+    assert [row_id for row_id, code in codes.items() if code == "deadline_exceeded"] == [*range(4, 20), 22]
+    assert sorted(row_id for row_id, code in codes.items() if code == "ok") == [*range(4), 20, 21, 23]
+    assert sum(turns.backbone.packs) == 7
+
+
+def test_the_speed_is_that_of_full_packs() -> None:
+    turns = Turns()
+    turns.backbone.on_launch = lambda: setattr(turns, "now", turns.now + 0.5)
+    turns.engine.submit([work(1, 1, 1)])
+    turns.turn()
+    assert turns.engine.stats().tokens_per_s == 0
+    turns.engine.submit([work(row_id, *(1,) * 8) for row_id in range(2, 5)])
+    turns.turn()
+    assert turns.engine.stats().tokens_per_s == 16
 
 
 def test_cancelled_rows_are_not_computed(bench: Bench) -> None:

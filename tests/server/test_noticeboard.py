@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,9 @@ class SilentEngine:
 
     def cancel(self, row_ids: object) -> None:
         """Nor has to be."""
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(tokens_per_s=0.0)
 
 
 @pytest.fixture

@@ -388,6 +388,13 @@ async def test_overload_is_refused_at_the_door(serving: Any, bundles: Any, until
         assert (await server.predict("intent", "hello")).status_code == 200
 
 
+async def test_a_tenant_over_its_share_is_told_when_to_come_again(ready: Any) -> None:
+    ready.engine.failures[""] = RowFailure("queue_share_exceeded", "more than its share", 2.4)
+    refused = await ready.predict("intent", ["hello", "world"])
+    assert (refused.status_code, refused.json()["code"]) == (429, "queue_share_exceeded")
+    assert refused.headers["Retry-After"] == "3"
+
+
 async def test_null_answer_is_kept_and_unset_fields_are_not(ready: Any, bundles: Any) -> None:
     decoding = {"no_answer": True, "null_threshold": -100.0}
     await ready.upload(bundles("squad", "question-answering", decoding=decoding))

@@ -41,6 +41,7 @@ def test_one_code_has_one_status() -> None:
         (errors.TensorMismatch, 422),
         (errors.PreconditionRequired, 428),
         (errors.RateLimited, 429),
+        (errors.QueueShareExceeded, 429),
         (errors.InternalFault, 500),
         (errors.ServerOverloaded, 503),
         (errors.DeadlineExceeded, 504),

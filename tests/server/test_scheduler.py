@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import settings
@@ -20,7 +21,7 @@ def work(row_id: int, num_tokens: int = 1, *, digest: str | None = None, **optio
     return RowWork(row_id, Row((1,) * num_tokens, (0,) * num_tokens, 0), bundle, **options)
 
 
-def ids(rows: list[QueuedRow]) -> list[int]:
+def ids(rows: Sequence[QueuedRow]) -> list[int]:
     return [row.work.row_id for row in rows]
 
 

@@ -1,0 +1,115 @@
+"""Admission: whether a request may join the engine's queue, and when to come again. Knows tenants, tokens and time.
+
+It is the engine's, which alone sees what all front ends have queued. Not thread-safe: its caller holds the lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from prefixrack.errors import QueueShareExceeded, ServerOverloaded
+from prefixrack_server.messages import RowFailure, RowWork
+from prefixrack_server.scheduler import Scheduler
+
+# How much computing the measured speed remembers, in seconds.
+MEMORY_S: Final = 5.0
+# Retry-After where the speed is not known yet.
+UNKNOWN_RETRY_S: Final = 1.0
+
+
+class QueueLimits(NamedTuple):
+    """What the queue may hold. A tenant with less than its share of it may join beyond."""
+
+    rows: float = math.inf
+    tokens: float = math.inf
+
+
+class Speed:
+    """Tokens per second of packs that left rows waiting: those were as large as they may be, so this is what a queue
+    is worked off with. Packs of an idle server are slower by the token."""
+
+    def __init__(self) -> None:
+        self._tokens = 0.0
+        self._seconds = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """0 as long as it is not known."""
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+    def note(self, num_tokens: int, seconds: float) -> None:
+        """A full pack."""
+        seconds = max(seconds, 1e-6)
+        kept = math.exp(-seconds / MEMORY_S)
+        self._tokens = self._tokens * kept + num_tokens
+        self._seconds = self._seconds * kept + seconds
+
+
+class Admission:
+    """Lives as long as the engine."""
+
+    def __init__(self, scheduler: Scheduler, limits: QueueLimits) -> None:
+        self._scheduler = scheduler
+        self._limits = limits
+        self.speed = Speed()
+
+    def refusal(self, request: Sequence[RowWork], now: float) -> RowFailure | None:
+        """Why these rows of one request may not join the queue; None where they may. An empty queue takes anything."""
+        if not self._scheduler.num_rows:
+            return None
+        return self._too_late(request[0], now) or self._too_full(request)
+
+    def _too_late(self, first: RowWork, now: float) -> RowFailure | None:
+        """The queue before the request takes longer than the request has time."""
+        speed = self.speed.tokens_per_s
+        if first.deadline is None or not speed or now >= first.deadline:
+            return None  # a deadline that is over is the scheduler's to tell
+        ahead = self._scheduler.tokens_ahead(first.tenant, first.weight, first.priority)
+        if not ahead:
+            return None
+        wait_s, left_s = (ahead + self._scheduler.max_pack_tokens) / speed, first.deadline - now
+        if wait_s <= left_s:
+            return None
+        return RowFailure(
+            ServerOverloaded.code,
+            f"the queue takes about {wait_s:.2f} s, the request has {left_s:.2f} s left: try again later, or "
+            "allow more by X-Request-Timeout-Ms",
+            retry_after_s=wait_s - left_s,
+        )
+
+    def _too_full(self, request: Sequence[RowWork]) -> RowFailure | None:
+        num_rows, num_tokens = len(request), sum(len(work.row) for work in request)
+        queue = self._scheduler
+        if self._fits(queue.num_rows + num_rows, queue.num_tokens + num_tokens, 1.0):
+            return None
+        standing = queue.standing(request[0].tenant, request[0].weight)
+        if self._fits(standing.num_rows + num_rows, standing.num_tokens + num_tokens, standing.share):
+            return None
+        if standing.is_alone:
+            return self._server_full(num_rows, num_tokens)
+        excess = standing.num_tokens + num_tokens - standing.share * self._limits.tokens
+        return RowFailure(
+            QueueShareExceeded.code,
+            f"the queue is full and your tenant has {standing.num_rows} rows with {standing.num_tokens} tokens "
+            f"of it, more than its share of {standing.share:.0%}: send less at once, or try again later",
+            retry_after_s=self._seconds(excess, standing.share),
+        )
+
+    def _server_full(self, num_rows: int, num_tokens: int) -> RowFailure:
+        queue, limits = self._scheduler, self._limits
+        return RowFailure(
+            ServerOverloaded.code,
+            f"{queue.num_rows} rows with {queue.num_tokens} tokens are waiting, allowed are {limits.rows} rows and "
+            f"{limits.tokens} tokens: try again later",
+            retry_after_s=self._seconds(queue.num_tokens + num_tokens - limits.tokens, 1.0),
+        )
+
+    def _fits(self, num_rows: int, num_tokens: int, share: float) -> bool:
+        return num_rows <= share * self._limits.rows and num_tokens <= share * self._limits.tokens
+
+    def _seconds(self, num_tokens: float, share: float) -> float:
+        """How long a tenant with this share of the engine waits until so many tokens are computed."""
+        speed = self.speed.tokens_per_s
+        return max(num_tokens, 0.0) / (speed * share) if speed else UNKNOWN_RETRY_S

@@ -1,0 +1,162 @@
+"""Who may join the engine's queue: deadlines, shares of tenants, a full server; and what callers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from prefixrack_adapters.rows import Row
+from prefixrack_server.admission import Admission, QueueLimits, Speed
+from prefixrack_server.messages import RowFailure, RowWork
+from prefixrack_server.scheduler import Scheduler
+
+PACK_TOKENS = 100
+TOKENS_PER_S = 1000
+
+
+def near(seconds: float) -> Any:
+    return pytest.approx(seconds)
+
+
+class Desk:
+    """An engine that computes 1,000 tokens a second, with room for 1,000 tokens in its queue."""
+
+    def __init__(self, limits: QueueLimits | None = None) -> None:
+        self.scheduler = Scheduler(PACK_TOKENS, 1000)
+        self.admission = Admission(self.scheduler, limits or QueueLimits(100, 1000))
+        self.admission.speed.note(TOKENS_PER_S, 1.0)
+        self.num_rows = 0
+
+    def request(self, num_rows: int, row_len: int = 10, **options: Any) -> list[RowWork]:
+        row = Row((1,) * row_len, (0,) * row_len, 0)
+        first, self.num_rows = self.num_rows, self.num_rows + num_rows
+        return [RowWork(row_id, row, None, **options) for row_id in range(first, self.num_rows)]
+
+    def queue(self, num_rows: int, row_len: int = 10, **options: Any) -> None:
+        for work in self.request(num_rows, row_len, **options):
+            self.scheduler.add_ready(work, 0.0)
+
+    def refusal(self, num_rows: int = 1, row_len: int = 10, now: float = 0.0, **options: Any) -> RowFailure | None:
+        return self.admission.refusal(self.request(num_rows, row_len, **options), now)
+
+    def refused(self, *args: Any, **options: Any) -> tuple[str, float]:
+        refusal = self.refusal(*args, **options)
+        assert refusal is not None
+        assert refusal.retry_after_s is not None
+        return refusal.code, refusal.retry_after_s
+
+
+def test_an_empty_queue_takes_anything() -> None:
+    desk = Desk()
+    assert desk.refusal(5000, tenant="a", deadline=0.001) is None
+
+
+def test_a_deadline_that_the_queue_exceeds_is_refused_and_told_when_to_come() -> None:
+    desk = Desk()
+    desk.queue(50, tenant="a")
+    refusal = desk.refusal(tenant="a", deadline=0.25)
+    assert refusal is not None
+    assert refusal.code == "server_overloaded"
+    assert "about 0.60 s, the request has 0.25 s" in refusal.detail
+    assert refusal.retry_after_s == pytest.approx(0.35)
+    assert desk.refusal(tenant="a", deadline=0.65) is None
+    assert desk.refusal(tenant="a") is None
+
+
+def test_a_deadline_that_is_over_is_the_schedulers_to_tell() -> None:
+    desk = Desk()
+    desk.queue(50, tenant="a")
+    assert desk.refusal(tenant="a", now=2.0, deadline=1.0) is None
+
+
+def test_who_has_nothing_queued_does_not_wait_for_who_has_much() -> None:
+    desk = Desk()
+    desk.queue(50, tenant="flood")
+    assert desk.refusal(tenant="calm", deadline=0.25) is None
+    desk.queue(1, tenant="calm")
+    assert desk.refusal(tenant="calm", deadline=0.25) is None
+    assert desk.refusal(tenant="flood", deadline=0.25) is not None
+
+
+def test_others_make_the_wait_longer_but_never_longer_than_the_queue() -> None:
+    desk = Desk()
+    desk.queue(20, tenant="a")
+    desk.queue(20, tenant="b")
+    desk.queue(5, tenant="c")
+    # 200 of a's own before it, for which the others get as much each as they have: 450 in all.
+    assert desk.refused(tenant="a", deadline=0.2) == ("server_overloaded", near(0.35))
+    # 50 of c's own, and as much of each of the two others.
+    assert desk.refused(tenant="c", deadline=0.2) == ("server_overloaded", near(0.05))
+
+
+def test_less_urgent_rows_are_not_waited_for() -> None:
+    desk = Desk()
+    desk.queue(50, tenant="a", priority=10)
+    assert desk.refusal(tenant="a", deadline=0.01) is None
+    assert desk.refusal(tenant="a", priority=10, deadline=0.01) is not None
+
+
+def test_without_a_measured_speed_nobody_is_refused_for_a_deadline() -> None:
+    desk = Desk()
+    desk.admission.speed = Speed()
+    desk.queue(50, tenant="a")
+    assert desk.refusal(tenant="a", deadline=0.01) is None
+
+
+def test_a_full_server_says_when_there_is_room() -> None:
+    desk = Desk()
+    desk.queue(99, tenant="a")
+    assert desk.refusal(1, tenant="a") is None
+    assert desk.refused(31, tenant="a") == ("server_overloaded", near(0.3))
+
+
+def test_rows_are_counted_too() -> None:
+    desk = Desk(QueueLimits(10, 1000))
+    desk.queue(10, 1, tenant="a")
+    refusal = desk.refusal(1, 1, tenant="a")
+    assert refusal is not None
+    assert "10 rows with 10 tokens are waiting, allowed are 10 rows" in refusal.detail
+
+
+def test_a_tenant_over_its_share_is_told_so_and_the_others_come_in() -> None:
+    desk = Desk()
+    desk.queue(95, tenant="flood")
+    desk.queue(5, tenant="calm")
+    refusal = desk.refusal(1, tenant="flood")
+    assert refusal is not None
+    assert refusal.code == "queue_share_exceeded"
+    assert "your tenant has 95 rows with 950 tokens of it, more than its share of 50%" in refusal.detail
+    # 460 tokens over its half of the queue, computed with half of the speed.
+    assert refusal.retry_after_s == pytest.approx(0.92)
+    assert desk.refusal(10, tenant="calm") is None
+    assert desk.refusal(10, tenant="new") is None
+
+
+def test_shares_are_by_weight() -> None:
+    desk = Desk()
+    desk.queue(50, tenant="a", weight=3.0)
+    desk.queue(50, tenant="b")
+    assert desk.refusal(20, tenant="a", weight=3.0) is None
+    assert desk.refused(20, tenant="b")[0] == "queue_share_exceeded"
+
+
+def test_speed_is_that_of_the_last_seconds() -> None:
+    speed = Speed()
+    assert speed.tokens_per_s == 0
+    for _ in range(10):
+        speed.note(1000, 1.0)
+    assert speed.tokens_per_s == pytest.approx(1000)
+    for _ in range(200):
+        speed.note(200, 0.1)
+    assert speed.tokens_per_s == pytest.approx(2000, rel=0.05)
+
+
+def test_what_is_refused_leaves_no_trace() -> None:
+    desk = Desk()
+    desk.queue(100, tenant="a")
+    before = (desk.scheduler.num_rows, desk.scheduler.num_tokens)
+    refusals: Sequence[Any] = [desk.refusal(1, tenant="a") for _ in range(5)]
+    assert all(refusals)
+    assert (desk.scheduler.num_rows, desk.scheduler.num_tokens) == before
