@@ -352,20 +352,29 @@ static Job job_of(const Call *call, int64_t row, int64_t head) {
     };
 }
 
-static void fetch_states(const void *first, int64_t stride, int64_t length, const Job *job) {
-    int64_t size = job->is_bf16 ? 2 : 4;
-    const char *at = (const char *)first + job->head * job->head_dim * size;
-    for (int64_t n = 0; n < length; n++, at += stride * size)
-        for (int64_t i = 0; i < job->head_dim * size; i += 64) __builtin_prefetch(at + i);
+/* Read memory from one end to the other and do nothing with it. */
+static void pass_over(const char *first, int64_t bytes) {
+    vi sum = {};
+    for (int64_t at = 0; at + 64 <= bytes; at += 64) sum ^= *(const vi *)(first + at);
+    __asm__ volatile("" : : "r"(&sum) : "memory"); /* or the compiler would leave the loop out */
 }
 
-/* Have what a job reads brought near: it lies in pieces of a cache line or two, which no processor sees coming. */
-static void fetch(const Job *job) {
-    fetch_states(job->prefix.key, job->prefix.stride, job->prefix.length, job);
-    fetch_states(job->own.key, job->own.stride, job->own.length, job);
-    fetch_states(job->query, job->own.stride, job->own.length, job);
-    fetch_states(job->prefix.value, job->prefix.stride, job->prefix.length, job);
-    fetch_states(job->own.value, job->own.stride, job->own.length, job);
+/* Bring all that a row's heads read into the cache. A head's part of it is a line or two from each token, where the
+ * processor waits for every line; from end to end it sees the next ones coming. */
+static void bring_row(const Call *call, int64_t row) {
+    int64_t size = call->is_bf16 ? 2 : 4, state = call->num_heads * call->head_dim * size;
+    int64_t start = call->starts[row], length = call->starts[row + 1] - start, step = call->stride * size;
+    if (call->key == call->query + state && call->value == call->key + state && step == 3 * state) {
+        pass_over(call->query + start * step, length * step); /* one stretch */
+    } else {
+        for (int64_t n = start; n < start + length; n++) {
+            pass_over(call->query + n * step, state);
+            pass_over(call->key + n * step, state);
+            pass_over(call->value + n * step, state);
+        }
+    }
+    pass_over(call->prefix_keys[row], call->prefix_lens[row] * state);
+    pass_over(call->prefix_values[row], call->prefix_lens[row] * state);
 }
 
 /* All rows x all heads. query, key, value: token 0, head 0, `stride` elements from token to token; out is
@@ -403,13 +412,7 @@ int prefixrack_attend(const void *query, const void *key, const void *value, int
             int64_t row = num_rows - 1 - done / num_heads; /* the longest rows come last: begin with them */
             int64_t head = done % num_heads;
             Job job = job_of(&call, row, head);
-            if (head + 1 < num_heads) {
-                Job next = job_of(&call, row, head + 1);
-                fetch(&next);
-            } else if (row > 0) {
-                Job next = job_of(&call, row - 1, 0);
-                fetch(&next);
-            }
+            if (chunk == num_heads && head == 0) bring_row(&call, row);
             Scratch s = {memory, memory + head_dim * most_width, NULL, NULL, NULL};
             s.value = s.key + head_dim * keys;
             s.scores = s.value + head_dim * keys;
