@@ -39,10 +39,10 @@ class QueuedRow:
     queue: TenantQueue
     is_ready: bool = False
     is_live: bool = True
+    num_tokens: int = field(init=False)  # counted once: it is asked for a dozen times
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.work.row)
+    def __post_init__(self) -> None:
+        self.num_tokens = len(self.work.row)
 
     @property
     def digest(self) -> str | None:
