@@ -10,12 +10,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import make_url
 
 USER: Final = "prefixrack"
 UNPRIVILEGED: Final = "nobody"
@@ -101,13 +105,15 @@ def reachable(programs: Path, folder: Path) -> Path:
     return folder / "programs" / programs.name
 
 
-def create_database(url: str, name: str) -> None:
-    """`url` is one of the server's other databases."""
-    _execute(url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-
-
-def drop_database(url: str, name: str) -> None:
-    _execute(url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+@contextmanager
+def new_database(server_url: str) -> Iterator[str]:
+    """The URL of an empty database on the server that one of its others is given of; it is dropped at the end."""
+    name = f"prefixrack_{uuid.uuid4().hex}"
+    _execute(server_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        _execute(server_url, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _execute(url: str, statement: sql.Composed) -> None:

@@ -31,6 +31,7 @@ from prefixrack.types import (
     EmbeddingOutput,
     FailedOutput,
     FanOutResponse,
+    GatesInfo,
     KeyInfo,
     PredictResponse,
     QuestionAnsweringOutput,
@@ -97,9 +98,14 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def predict(self, adapter: str, inputs: Any, **parameters: Any) -> PredictResponse:
-        """Outputs for one input or a list of them. `adapter` is `name`, `name@alias` or `name@7`."""
-        return await self._run(calls.predict(adapter, inputs, parameters))
+    async def predict(
+        self, adapter: str, inputs: Any, *, routing_key: str | None = None, **parameters: Any
+    ) -> PredictResponse:
+        """Outputs for one input or a list of them. `adapter` is `name`, `name@alias` or `name@7`.
+
+        Where the alias has a canary, callers with the same `routing_key` get the same version.
+        """
+        return await self._run(calls.predict(adapter, inputs, parameters, routing_key))
 
     async def fan_out(self, adapters: Sequence[str], inputs: Any, **parameters: Any) -> FanOutResponse:
         """The same inputs through several adapters at once."""
@@ -230,8 +236,31 @@ class AsyncClient:
         return await self._run(calls.promotion(name, alias, version, current, require))
 
     async def rollback(self, name: str, *, alias: str = calls.PRODUCTION) -> AliasInfo:
-        """Move the alias back to the version that it was on before."""
-        return await self._run(calls.rollback(name, await self.get_alias(name, alias)))
+        """Take the alias' canary and shadow away; where it has no canary, return to the version before. One request."""
+        return await self._run(calls.rollback(name, alias))
+
+    async def start_canary(self, name: str, version: int, share: float, *, alias: str = calls.PRODUCTION) -> AliasInfo:
+        """Let this version answer a share (0 to 1) of the alias' requests; a shadow stays.
+
+        Callers with a routing key (`X-Routing-Key`, or `routing_key` in the body) get the same version each time.
+        `promote` or `rollback` ends it.
+        """
+        current = await self.get_alias(name, alias)
+        return await self._run(calls.rollout(name, current, (version, share), current.shadow_version))
+
+    async def start_shadow(self, name: str, version: int, *, alias: str = calls.PRODUCTION) -> AliasInfo:
+        """Have this version compute what the alias is asked, and compare; its answers go nowhere. A canary stays."""
+        current = await self.get_alias(name, alias)
+        canary = None if current.canary is None else (current.canary.version, current.canary.share)
+        return await self._run(calls.rollout(name, current, canary, version))
+
+    async def get_gates(self, name: str, *, alias: str = calls.PRODUCTION) -> GatesInfo:
+        """What every version must claim that is to answer under this alias."""
+        return await self._run(calls.get_gates(name, alias))
+
+    async def set_gates(self, name: str, require: Sequence[str], *, alias: str = calls.PRODUCTION) -> GatesInfo:
+        """Protect an alias by requirements such as "f1>=0.9"; by none, no longer."""
+        return await self._run(calls.set_gates(name, alias, require))
 
     async def delete_alias(self, name: str, alias: str) -> None:
         await self._run(calls.delete_alias(name, alias))

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import httpx2
 
 from prefixrack.bundles import Progress, Upload
-from prefixrack.errors import APIConnectionError, PreconditionFailedError
+from prefixrack.errors import APIConnectionError
 from prefixrack.requests import ApiRequest, ask, read, segment, write
 from prefixrack.responses import decode
 from prefixrack.typed import MANY
@@ -20,6 +20,7 @@ from prefixrack.types import (
     AdapterPage,
     AliasInfo,
     FanOutResponse,
+    GatesInfo,
     KeyInfo,
     KeyPage,
     PredictResponse,
@@ -50,8 +51,10 @@ class Page(Protocol[Item]):
     def next_cursor(self) -> str | None: ...
 
 
-def predict(adapter: str, inputs: Any, parameters: Mapping[str, Any]) -> Call[PredictResponse]:
-    body = _predict_body(inputs, parameters)
+def predict(
+    adapter: str, inputs: Any, parameters: Mapping[str, Any], routing_key: str | None = None
+) -> Call[PredictResponse]:
+    body = _predict_body(inputs, parameters) | ({} if routing_key is None else {"routing_key": routing_key})
     num_inputs = len(inputs) if isinstance(inputs, MANY) else 1
     return Call(ask(f"/v1/{segment(adapter)}/predict", body), partial(_decode_predict, num_inputs))
 
@@ -117,16 +120,32 @@ def promotion(
     return Call(write("PUT", _alias(name, alias), body, headers=headers), partial(decode, AliasInfo))
 
 
-def rollback(name: str, current: AliasInfo) -> Call[AliasInfo]:
-    """Back to the version before. Raises PreconditionFailedError when there was none."""
-    if current.previous_version is None:
-        raise PreconditionFailedError(
-            f"alias {current.alias!r} of {name!r} has been on version {current.version} only: "
-            "there is nothing to roll back to; promote the version that you want",
-            status=412,
-            code="precondition_failed",
-        )
-    return set_alias(name, current.alias, current.previous_version, current.etag)
+def rollout(
+    name: str, current: AliasInfo, canary: tuple[int, float] | None = None, shadow: int | None = None
+) -> Call[AliasInfo]:
+    """Leave an alias that was just read where it stands, with a canary (version and share) or a shadow beside it."""
+    body: dict[str, Any] = {"version": current.version}
+    if canary is not None:
+        body["canary"] = {"version": canary[0], "share": canary[1]}
+    if shadow is not None:
+        body["shadow"] = shadow
+    return Call(
+        write("PUT", _alias(name, current.alias), body, headers={"If-Match": current.etag}), partial(decode, AliasInfo)
+    )
+
+
+def rollback(name: str, alias: str) -> Call[AliasInfo]:
+    """One request, never sent twice: a second one would go forward again."""
+    return Call(write("POST", f"{_alias(name, alias)}/rollback"), partial(decode, AliasInfo))
+
+
+def get_gates(name: str, alias: str) -> Call[GatesInfo]:
+    return Call(read(f"{_alias(name, alias)}/gates"), partial(decode, GatesInfo))
+
+
+def set_gates(name: str, alias: str, require: Sequence[str]) -> Call[GatesInfo]:
+    request = write("PUT", f"{_alias(name, alias)}/gates", {"require": list(require)})
+    return Call(request, partial(decode, GatesInfo))
 
 
 def delete_alias(name: str, alias: str) -> Call[None]:

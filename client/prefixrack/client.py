@@ -32,6 +32,7 @@ from prefixrack.types import (
     EmbeddingOutput,
     FailedOutput,
     FanOutResponse,
+    GatesInfo,
     KeyInfo,
     PredictResponse,
     QuestionAnsweringOutput,
@@ -98,9 +99,14 @@ class Client:
     ) -> None:
         self.close()
 
-    def predict(self, adapter: str, inputs: Any, **parameters: Any) -> PredictResponse:
-        """Outputs for one input or a list of them. `adapter` is `name`, `name@alias` or `name@7`."""
-        return self._run(calls.predict(adapter, inputs, parameters))
+    def predict(
+        self, adapter: str, inputs: Any, *, routing_key: str | None = None, **parameters: Any
+    ) -> PredictResponse:
+        """Outputs for one input or a list of them. `adapter` is `name`, `name@alias` or `name@7`.
+
+        Where the alias has a canary, callers with the same `routing_key` get the same version.
+        """
+        return self._run(calls.predict(adapter, inputs, parameters, routing_key))
 
     def fan_out(self, adapters: Sequence[str], inputs: Any, **parameters: Any) -> FanOutResponse:
         """The same inputs through several adapters at once."""
@@ -219,8 +225,31 @@ class Client:
         return self._run(calls.promotion(name, alias, version, current, require))
 
     def rollback(self, name: str, *, alias: str = calls.PRODUCTION) -> AliasInfo:
-        """Move the alias back to the version that it was on before."""
-        return self._run(calls.rollback(name, self.get_alias(name, alias)))
+        """Take the alias' canary and shadow away; where it has no canary, return to the version before. One request."""
+        return self._run(calls.rollback(name, alias))
+
+    def start_canary(self, name: str, version: int, share: float, *, alias: str = calls.PRODUCTION) -> AliasInfo:
+        """Let this version answer a share (0 to 1) of the alias' requests; a shadow stays.
+
+        Callers with a routing key (`X-Routing-Key`, or `routing_key` in the body) get the same version each time.
+        `promote` or `rollback` ends it.
+        """
+        current = self.get_alias(name, alias)
+        return self._run(calls.rollout(name, current, (version, share), current.shadow_version))
+
+    def start_shadow(self, name: str, version: int, *, alias: str = calls.PRODUCTION) -> AliasInfo:
+        """Have this version compute what the alias is asked, and compare; its answers go nowhere. A canary stays."""
+        current = self.get_alias(name, alias)
+        canary = None if current.canary is None else (current.canary.version, current.canary.share)
+        return self._run(calls.rollout(name, current, canary, version))
+
+    def get_gates(self, name: str, *, alias: str = calls.PRODUCTION) -> GatesInfo:
+        """What every version must claim that is to answer under this alias."""
+        return self._run(calls.get_gates(name, alias))
+
+    def set_gates(self, name: str, require: Sequence[str], *, alias: str = calls.PRODUCTION) -> GatesInfo:
+        """Protect an alias by requirements such as "f1>=0.9"; by none, no longer."""
+        return self._run(calls.set_gates(name, alias, require))
 
     def delete_alias(self, name: str, alias: str) -> None:
         self._run(calls.delete_alias(name, alias))

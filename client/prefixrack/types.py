@@ -43,6 +43,15 @@ class PredictRequest(BaseModel):
 
     inputs: Any
     parameters: Parameters = Parameters()
+    routing_key: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=256,
+            description="Whose request it is, for an alias with a canary: the same key goes to the same version. The "
+            "header X-Routing-Key says the same, for JSON Lines too.",
+        ),
+    ] = None
 
 
 class FanOutRequest(PredictRequest):
@@ -282,10 +291,19 @@ class Claim(Wire):
     num_examples: int | None = None
 
 
+class CanaryInfo(Wire):
+    """A version that answers a share of an alias' requests, from 0 to 1."""
+
+    version: int
+    digest: str
+    share: float
+
+
 class AliasInfo(Wire):
     """`etag` goes into `If-Match` of the next change; `previous_version` is what a rollback returns to.
 
-    `claims` is there in the answer to a promotion with requirements.
+    `shadow_version` computes what the alias is asked, and answers nobody. `claims` is there in the answer to a
+    promotion with requirements.
     """
 
     name: str
@@ -294,7 +312,17 @@ class AliasInfo(Wire):
     digest: str
     etag: str
     previous_version: int | None = None
+    canary: CanaryInfo | None = None
+    shadow_version: int | None = None
     claims: list[Claim] = []
+
+
+class GatesInfo(Wire):
+    """What each promotion of an alias must show; an alias with gates is protected."""
+
+    name: str
+    alias: str
+    require: list[str]
 
 
 class ResidencyInfo(Wire):

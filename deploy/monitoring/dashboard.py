@@ -80,6 +80,7 @@ def busiest(expr: str) -> str:
 PREDICT: Final = 'route=~"/v1/.*predict"'
 ADAPTER: Final = "tenant, adapter, version"
 ADAPTER_NAME: Final = "{{tenant}}:{{adapter}}@{{version}}"
+ROLLOUT_NAME: Final = ADAPTER_NAME + " ({{alias}}, {{role}})"
 
 ROWS: Final = (
     Row(
@@ -191,6 +192,40 @@ ROWS: Final = (
                 (
                     Query(
                         busiest(rate("prefixrack_tenant_requests_total", "tenant, outcome")), "{{tenant}}: {{outcome}}"
+                    ),
+                ),
+            ),
+        ),
+    ),
+    Row(
+        "Canaries and shadows",
+        (
+            Panel(
+                "Requests by version and outcome",
+                "reqps",
+                (
+                    Query(
+                        busiest(rate("prefixrack_rollout_requests_total", f"{ADAPTER}, alias, role, outcome")),
+                        ROLLOUT_NAME + ": {{outcome}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Latency, 95 %",
+                "s",
+                (
+                    Query(
+                        busiest(quantile(0.95, "prefixrack_rollout_seconds", f"{ADAPTER}, alias, role")), ROLLOUT_NAME
+                    ),
+                ),
+            ),
+            Panel(
+                "What shadows decide, beside what was answered",
+                "short",
+                (
+                    Query(
+                        busiest(rate("prefixrack_shadow_outputs_total", f"{ADAPTER}, alias, agreement")),
+                        ADAPTER_NAME + " ({{alias}}): {{agreement}}",
                     ),
                 ),
             ),

@@ -26,6 +26,7 @@ from prefixrack_server.predict import Predictor
 from prefixrack_server.problems import install_problem_handlers
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.request_context import RequestContext
+from prefixrack_server.rollout_traffic import RolloutTraffic
 from prefixrack_server.routes import adapters, admin, health, keys, predict
 from prefixrack_server.routes.shortcut import PredictShortcut
 from prefixrack_server.scoreboard import TURN_S
@@ -79,6 +80,7 @@ def build_services(
     limits = config.limits
     dispatcher = Dispatcher(engine, limits.max_held_rows, limits.max_held_tokens, seat.noticeboard)
     predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens, seat.traffic)
+    metrics = Metrics(engine, seat.noticeboard, seat.traffic, facts_of(config, spec), seat.metrics_dir)
     spool = Spool(seat.spool_dir, limits.max_bundle_bytes)
     return Services(
         config=config,
@@ -90,7 +92,8 @@ def build_services(
         predictor=predictor,
         keeper=Keeper(registry, engine),
         uploads=Uploads(registry, predictor, spool, spec, config.backbone.serving_dtype),
-        metrics=Metrics(engine, seat.noticeboard, seat.traffic, facts_of(config, spec), seat.metrics_dir),
+        metrics=metrics,
+        rollouts=RolloutTraffic(predictor, metrics.counters),
     )
 
 
@@ -109,6 +112,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
                 yield
         finally:
             services.phase.drain()
+            await services.rollouts.stop()
             await services.dispatcher.stop()
 
     return lifespan

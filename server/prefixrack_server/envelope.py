@@ -21,6 +21,7 @@ from prefixrack.types import AdapterRef, Output, Parameters, QuestionAnsweringOu
 from prefixrack_adapters.tasks import as_inputs
 
 MAX_ADAPTERS = 256
+MAX_ROUTING_KEY_LEN = 256
 DEFAULTS = Parameters()
 BULK_WAY = "send them as JSON Lines (Content-Type: application/jsonl, one input a line)"
 
@@ -29,6 +30,7 @@ class Envelope(NamedTuple):
     inputs: list[Any]
     parameters: Parameters
     num_bytes: int
+    routing_key: str | None = None
 
 
 class FanOutEnvelope(NamedTuple):
@@ -92,13 +94,13 @@ def parse_json(body: bytes) -> Any:
 
 def parse_predict(body: bytes, max_inputs: int) -> Envelope:
     """Body of `POST /v1/{adapter}/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs."""
-    document = _object(parse_json(body), {"inputs", "parameters"})
+    document = _object(parse_json(body), {"inputs", "parameters", "routing_key"})
     return _envelope(document, len(body), max_inputs)
 
 
 def parse_fan_out(body: bytes, max_inputs: int, max_bytes: int) -> FanOutEnvelope:
     """Body of `POST /v1/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs, PayloadTooLarge."""
-    document = _object(parse_json(body), {"adapters", "inputs", "parameters"})
+    document = _object(parse_json(body), {"adapters", "inputs", "parameters", "routing_key"})
     adapters = document.get("adapters")
     if not isinstance(adapters, list) or not all(isinstance(ref, str) for ref in adapters):
         raise InvalidRequest('`adapters` must be a list of names, e.g. {"adapters": ["intent", "ner@3"], "inputs": …}')
@@ -134,7 +136,27 @@ def _envelope(document: Mapping[str, Any], num_bytes: int, max_inputs: int) -> E
         raise TooManyInputs(
             f"the request has {len(inputs)} inputs, allowed are {max_inputs}: split them up, or {BULK_WAY}"
         )
-    return Envelope(inputs, parse_parameters(document.get("parameters")), num_bytes)
+    return Envelope(
+        inputs, parse_parameters(document.get("parameters")), num_bytes, _routing_key(document.get("routing_key"))
+    )
+
+
+def check_routing_key(key: str) -> str:
+    """Raises InvalidRequest for one that is longer than allowed, or empty."""
+    if not 1 <= len(key) <= MAX_ROUTING_KEY_LEN:
+        raise InvalidRequest(
+            f"the routing key has {len(key)} characters, allowed are 1 to {MAX_ROUTING_KEY_LEN}: send an id of the "
+            "caller"
+        )
+    return key
+
+
+def _routing_key(key: Any) -> str | None:
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise InvalidRequest("`routing_key` must be a string, such as a user's id: the same goes to the same version")
+    return check_routing_key(key)
 
 
 def _object(document: Any, fields: set[str]) -> Mapping[str, Any]:

@@ -83,7 +83,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(EngineCollector(engine, noticeboard))
         self._registry.register(TrafficCollector(traffic, facts))
-        counters = self._registry if shared_dir is None else None
+        self.counters = counters = self._registry if shared_dir is None else None
         if shared_dir is not None:
             MultiProcessCollector(self._registry, str(shared_dir))  # type: ignore[no-untyped-call]
         self._requests = Counter(

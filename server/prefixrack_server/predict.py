@@ -220,9 +220,9 @@ class Predictor:
         prepared = await self.tokeniser.prepare(task, inputs, parameters, big)
         return Batch(version, task, parameters, prepared)
 
-    async def compute(self, rows: Sequence[BoundRow], call: Call) -> list[RowDone]:
+    async def compute(self, rows: Sequence[BoundRow], call: Call, priority: int = REQUEST_PRIORITY) -> list[RowDone]:
         with self.holds.hold(bound.bundle for bound in rows if bound.bundle is not None):
-            ticket = self.dispatcher.submit(rows, call.payer, call.deadline, REQUEST_PRIORITY)
+            ticket = self.dispatcher.submit(rows, call.payer, call.deadline, priority)
             return await self.dispatcher.wait(ticket, call.is_gone)
 
     async def probe(self, manifest: Manifest, bundle: BundleRef, payer: Payer) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prefixrack_server.metrics import Metrics
     from prefixrack_server.predict import Predictor
     from prefixrack_server.registry.registry import Registry
+    from prefixrack_server.rollout_traffic import RolloutTraffic
     from prefixrack_server.uploads import Uploads
 
 
@@ -45,6 +46,7 @@ class Services:
     keeper: Keeper
     uploads: Uploads
     metrics: Metrics
+    rollouts: RolloutTraffic
     phase: Phase = field(default_factory=Phase)
 
 

@@ -6,6 +6,7 @@ limit answers in plain text. This is `envelope.py`'s reader with a model at the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -30,7 +31,20 @@ async def read_model(request: Request, model: type[Model]) -> Model:
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra=` of a route that reads `model`."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+    schema = model.model_json_schema()
+    inlined = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+
+
+def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema with the models inside it in their places: the document's own definitions do not have them."""
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inlined(definitions[node["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in node.items()}
 
 
 def _problems(error: ValidationError) -> str:

@@ -18,8 +18,9 @@ from prefixrack import (
     PreconditionFailedError,
     UnexpectedTaskError,
     UnprocessableEntityError,
+    calls,
 )
-from prefixrack.errors import STATUS_ERRORS, InternalServerError, InvalidName
+from prefixrack.errors import STATUS_ERRORS, InternalServerError, InvalidName, ServiceUnavailableError
 from prefixrack.types import ClassificationOutput, FailedOutput
 
 
@@ -231,17 +232,45 @@ def test_promotion_of_an_unknown_adapter_is_not_tried(script: Any, wire: Any) ->
     assert len(script.requests) == 1
 
 
-def test_rollback_goes_to_the_version_before(script: Any, wire: Any) -> None:
-    script.queue(wire.alias(5, previous=4), wire.alias(4, previous=5))
+def test_rollback_is_one_request_that_is_never_repeated(script: Any, wire: Any) -> None:
+    script.queue(wire.alias(4, previous=5))
     assert script.client().rollback("intent").version == 4
-    assert script.requests[1].headers["if-match"] == '"5"'
-    script.queue(wire.alias(5))
-    with pytest.raises(PreconditionFailedError, match="nothing to roll back"):
+    assert [(request.method, request.url.path) for request in script.requests] == [
+        ("POST", "/admin/v1/adapters/intent/aliases/production/rollback")
+    ]
+    script.queue(wire.problem(503, "registry_unavailable"))
+    with pytest.raises(ServiceUnavailableError):
         script.client().rollback("intent")
+    assert len(script.requests) == 2
+
+
+def test_canary_and_shadow_leave_each_other_and_the_version_where_they_are(script: Any, wire: Any) -> None:
+    canary = {"version": 6, "digest": "d", "share": 0.25}
+    script.queue(wire.alias(5), wire.alias(5, canary=canary), wire.alias(5, canary=canary), wire.alias(5))
+    client = script.client()
+    started = client.start_canary("intent", 6, 0.25)
+    assert started.canary is not None
+    assert started.canary.share == 0.25
+    client.start_shadow("intent", 7)
+    assert [body_of(request) for request in script.requests[1::2]] == [
+        {"version": 5, "canary": {"version": 6, "share": 0.25}},
+        {"version": 5, "canary": {"version": 6, "share": 0.25}, "shadow": 7},
+    ]
+    assert script.requests[1].headers["if-match"] == '"5"'
+
+
+def test_gates_and_routing_keys(script: Any, wire: Any) -> None:
+    gates = {"name": "intent", "alias": "production", "require": ["f1>=0.9"]}
+    script.queue(httpx2.Response(200, json=gates), httpx2.Response(200, json=gates))
+    assert script.client().set_gates("intent", ["f1>=0.9"]).require == ["f1>=0.9"]
+    assert script.client().get_gates("intent").alias == "production"
+    assert body_of(script.requests[0]) == {"require": ["f1>=0.9"]}
+    assert "routing_key" not in calls.predict("intent", "a", {}).request.content.decode()
+    assert '"routing_key":"ada"' in calls.predict("intent", "a", {}, "ada").request.content.decode()
 
 
 async def test_async_promotion_and_rollback(script: Any, wire: Any) -> None:
-    script.queue(wire.problem(404, "alias_not_found"), wire.alias(2), wire.alias(2, previous=1), wire.alias(1))
+    script.queue(wire.problem(404, "alias_not_found"), wire.alias(2), wire.alias(1))
     async with script.async_client() as client:
         await client.promote("intent", 2)
         assert (await client.rollback("intent")).version == 1

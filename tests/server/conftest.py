@@ -9,7 +9,6 @@ import os
 import queue
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,10 +20,9 @@ import numpy as np
 import pytest
 import structlog
 from fastapi import FastAPI
-from sqlalchemy import make_url
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from postgres_process import create_database, drop_database
+from postgres_process import new_database
 from prefixrack_adapters.bundle import digest_of, write_bundle
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
@@ -288,10 +286,8 @@ def postgres() -> Iterator[str]:
 @pytest.fixture
 def postgres_database(postgres: str) -> Iterator[str]:
     """The URL of a new database."""
-    name = f"prefixrack_{uuid.uuid4().hex}"
-    create_database(postgres, name)
-    yield make_url(postgres).set(database=name).render_as_string(hide_password=False)
-    drop_database(postgres, name)
+    with new_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

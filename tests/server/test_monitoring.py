@@ -75,10 +75,14 @@ def test_prometheus_understands_every_query_of_the_dashboard(tmp_path: Path) -> 
 
 
 @pytest.fixture
-async def samples(server: Any, bundles: Any) -> dict[str, set[str]]:
+async def samples(server: Any, bundles: Any, until: Any) -> dict[str, set[str]]:
     """The metrics of a server that has answered something, each with the labels it has."""
     await server.upload(bundles("intent"))
+    alias = {"version": 1, "shadow": 1}
+    assert (await server.client.put("/admin/v1/adapters/intent/aliases/production", json=alias)).is_success
     await server.predict("intent", "hello")
+    rollouts = server.app.state.services.rollouts
+    await until(lambda: not rollouts.num_shadows)
     text = (await server.client.get("/metrics")).text
     families: list[Metric] = list(text_string_to_metric_families(text))
     found: dict[str, set[str]] = {}

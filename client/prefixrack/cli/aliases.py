@@ -1,4 +1,5 @@
-"""`prefixrack promote` and `rollback`: moving an alias. Knows arguments; the client reads before it moves."""
+"""`prefixrack promote`, `canary`, `shadow`, `gates` and `rollback`: where an alias stands. Knows arguments; the client
+reads before it moves."""
 
 from __future__ import annotations
 
@@ -34,13 +35,62 @@ def promote(
     _show(moved, json)
 
 
+def canary(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(help="name@7: the version that is to answer a share of the requests.")],
+    share: Annotated[float, typer.Option(min=0.0001, max=0.9999, help="The share, from 0 to 1.")] = 0.05,
+    alias: AliasOption = PRODUCTION,
+    json: JsonOption = False,
+) -> None:
+    """Let a version answer a share of an alias' requests. `promote` or `rollback` ends it."""
+    name, _, wanted = ref.partition("@")
+    with open_client(context) as client:
+        moved = client.start_canary(name, _version_number(client, name, wanted or "latest"), share, alias=alias)
+    _show(moved, json)
+
+
+def shadow(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(help="name@7: the version that is to compute what the alias is asked.")],
+    alias: AliasOption = PRODUCTION,
+    json: JsonOption = False,
+) -> None:
+    """Have a version compute what an alias is asked, and count how often it agrees. Nobody gets its answers."""
+    name, _, wanted = ref.partition("@")
+    with open_client(context) as client:
+        moved = client.start_shadow(name, _version_number(client, name, wanted or "latest"), alias=alias)
+    _show(moved, json)
+
+
+def gates(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The adapter's name.")],
+    require: Annotated[
+        list[str] | None, typer.Option(help="What every version must claim, e.g. f1>=0.9; repeat as needed.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take the gates away.")] = False,
+    alias: AliasOption = PRODUCTION,
+    json: JsonOption = False,
+) -> None:
+    """Show an alias' gates, or with --require protect it by them."""
+    with open_client(context) as client:
+        if require or clear:
+            info = client.set_gates(name, require or [], alias=alias)
+        else:
+            info = client.get_gates(name, alias=alias)
+    if json:
+        show_json(info)
+    else:
+        show_line(f"{info.name}@{info.alias} asks for {', '.join(info.require) or 'nothing'}")
+
+
 def rollback(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The adapter's name.")],
     alias: AliasOption = PRODUCTION,
     json: JsonOption = False,
 ) -> None:
-    """Point an alias back at the version that it was on before."""
+    """Take an alias' canary away; where it has none, point it back at the version that it was on before."""
     with open_client(context) as client:
         moved = client.rollback(name, alias=alias)
     _show(moved, json)
@@ -56,5 +106,9 @@ def _show(moved: AliasInfo, as_json: bool) -> None:
         return
     before = "" if moved.previous_version is None else f" (before: {moved.previous_version})"
     show_line(f"{moved.name}@{moved.alias} is now version {moved.version}{before}", "bold green")
+    if moved.canary is not None:
+        show_line(f"canary: version {moved.canary.version} answers {moved.canary.share:.2%} of the requests")
+    if moved.shadow_version is not None:
+        show_line(f"shadow: version {moved.shadow_version} computes and is compared")
     for claim in moved.claims:
         show_line(f"uploader's claim: {claim.name} {claim.value} on {claim.dataset} ({claim.split})")

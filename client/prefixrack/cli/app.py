@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prefixrack.cli.adapters import delete, list_held, show
-from prefixrack.cli.aliases import promote, rollback
+from prefixrack.cli.aliases import canary, gates, promote, rollback, shadow
 from prefixrack.cli.bundles import pull, push
 from prefixrack.cli.doctor import doctor
 from prefixrack.cli.group import RootGroup
@@ -31,7 +31,7 @@ def main() -> None:
 def build_app() -> typer.Typer:
     app = typer.Typer(name="prefixrack", cls=RootGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
     app.callback()(options)
-    for command in (push, pull, show, predict, promote, rollback, delete, doctor):
+    for command in (push, pull, show, predict, promote, canary, shadow, gates, rollback, delete, doctor):
         app.command(command.__name__)(command)
     app.command("list")(list_held)
     app.add_typer(keys_app(), name="keys")

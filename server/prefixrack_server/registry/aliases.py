@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from prefixrack.errors import AliasNotFound, PreconditionFailed, PreconditionRequired
-from prefixrack.types import AliasInfo
-from prefixrack_server.registry import tables, versions
+from prefixrack.errors import AliasNotFound, Conflict, PreconditionFailed, PreconditionRequired
+from prefixrack.types import AliasInfo, CanaryInfo, Claim
+from prefixrack_server.registry import gates, tables, versions
 from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.names import LATEST, check_alias, check_movable_alias
 from prefixrack_server.registry.requirements import check_all
@@ -36,32 +37,74 @@ async def every(conn: AsyncConnection, tenant: str, name: str) -> list[AliasInfo
     return [first, *(_as_info(row) for row in (await conn.execute(chosen)).mappings())]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an alias is to stand, as a whole: what is not named is not there afterwards."""
+
+    number: int
+    canary_number: int | None = None
+    canary_share: float | None = None
+    shadow_number: int | None = None
+
+    @property
+    def answering(self) -> list[int]:
+        """The versions that callers get answers of."""
+        return [self.number] if self.canary_number is None else [self.number, self.canary_number]
+
+
 async def put(
     write: Write,
     tenant: str,
     name: str,
     alias: str,
-    number: int,
+    target: Target,
     if_match: str | None,
     if_none_match: str | None,
     require: Sequence[str] = (),
 ) -> AliasInfo:
-    """Point the alias at a version whose claims meet what is required.
+    """Point the alias at versions whose claims meet what is required, here and by the alias' gates.
 
     Raises PreconditionRequired, PreconditionFailed, RequirementNotMet or InvalidRequest, and then changes nothing.
     """
     check_movable_alias(alias)
-    version = await versions.get(write.conn, tenant, name, number)
-    claims = check_all(version.ref, version.manifest.metrics, require)
+    required = list(dict.fromkeys([*await gates.get(write.conn, tenant, name, alias), *require]))
+    claims = [claim for number in target.answering for claim in await _claims(write, tenant, name, number, required)]
+    if target.shadow_number is not None:
+        await versions.get(write.conn, tenant, name, target.shadow_number)
     current = await _find(write.conn, tenant, name, alias)
     if current is None:
         _check_absent(alias, if_match)
-        await _insert(write, tenant, name, alias, number)
+        await _insert(write, tenant, name, alias, target)
     else:
         _check_current(current, if_match, if_none_match)
-        await _move(write, tenant, current, number)
+        await _move(write, tenant, current, target)
     moved = await get(write.conn, tenant, name, alias)
     return moved.model_copy(update={"claims": claims})
+
+
+async def roll_back(write: Write, tenant: str, name: str, alias: str, if_match: str | None) -> AliasInfo:
+    """Take a canary and a shadow away, or where there is no canary, return to the version before.
+
+    Gates are not asked: they were when that version was promoted. Raises AliasNotFound, or PreconditionFailed where
+    there is nothing to roll back to.
+    """
+    check_movable_alias(alias)
+    current = await get(write.conn, tenant, name, alias)
+    if if_match is not None:
+        _check_tag(current, if_match)
+    back_to = current.version if current.canary is not None else current.previous_version
+    if back_to is None:
+        raise PreconditionFailed(
+            f"alias {alias!r} of {name!r} has been on version {current.version} only: there is nothing to roll back "
+            "to; promote the version that you want"
+        )
+    await _move(write, tenant, current, Target(back_to))
+    return await get(write.conn, tenant, name, alias)
+
+
+async def _claims(write: Write, tenant: str, name: str, number: int, required: Sequence[str]) -> list[Claim]:
+    version = await versions.get(write.conn, tenant, name, number)
+    return check_all(version.ref, version.manifest.metrics, required)
 
 
 async def remove(write: Write, tenant: str, name: str, alias: str, if_match: str | None) -> AliasInfo:
@@ -70,6 +113,8 @@ async def remove(write: Write, tenant: str, name: str, alias: str, if_match: str
     current = await get(write.conn, tenant, name, alias)
     if if_match is not None:
         _check_tag(current, if_match)
+    if await gates.get(write.conn, tenant, name, alias):
+        raise Conflict(f"the alias {alias!r} of {name!r} is protected: remove its gates first")
     await write.conn.execute(delete(tables.aliases).where(_at(tenant, name, alias)))
     return current
 
@@ -99,17 +144,24 @@ def _check_tag(current: AliasInfo, if_match: str) -> None:
         )
 
 
-async def _insert(write: Write, tenant: str, name: str, alias: str, number: int) -> None:
-    row = {"tenant": tenant, "name": name, "alias": alias, "number": number}
+async def _insert(write: Write, tenant: str, name: str, alias: str, target: Target) -> None:
+    row = {"tenant": tenant, "name": name, "alias": alias, **asdict(target)}
     await write.conn.execute(insert(tables.aliases).values(**row, revision=write.revision, updated_at=write.now_text))
 
 
-async def _move(write: Write, tenant: str, current: AliasInfo, number: int) -> None:
-    if current.version == number:
+async def _move(write: Write, tenant: str, current: AliasInfo, target: Target) -> None:
+    if target == _target_of(current):
         return
-    values = {"number": number, "previous_number": current.version, "revision": write.revision}
-    moved = update(tables.aliases).where(_at(tenant, current.name, current.alias))
-    await write.conn.execute(moved.values(**values, updated_at=write.now_text))
+    values = {**asdict(target), "revision": write.revision, "updated_at": write.now_text}
+    if target.number != current.version:
+        values["previous_number"] = current.version
+    await write.conn.execute(update(tables.aliases).where(_at(tenant, current.name, current.alias)).values(**values))
+
+
+def _target_of(info: AliasInfo) -> Target:
+    canary = info.canary
+    number, share = (None, None) if canary is None else (canary.version, canary.share)
+    return Target(info.version, number, share, info.shadow_version)
 
 
 async def _find(conn: AsyncConnection, tenant: str, name: str, alias: str) -> AliasInfo | None:
@@ -128,13 +180,17 @@ def _at(tenant: str, name: str, alias: str) -> ColumnElement[bool]:
 
 
 def _select() -> Select[Any]:
-    aliases, table = tables.aliases, tables.versions
-    keys = ("tenant", "name", "number")
-    same = and_(*(aliases.c[key] == table.c[key] for key in keys))
-    return select(aliases, table.c.digest).join(table, same)
+    aliases, table, canaries = tables.aliases, tables.versions, tables.versions.alias("canaries")
+    same = and_(*(aliases.c[key] == table.c[key] for key in ("tenant", "name", "number")))
+    same_canary = and_(
+        *(aliases.c[key] == canaries.c[key] for key in ("tenant", "name")), aliases.c.canary_number == canaries.c.number
+    )
+    chosen = select(aliases, table.c.digest, canaries.c.digest.label("canary_digest"))
+    return chosen.join(table, same).outerjoin(canaries, same_canary)
 
 
 def _as_info(row: RowMapping) -> AliasInfo:
+    number, digest = row["canary_number"], row["canary_digest"]
     return AliasInfo(
         name=row["name"],
         alias=row["alias"],
@@ -142,4 +198,6 @@ def _as_info(row: RowMapping) -> AliasInfo:
         digest=row["digest"],
         etag=f'"{row["revision"]}"',
         previous_version=row["previous_number"],
+        canary=None if number is None else CanaryInfo(version=number, digest=digest, share=row["canary_share"]),
+        shadow_version=row["shadow_number"],
     )

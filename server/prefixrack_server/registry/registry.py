@@ -18,15 +18,28 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import insert, select
 
 from prefixrack.errors import RegistryUnavailable
-from prefixrack.types import AdapterSummary, AliasInfo, KeyInfo, VersionInfo
+from prefixrack.types import AdapterSummary, AliasInfo, GatesInfo, KeyInfo, VersionInfo
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import BundleRef
 from prefixrack_server.noticeboard import Noticeboard
-from prefixrack_server.registry import aliases, chores, garbage, idempotency, keys, listing, tables, versions
+from prefixrack_server.registry import (
+    aliases,
+    chores,
+    garbage,
+    gates,
+    idempotency,
+    keys,
+    listing,
+    rollouts,
+    tables,
+    versions,
+)
+from prefixrack_server.registry.aliases import Target
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Clock, Database, Write, utc_now
 from prefixrack_server.registry.keys import Grant, Principal
 from prefixrack_server.registry.names import check_name, parse_ref
+from prefixrack_server.registry.rollouts import Route
 from prefixrack_server.registry.snapshot import Snapshot
 from prefixrack_server.registry.versions import Version
 from prefixrack_server.upload import SpooledBundle
@@ -69,7 +82,7 @@ class Registry:
         self._blobs = blobs
         self._grace_s = grace_s
         self._timer = timer
-        self._resolved: Snapshot[tuple[str, str], Version] = Snapshot(MAX_RESOLVED, _adapter_of)
+        self._routes: Snapshot[tuple[str, str], Route] = Snapshot(MAX_RESOLVED, _adapter_of)
         self._grants: Snapshot[str, TimedGrant] = Snapshot(MAX_GRANTS)
         self._seen_revision = 0
         self._seen_changes = 0
@@ -123,30 +136,34 @@ class Registry:
         return revision
 
     async def resolve(self, tenant: str, ref: str) -> Version:
-        """The version that `name`, `name@alias` or `name@7` means now. Without I/O for what was asked before.
+        """The version that `name`, `name@alias` or `name@7` means now, whatever canary it has. Raises as `route`."""
+        return (await self.route(tenant, ref)).version
+
+    async def route(self, tenant: str, ref: str) -> Route:
+        """Where requests for `name`, `name@alias` or `name@7` go now. Without I/O for what was asked before.
 
         As long as the database does not answer, what it meant the last time. Raises InvalidName, AdapterNotFound,
         VersionNotFound, AliasNotFound or RegistryUnavailable.
         """
         self._see_changes()
-        known = self._resolved.get((tenant, ref))
+        known = self._routes.get((tenant, ref))
         if known is not None:
             return known
         try:
             return await self._find(tenant, ref)
         except RegistryUnavailable:
-            last_known = self._resolved.last_known((tenant, ref))
+            last_known = self._routes.last_known((tenant, ref))
             if last_known is None:
                 raise
             return last_known
 
-    async def _find(self, tenant: str, ref: str) -> Version:
+    async def _find(self, tenant: str, ref: str) -> Route:
         parsed = parse_ref(ref)
-        generation = self._resolved.generation
+        generation = self._routes.generation
         async with self._database.read() as conn:
-            version = await versions.find(conn, tenant, parsed)
-        self._resolved.put(generation, (tenant, ref), version)
-        return version
+            route = await rollouts.find(conn, tenant, parsed)
+        self._routes.put(generation, (tenant, ref), route)
+        return route
 
     async def stage(self, upload: SpooledBundle) -> BundleRef:
         """Put an upload's files where the engine can fetch them, before it is a version. Raises DiskFull.
@@ -293,23 +310,57 @@ class Registry:
         tenant: str,
         name: str,
         alias: str,
-        version: int,
+        target: int | Target,
         if_match: str | None = None,
         *,
         if_none_match: str | None = None,
         require: Sequence[str] = (),
         by: str = NOBODY,
     ) -> AliasInfo:
-        """Promotion and rollback. An alias that exists moves only with its entity tag, or `*`, in `if_match`.
+        """Promotion. An alias that exists moves only with its entity tag, or `*`, in `if_match`.
 
-        `require` is checked against the version's claimed metrics. Raises InvalidName, AdapterNotFound,
-        VersionNotFound, PreconditionRequired, PreconditionFailed, RequirementNotMet or InvalidRequest.
+        `target` is a version, or one with a canary or a shadow. `require`, and what the alias' gates ask for, is
+        checked against the version's claimed metrics. Raises InvalidName, AdapterNotFound, VersionNotFound,
+        PreconditionRequired, PreconditionFailed, RequirementNotMet or InvalidRequest.
         """
         check_name(name)
         async with self._change(tenant, name) as write:
-            moved = await aliases.put(write, tenant, name, alias, version, if_match, if_none_match, require)
-            await write.record(tenant, by, "alias.put", f"{name}@{alias}", version=version)
+            wanted = Target(target) if isinstance(target, int) else target
+            moved = await aliases.put(write, tenant, name, alias, wanted, if_match, if_none_match, require)
+            await write.record(tenant, by, "alias.put", f"{name}@{alias}", **_stand_of(moved))
             return moved
+
+    async def roll_back(
+        self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: str = NOBODY
+    ) -> AliasInfo:
+        """Take an alias' canary away, or where there is none, return to the version before, in one call.
+
+        Raises AdapterNotFound, AliasNotFound or PreconditionFailed.
+        """
+        check_name(name)
+        async with self._change(tenant, name) as write:
+            moved = await aliases.roll_back(write, tenant, name, alias, if_match)
+            await write.record(tenant, by, "alias.rollback", f"{name}@{alias}", **_stand_of(moved))
+            return moved
+
+    async def get_gates(self, tenant: str, name: str, alias: str) -> GatesInfo:
+        """What each promotion of the alias must show; nothing where it is not protected."""
+        check_name(name)
+        async with self._database.read() as conn:
+            return GatesInfo(name=name, alias=alias, require=await gates.get(conn, tenant, name, alias))
+
+    async def put_gates(
+        self, tenant: str, name: str, alias: str, require: Sequence[str], *, by: str = NOBODY
+    ) -> GatesInfo:
+        """Protect an alias, or with no requirement stop protecting it.
+
+        Raises InvalidName, InvalidRequest or AdapterNotFound.
+        """
+        check_name(name)
+        async with self._change(tenant, name) as write:
+            await gates.put(write, tenant, name, alias, require)
+            await write.record(tenant, by, "alias.gates", f"{name}@{alias}", require=list(require))
+        return GatesInfo(name=name, alias=alias, require=list(require))
 
     async def delete_alias(
         self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: str = NOBODY
@@ -454,7 +505,7 @@ class Registry:
 
     def _change(self, tenant: str, name: str) -> AbstractAsyncContextManager[Write]:
         """A transaction after which nothing that was remembered of this adapter is answered."""
-        return self._write(lambda: self._resolved.forget((tenant, name)))
+        return self._write(lambda: self._routes.forget((tenant, name)))
 
     @asynccontextmanager
     async def _write(self, forget: Callable[[], None] = lambda: None) -> AsyncIterator[Write]:
@@ -494,7 +545,7 @@ class Registry:
 
     def _forget(self) -> None:
         """Ask again, whatever it is; but while nobody can be asked, the last answer holds."""
-        self._resolved.doubt()
+        self._routes.doubt()
         self._grants.doubt()
 
 
@@ -502,6 +553,11 @@ def _adapter_of(key: tuple[str, str]) -> tuple[str, str]:
     """Tenant and name, of a tenant and any reference to one of the adapter's versions."""
     tenant, ref = key
     return tenant, ref.partition("@")[0]
+
+
+def _stand_of(alias: AliasInfo) -> dict[str, Any]:
+    """What the audit log keeps of an alias."""
+    return alias.model_dump(mode="json", exclude_none=True, include={"version", "canary", "shadow_version"})
 
 
 async def _create_key(

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -103,7 +104,8 @@ versions = Table(
 Index(None, versions.c.manifest_sha256)
 Index(None, versions.c.tensors_sha256)
 
-# `revision` is that of the last change and makes the entity tag; `previous_number` is where a rollback goes.
+# `revision` is that of the last change and makes the entity tag; `previous_number` is where a rollback goes. A canary
+# answers a share of the requests, a shadow computes them and answers nobody.
 aliases = Table(
     "aliases",
     metadata,
@@ -112,9 +114,24 @@ aliases = Table(
     Column("alias", NAME, primary_key=True),
     Column("number", Integer, nullable=False),
     Column("previous_number", Integer),
+    Column("canary_number", Integer),
+    Column("canary_share", Float),
+    Column("shadow_number", Integer),
     Column("revision", BigInteger, nullable=False),
     Column("updated_at", TIME, nullable=False),
     ForeignKeyConstraint(["tenant", "name", "number"], ["versions.tenant", "versions.name", "versions.number"]),
+)
+
+# What each promotion of a protected alias must show; the alias need not be there yet.
+alias_gates = Table(
+    "alias_gates",
+    metadata,
+    Column("tenant", NAME, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("alias", NAME, primary_key=True),
+    Column("require", JSON, nullable=False),
+    Column("updated_at", TIME, nullable=False),
+    ForeignKeyConstraint(["tenant", "name"], ["adapters.tenant", "adapters.name"]),
 )
 
 idempotency_keys = Table(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import AdapterNotFound, AliasNotFound, Conflict, VersionNotFound
@@ -195,14 +195,15 @@ async def delete_adapter(write: Write, tenant: str, name: str) -> Sequence[Versi
     await latest_number(write.conn, tenant, name)
     table = tables.versions
     rows = (await write.conn.execute(select(table).where(of_adapter(table, tenant, name)))).mappings().all()
-    for pointing in (tables.aliases, tables.idempotency_keys, table):
+    for pointing in (tables.aliases, tables.alias_gates, tables.idempotency_keys, table):
         await write.conn.execute(delete(pointing).where(of_adapter(pointing, tenant, name)))
     return [as_version(row) for row in rows]
 
 
 async def _check_unaliased(conn: AsyncConnection, tenant: str, name: str, number: int) -> None:
     table = tables.aliases
-    standing = select(table.c.alias).where(of_version(table, tenant, name, number)).order_by(table.c.alias)
+    uses = or_(*(column == number for column in (table.c.number, table.c.canary_number, table.c.shadow_number)))
+    standing = select(table.c.alias).where(of_adapter(table, tenant, name), uses).order_by(table.c.alias)
     found = (await conn.execute(standing)).scalars().all()
     if found:
         raise Conflict(

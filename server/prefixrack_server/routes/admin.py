@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefixrack.errors import InvalidRequest, UnsupportedMediaType
-from prefixrack.types import AliasInfo, ResidencyInfo, VersionInfo, VersionPage, Wire
+from prefixrack.types import AliasInfo, GatesInfo, ResidencyInfo, VersionInfo, VersionPage, Wire
 from prefixrack_server.archive import read_multipart, read_tar
-from prefixrack_server.auth import Promoter, Reader, Writer
+from prefixrack_server.auth import Promoter, Reader, TenantAdmin, Writer
 from prefixrack_server.documentation import ADMIN_PROBLEMS, ALIAS_PROBLEMS, BUNDLE_ANSWER, UPLOAD_BODY, UPLOAD_PROBLEMS
+from prefixrack_server.registry.aliases import Target
 from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.routes.paging import Limit
@@ -28,15 +29,31 @@ MULTIPART_TYPE = "multipart/form-data"
 
 Number = Annotated[int, Path(ge=1, le=999_999_999)]
 
+VersionNumber = Annotated[int, Field(ge=1, le=999_999_999, strict=True)]
+
 router = APIRouter(prefix="/admin/v1/adapters/{name}", tags=["admin"], responses=ADMIN_PROBLEMS)
 
 
-class AliasTarget(BaseModel):
-    """Body of `PUT …/aliases/{alias}`."""
+class CanaryTarget(BaseModel):
+    """A version that answers a share of an alias' requests: the same callers always, by their routing key."""
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Annotated[int, Field(ge=1, le=999_999_999, strict=True)]
+    version: VersionNumber
+    share: Annotated[float, Field(gt=0, lt=1, strict=True)]
+
+
+class AliasTarget(BaseModel):
+    """Body of `PUT …/aliases/{alias}`: the whole stand of the alias. What is left out is not there afterwards."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: VersionNumber
+    canary: CanaryTarget | None = None
+    shadow: Annotated[
+        VersionNumber | None,
+        Field(description="A version that computes what the alias is asked; its answers are compared and dropped."),
+    ] = None
     require: Annotated[
         list[Annotated[str, Field(max_length=300)]],
         Field(
@@ -46,6 +63,14 @@ class AliasTarget(BaseModel):
             examples=[["f1>=0.9", "wnut17:span_f1>=0.5"]],
         ),
     ] = []
+
+
+class AliasGates(BaseModel):
+    """Body of `PUT …/aliases/{alias}/gates`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    require: Annotated[list[Annotated[str, Field(max_length=300)]], Field(max_length=32)]
 
 
 class ResidencyWish(BaseModel):
@@ -152,7 +177,7 @@ async def put_alias(
     if_match: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> AliasInfo:
-    """Promotion and rollback: an alias that exists moves only with its ETag (or *) in If-Match.
+    """Promotion: an alias that exists moves only with its ETag (or *) in If-Match.
 
     With `require`, the version's manifest must claim such numbers; `claims` of the answer shows them. They are what the
     uploader measured, not the server.
@@ -162,7 +187,7 @@ async def put_alias(
         caller.tenant,
         name,
         alias,
-        target.version,
+        _target(target),
         if_match,
         if_none_match=if_none_match,
         require=target.require,
@@ -170,6 +195,35 @@ async def put_alias(
     )
     response.headers["ETag"] = info.etag
     return info
+
+
+@router.post("/aliases/{alias}/rollback", responses=ALIAS_PROBLEMS)
+async def roll_back(
+    request: Request,
+    response: Response,
+    name: str,
+    alias: str,
+    caller: Promoter,
+    if_match: Annotated[str | None, Header()] = None,
+) -> AliasInfo:
+    """Take the canary and the shadow away; where there is no canary, return to the version before."""
+    registry = services_of(request).registry
+    info = await registry.roll_back(caller.tenant, name, alias, if_match, by=caller.key_id)
+    response.headers["ETag"] = info.etag
+    return info
+
+
+@router.get("/aliases/{alias}/gates")
+async def get_gates(request: Request, name: str, alias: str, caller: Reader) -> GatesInfo:
+    return await services_of(request).registry.get_gates(caller.tenant, name, alias)
+
+
+@router.put("/aliases/{alias}/gates", openapi_extra=body_of(AliasGates))
+async def put_gates(request: Request, name: str, alias: str, caller: TenantAdmin) -> GatesInfo:
+    """Protect an alias: whatever answers under it must claim this. With none, it is no longer protected."""
+    body = await read_model(request, AliasGates)
+    registry = services_of(request).registry
+    return await registry.put_gates(caller.tenant, name, alias, body.require, by=caller.key_id)
 
 
 @router.delete("/aliases/{alias}", status_code=204)
@@ -194,6 +248,12 @@ async def put_residency(request: Request, name: str, number: Number, caller: Wri
     version = await services.registry.set_kept(caller.tenant, name, number, wish.keep_resident, by=caller.key_id)
     await services.keeper.sync()
     return await _residency(services, version)
+
+
+def _target(wanted: AliasTarget) -> Target:
+    if wanted.canary is None:
+        return Target(wanted.version, shadow_number=wanted.shadow)
+    return Target(wanted.version, wanted.canary.version, wanted.canary.share, wanted.shadow)
 
 
 async def _version(services: Services, tenant: str, name: str, number: int) -> Version:

@@ -16,13 +16,15 @@ from prefixrack_server.auth import tenant_and_ref
 from prefixrack_server.config import HttpConfig
 from prefixrack_server.dispatch import Payer
 from prefixrack_server.documentation import FAN_OUT_BODY, PREDICT_BODY, PREDICT_PROBLEMS
-from prefixrack_server.envelope import parse_fan_out, parse_predict, read_body, to_json
+from prefixrack_server.envelope import check_routing_key, parse_fan_out, parse_predict, read_body, to_json
 from prefixrack_server.predict import Call
 from prefixrack_server.registry.keys import Principal
 from prefixrack_server.registry.registry import Version
+from prefixrack_server.registry.rollouts import Route
 from prefixrack_server.request_context import request_id_of
 from prefixrack_server.services import Services, services_of
 
+ROUTING_HEADER = "x-routing-key"
 TIMEOUT_HEADER = "x-request-timeout-ms"
 JSON = "application/json"
 
@@ -49,19 +51,22 @@ async def predict(request: Request) -> Response:
     """Answer one input or a list of them with the adapter `name`, `name@alias` or `name@7`."""
     services = services_of(request)
     principal = await services.gate.admit(request.headers, "predict")
-    version = await resolve(services, principal, request.path_params["ref"])
+    route = await resolve(services, principal, request.path_params["ref"])
+    key = routing_key(request)
     media_type = check_media_type(request, (JSON, *bulk.MEDIA_TYPES))
     limits = services.config.limits
     timeout_s = requested_timeout_s(request, services.config.http, is_bulk=media_type != JSON)
     if media_type != JSON:
         folder = services.config.registry.spool_dir
+        version, _ = route.choose(key)
         return bulk.BulkAnswer(
             request, version, services.predictor, new_call(request, principal, timeout_s), limits, folder
         )
     body = await read_body(request, limits.max_body_bytes)
     call = new_call(request, principal, timeout_s)
     envelope = parse_predict(body, limits.max_inputs)
-    return Response(to_json(await services.predictor.predict(version, envelope, call)), media_type=JSON)
+    answer = await services.rollouts.predict(route, envelope.routing_key or key, envelope, call)
+    return Response(to_json(answer), media_type=JSON)
 
 
 @router.post("/v1/predict", response_model=FanOutResponse, responses=PREDICT_PROBLEMS, openapi_extra=FAN_OUT_BODY)
@@ -75,21 +80,32 @@ async def fan_out(request: Request) -> Response:
     body = await read_body(request, limits.max_body_bytes)
     call = new_call(request, principal, timeout_s)
     refs, envelope = parse_fan_out(body, limits.max_inputs, limits.max_body_bytes)
-    versions = {ref: await _resolve_or_fault(services, principal, ref) for ref in refs}
+    key = envelope.routing_key or routing_key(request)
+    versions = {ref: await _resolve_or_fault(services, principal, ref, key) for ref in refs}
     return Response(to_json(await services.predictor.fan_out(versions, envelope, call)), media_type=JSON)
 
 
-async def resolve(services: Services, principal: Principal, ref: str) -> Version:
-    """Bind a reference to a version: from here on the request is about a digest. Raises the registry's faults."""
+async def resolve(services: Services, principal: Principal, ref: str) -> Route:
+    """Bind a reference to its versions: from here on the request is about digests. Raises the registry's faults."""
     tenant, name = tenant_and_ref(principal, ref)
-    return await services.registry.resolve(tenant, name)
+    return await services.registry.route(tenant, name)
 
 
-async def _resolve_or_fault(services: Services, principal: Principal, ref: str) -> Version | errors.Fault:
+async def _resolve_or_fault(
+    services: Services, principal: Principal, ref: str, key: str | None
+) -> Version | errors.Fault:
     try:
-        return await resolve(services, principal, ref)
+        return (await resolve(services, principal, ref)).choose(key)[0]
     except errors.RequestFault as fault:
         return fault
+
+
+def routing_key(request: Request) -> str | None:
+    """Whose request it is, for a canary: the same key goes to the same version. Raises InvalidRequest."""
+    key = request.headers.get(ROUTING_HEADER)
+    if key is not None:
+        check_routing_key(key)
+    return key
 
 
 def check_media_type(request: Request, allowed: tuple[str, ...]) -> str:

@@ -1,0 +1,234 @@
+"""Aliases with a canary, a shadow and gates: who answers whom, what is counted, and one call back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from prefixrack_server.agreement import agree
+from prefixrack_server.registry.rollouts import Rollout, Route
+
+NUM_REQUESTS = 20_000
+SHARE = 0.1
+CLAIM = {"name": "f1", "value": 0.95, "dataset": "d", "split": "dev"}
+METRIC = [CLAIM]
+
+
+class Shelved:
+    """What a route needs to know of a version."""
+
+    def __init__(self, number: int) -> None:
+        self.tenant, self.name, self.number = "default", "a", number
+
+
+def route_of(share: float, alias: str = "production") -> Route:
+    return Route(Shelved(1), Rollout(alias, Shelved(2), share, None))  # type: ignore[arg-type]
+
+
+def canary_keys(route: Route, num_keys: int = NUM_REQUESTS) -> set[str]:
+    return {key for key in map("user-{}".format, range(num_keys)) if route.choose(key)[1] == "canary"}
+
+
+def test_the_split_by_key_is_within_one_point_and_sticks() -> None:
+    chosen = canary_keys(route_of(SHARE))
+    assert abs(len(chosen) / NUM_REQUESTS - SHARE) < 0.01
+    assert canary_keys(route_of(SHARE)) == chosen
+    assert chosen < canary_keys(route_of(2 * SHARE))  # who was in a share stays when it grows
+    other = canary_keys(route_of(SHARE, "staging"))
+    assert abs(len(chosen & other) / NUM_REQUESTS - SHARE**2) < 0.01  # another alias has other callers
+
+
+def test_the_split_without_keys_is_within_one_point() -> None:
+    roles = [route_of(SHARE).choose(None)[1] for _ in range(NUM_REQUESTS)]
+    assert abs(roles.count("canary") / NUM_REQUESTS - SHARE) < 0.01
+
+
+async def upload_two(server: Any, bundles: Any, **options: Any) -> None:
+    for seed in (1, 2, 3):
+        assert (await server.upload(bundles("intent", seed=seed, **options))).status_code == 201
+
+
+async def put(server: Any, body: dict[str, Any], alias: str = "production", etag: str | None = "*") -> Any:
+    headers = {} if etag is None else {"If-Match": etag}
+    url = f"/admin/v1/adapters/intent/aliases/{alias}"
+    return await server.client.put(url, json=body, headers=headers)
+
+
+async def version_for(server: Any, key: str | None, **body: Any) -> int:
+    headers = {} if key is None else {"X-Routing-Key": key}
+    answer = await server.client.post("/v1/intent/predict", json={"inputs": "hello", **body}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    version: int = answer.json()["adapter"]["version"]
+    return version
+
+
+async def test_a_canary_answers_its_share_by_header_or_field(server: Any, bundles: Any) -> None:
+    await upload_two(server, bundles)
+    await put(server, {"version": 1}, etag=None)
+    answer = await put(server, {"version": 1, "canary": {"version": 2, "share": 0.5}})
+    assert answer.json()["canary"]["version"] == 2
+    route = await server.registry.route("default", "intent")
+    by_key = {f"user-{number}": route.choose(f"user-{number}")[0].number for number in range(20)}
+    assert set(by_key.values()) == {1, 2}
+    for key, number in by_key.items():
+        assert await version_for(server, key) == number
+        assert await version_for(server, None, routing_key=key) == number
+    fan_out = await server.client.post(
+        "/v1/predict", json={"adapters": ["intent"], "inputs": "hello", "routing_key": "user-0"}
+    )
+    assert list(fan_out.json()["results"]) == [f"intent@{by_key['user-0']}"]
+    assert (await server.predict("intent@3", "hello")).json()["adapter"]["version"] == 3
+    metrics = (await server.client.get("/metrics")).text
+    for role, number in (("stable", 1), ("canary", 2)):
+        expected = 2 * list(by_key.values()).count(number)
+        assert (
+            f'prefixrack_rollout_requests_total{{adapter="intent",alias="production",outcome="ok",role="{role}",'
+            f'tenant="default",version="{number}"}} {expected}.0' in metrics
+        )
+
+
+async def test_bulk_lines_go_to_one_version_by_header(server: Any, bundles: Any) -> None:
+    await upload_two(server, bundles)
+    await put(server, {"version": 1, "canary": {"version": 2, "share": 0.5}}, etag=None)
+    route = await server.registry.route("default", "intent")
+    key = next(f"user-{number}" for number in range(99) if route.choose(f"user-{number}")[1] == "canary")
+    before = len(server.engine.submitted)
+    lines = b'{"inputs": "hello"}\n' * 5
+    headers = {"Content-Type": "application/jsonl", "X-Routing-Key": key}
+    answer = await server.client.post("/v1/intent/predict", content=lines, headers=headers)
+    assert answer.status_code == 200
+    digests = {work.bundle.digest for batch in server.engine.submitted[before:] for work in batch}
+    assert digests == {(await server.registry.resolve("default", "intent@2")).digest}
+
+
+@pytest.mark.parametrize("key", ["", "k" * 257])
+async def test_routing_keys_out_of_range(server: Any, bundles: Any, key: str) -> None:
+    await upload_two(server, bundles)
+    for answer in (
+        await server.client.post("/v1/intent/predict", json={"inputs": "hello", "routing_key": key}),
+        await server.client.post("/v1/intent/predict", json={"inputs": "hello"}, headers={"X-Routing-Key": key}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    answer = await server.client.post("/v1/intent/predict", json={"inputs": "hello", "routing_key": 7})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_a_shadow_computes_and_is_compared_and_answers_nobody(server: Any, bundles: Any, until: Any) -> None:
+    await upload_two(server, bundles)
+    await put(server, {"version": 1, "shadow": 2}, etag=None)
+    shadow = (await server.registry.resolve("default", "intent@2")).digest
+    before = len(server.engine.submitted)
+    for word in ("hello", "world", "good", "bad"):
+        assert (await server.predict("intent", word)).json()["adapter"]["version"] == 1
+    await until(
+        lambda: sum(row.bundle.digest == shadow for rows in server.engine.submitted[before:] for row in rows) == 4
+    )
+    for _ in range(100):
+        metrics = (await server.client.get("/metrics")).text
+        seen = [line for line in metrics.splitlines() if line.startswith("prefixrack_shadow_outputs_total{")]
+        if sum(float(line.rpartition(" ")[2]) for line in seen) == 4:
+            break
+        await asyncio.sleep(0.01)
+    assert {part for line in seen for part in ("same", "different", "failed", "skipped") if f'"{part}"' in line} <= {
+        "same",
+        "different",
+    }
+    assert sum(float(line.rpartition(" ")[2]) for line in seen) == 4
+
+
+async def test_a_shadow_that_fails_spoils_nothing(server: Any, bundles: Any, until: Any) -> None:
+    await upload_two(server, bundles)
+    await put(server, {"version": 1, "shadow": 2}, etag=None)
+    from prefixrack_server.messages import RowFailure
+
+    shadow = (await server.registry.resolve("default", "intent@2")).digest
+    server.engine.failures[shadow] = RowFailure("blob_unusable", "damaged")
+    assert (await server.predict("intent", "hello")).status_code == 200
+    services = server.app.state.services
+    await until(lambda: not services.rollouts.num_shadows)
+    metrics = (await server.client.get("/metrics")).text
+    # A row's own failure is an output like another: it does not say what was answered.
+    assert 'agreement="different"' in metrics or 'agreement="failed"' in metrics
+
+
+async def test_rollback_is_one_call(server: Any, bundles: Any) -> None:
+    await upload_two(server, bundles)
+    url = "/admin/v1/adapters/intent/aliases/production/rollback"
+    assert (await server.client.post(url)).json()["code"] == "alias_not_found"
+    await put(server, {"version": 1}, etag=None)
+    answer = await server.client.post(url)
+    assert (answer.status_code, answer.json()["code"]) == (412, "precondition_failed")
+    assert "nothing to roll back" in answer.json()["detail"]
+    await put(server, {"version": 2, "canary": {"version": 3, "share": 0.5}, "shadow": 1})
+    answer = await server.client.post(url, headers={"If-Match": '"0"'})
+    assert answer.status_code == 412
+    answer = await server.client.post(url)  # a canary goes first
+    assert answer.status_code == 200
+    assert (answer.json()["version"], answer.json()["canary"], answer.json()["shadow_version"]) == (2, None, None)
+    answer = await server.client.post(url)
+    assert (answer.json()["version"], answer.json()["previous_version"]) == (1, 2)
+    assert await version_for(server, None) == 1
+    assert answer.headers["etag"] == answer.json()["etag"]
+
+
+async def test_versions_in_a_rollout_cannot_be_deleted(server: Any, bundles: Any) -> None:
+    await upload_two(server, bundles)
+    await put(server, {"version": 1, "canary": {"version": 2, "share": 0.5}, "shadow": 3}, etag=None)
+    for number in (1, 2, 3):
+        answer = await server.client.delete(f"/admin/v1/adapters/intent/versions/{number}")
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert (await server.client.delete("/admin/v1/adapters/intent")).status_code == 204
+
+
+async def test_gates_hold_for_whatever_is_to_answer(server: Any, bundles: Any) -> None:
+    gates = "/admin/v1/adapters/intent/aliases/production/gates"
+    assert (await server.client.put(gates, json={"require": ["f1>=0.9"]})).json()["code"] == "adapter_not_found"
+    assert (await server.upload(bundles("intent", seed=1, metrics=METRIC))).status_code == 201
+    assert (await server.upload(bundles("intent", seed=2))).status_code == 201
+    assert (await server.client.put(gates, json={"require": ["f1 is high"]})).status_code == 422
+    assert (await server.client.put(gates, json={"require": ["f1>=0.9"]})).json()["require"] == ["f1>=0.9"]
+    assert (await server.client.get(gates)).json()["require"] == ["f1>=0.9"]
+    refused = await put(server, {"version": 2}, etag=None)
+    assert (refused.status_code, refused.json()["code"]) == (412, "requirement_not_met")
+    moved = await put(server, {"version": 1}, etag=None)
+    assert moved.json()["claims"][0]["value"] == 0.95
+    refused = await put(server, {"version": 1, "canary": {"version": 2, "share": 0.5}})
+    assert refused.json()["code"] == "requirement_not_met"
+    assert (await put(server, {"version": 1, "shadow": 2})).status_code == 200
+    url = "/admin/v1/adapters/intent/aliases/production"
+    answer = await server.client.delete(url)
+    assert (answer.status_code, "protected" in answer.json()["detail"]) == (409, True)
+    assert (await put(server, {"version": 2}, alias="staging", etag=None)).status_code == 200
+    assert (await server.client.put(gates, json={"require": []})).json()["require"] == []
+    assert (await server.client.delete(url)).status_code == 204
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2, "half"])
+async def test_shares_out_of_range(server: Any, bundles: Any, share: Any) -> None:
+    await upload_two(server, bundles)
+    answer = await put(server, {"version": 1, "canary": {"version": 2, "share": share}}, etag=None)
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ({"label": "a", "score": 0.9}, {"label": "a", "score": 0.6}, True),
+        ({"label": "a"}, {"label": "b"}, False),
+        ({"labels": [{"label": "x"}, {"label": "y"}]}, {"labels": [{"label": "y"}, {"label": "x"}]}, True),
+        ({"value": 3.2}, {"value": 3.201}, True),
+        ({"value": 3.2}, {"value": 4.0}, False),
+        ({"spans": [{"start": 0, "end": 3, "label": "P"}]}, {"spans": []}, False),
+        ({"answer": None}, {"answer": {"start": 0, "end": 2}}, False),
+        ({"answer": {"start": 0, "end": 2, "score": 1}}, {"answer": {"start": 0, "end": 2, "score": 0.5}}, True),
+        ({"choice": 1}, {"choice": 1, "scores": [0, 1]}, True),
+        ({"embedding": [1.0, 0.0]}, {"embedding": [1.0, 0.01]}, True),
+        ({"embedding": [1.0, 0.0]}, {"embedding": [0.0, 1.0]}, False),
+        ({"label": "a"}, {"error": {"code": "empty_input"}}, False),
+        ({"error": {"code": "empty_input"}}, {"error": {"code": "empty_input"}}, True),
+    ],
+)
+def test_agreement_is_of_decisions(one: dict[str, Any], other: dict[str, Any], is_same: bool) -> None:
+    assert agree(one, other) is is_same
