@@ -23,6 +23,8 @@ SUMMARY_OF_COMMAND: Mapping[str, str] = MappingProxyType(
     {
         "serve": "Run a server.",
         "db": "Look after the registry's database.",
+        "backup": "Write all that a registry holds into one file.",
+        "restore": "Fill an empty registry from a backup.",
         "demo": "Serve the example adapters on this machine.",
         "train": "Train an adapter on labelled data.",
         "evaluate": "Measure an adapter bundle on labelled data.",

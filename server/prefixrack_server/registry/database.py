@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -92,7 +92,7 @@ class Database:
         try:
             await database._await_answer(patience_s)
             if not is_migrated:
-                await database._migrate()
+                await database.fill(upgrade)
         except BaseException:
             await engine.dispose()
             raise
@@ -178,8 +178,9 @@ class Database:
                 log.warning("waiting for the registry's database", reason=str(fault.__cause__)[:300])
             await asyncio.sleep(START_PAUSE_S)
 
-    async def _migrate(self) -> None:
+    async def fill(self, work: Callable[[Connection], None]) -> None:
+        """One transaction in which nobody else migrates, for work on the schema itself. All or nothing."""
         with self._naming_faults():
             async with self._writing_engine.begin() as conn:
                 await conn.run_sync(lock_migrations)
-                await conn.run_sync(upgrade)
+                await conn.run_sync(work)
