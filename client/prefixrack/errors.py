@@ -6,7 +6,7 @@
     │   │   ├── EmptyInput · InvalidUnicode · InvalidInput · InputTooLong
     │   │   └── TokenOutOfRange · PositionOutOfRange · NonfiniteOutput
     │   ├── RequestFault               the whole request is refused
-    │   │   ├── MalformedJson · InvalidRequest · AllInputsFailed · UnsupportedMediaType
+    │   │   ├── MalformedJson · InvalidRequest · AllInputsFailed · UnsupportedMediaType · RequestStalled
     │   │   ├── PayloadTooLarge → TooManyInputs · TooManyTokens
     │   │   ├── MissingKey · InvalidKey · Forbidden · InvalidName
     │   │   └── RouteNotFound · MethodNotAllowed · AdapterNotFound · VersionNotFound · AliasNotFound · KeyNotFound
@@ -117,6 +117,12 @@ class AllInputsFailed(RequestFault):
 
 class UnsupportedMediaType(RequestFault):
     code = "unsupported_media_type"
+
+
+class RequestStalled(RequestFault):
+    """The caller did not go on sending its request."""
+
+    code = "request_stalled"
 
 
 class PayloadTooLarge(RequestFault):
@@ -340,7 +346,7 @@ class APIStatusError(APIError):
 
 
 class BadRequestError(APIStatusError):
-    """400, 405 and 415"""
+    """400, 405, 408 and 415"""
 
 
 class AuthenticationError(APIStatusError):
@@ -397,6 +403,7 @@ STATUS_ERRORS: Mapping[int, type[APIStatusError]] = {
     403: PermissionDeniedError,
     404: NotFoundError,
     405: BadRequestError,
+    408: BadRequestError,
     409: ConflictError,
     412: PreconditionFailedError,
     413: PayloadTooLargeError,

@@ -42,6 +42,8 @@ class Section(BaseModel):
 class HttpConfig(Section):
     """`drain_s` is how long the server goes on accepting after SIGTERM, while it already reports not ready.
 
+    `stall_timeout_s` is how long a client may take for the head of a request, or stall in its body or in reading.
+
     `workers` is the number of front-end processes that feed an engine in a process of its own; 0 is one process for
     all, None is 0 on a CPU and as many as the cores allow on a GPU.
     """
@@ -53,6 +55,7 @@ class HttpConfig(Section):
     cors_origins: tuple[str, ...] = ()
     request_timeout_s: Seconds = 30.0
     max_timeout_s: Seconds = 600.0
+    stall_timeout_s: Seconds = 30.0
     drain_s: Annotated[float, Field(ge=0)] = 0.0
     shutdown_grace_s: Positive = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -38,6 +38,8 @@ IDLE_TURN_S = 0.5
 NUM_FETCHERS = 32
 # A loader that computes while the interpreter ends could crash it; one that hangs is left behind.
 LOADERS_END_S = 2.0
+# Packs are not made smaller than this when memory runs out: it is not the activations then.
+MIN_PACK_TOKENS = 64
 
 TOO_LATE = RowFailure(
     DeadlineExceeded.code, "the row was not computed before its deadline: allow more time or send less at once"
@@ -95,7 +97,7 @@ class EngineThread:
         max_pack_tokens = USUAL_PACK_TOKENS if config.max_pack_tokens == "auto" else config.max_pack_tokens
         self._scheduler = Scheduler(max_pack_tokens, config.pack_rows(backbone.is_asynchronous))
         self._admission = Admission(self._scheduler, queue_limits or QueueLimits())
-        self._runner = PackRunner(backbone, clock)
+        self._runner = PackRunner(backbone, clock, self._shrink)
         self._loaders = loader_threads(config.num_loaders)
         self._host: HostTier[Adapter] = HostTier(config.host_budget_bytes(backbone.is_asynchronous))
         self._residency: Residency[Adapter] = Residency(
@@ -322,6 +324,14 @@ class EngineThread:
         for answer in answers:
             self._queue_seconds.add(answer.queue_ms / 1e3)
         return answers
+
+    def _shrink(self, num_tokens: int) -> None:
+        """A pack of so many tokens was too large for the memory there is: packs have half of that from now on."""
+        with self._wake:
+            size = max(MIN_PACK_TOKENS, num_tokens // 2)
+            if size < self._scheduler.max_pack_tokens:
+                log.warning("memory did not suffice for %d tokens: packs have %d from now on", num_tokens, size)
+                self._scheduler.max_pack_tokens = size
 
     def _unpin(self, rows: Iterable[QueuedRow]) -> None:
         with self._wake:

@@ -19,7 +19,8 @@ class EngineConfig(BaseModel):
 
     `max_pack_tokens` "auto" is measured by the engine's thread when it starts. `num_threads` None leaves torch's own
     choice. `retry_load_after_s` is how long a failed load answers for itself before new demand tries again;
-    `drain_timeout_s` is how long `stop()` goes on working for what is queued.
+    `drain_timeout_s` is how long `stop()` goes on working for what is queued. `max_silence_s` is how long its loop may
+    take for one turn, the longest pack included, before the server says that it hangs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,7 @@ class EngineConfig(BaseModel):
     num_threads: Annotated[int, Field(ge=1)] | None = None
     retry_load_after_s: Annotated[float, Field(ge=0)] = 2.0
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    max_silence_s: Annotated[float, Field(gt=0)] = 10.0
 
     def host_budget_bytes(self, has_own_memory: bool) -> int:
         """`host_bytes`; where it is "auto", none if the device has no memory of its own but computes in the host's."""

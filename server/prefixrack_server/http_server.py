@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,9 +17,13 @@ from fastapi import FastAPI
 from prefixrack_server.config import ConfigError, HttpConfig
 from prefixrack_server.garbage_collector import freeze_what_is_there
 from prefixrack_server.one_write import OneWriteProtocol
+from prefixrack_server.slow_clients import SlowClients
 
 # Family and address, as the socket module wants them.
 Address = tuple[socket.AddressFamily, Any]
+
+CLOSE: Final = (b"connection", b"close")
+TICK_S: Final = 0.1  # uvicorn's own
 
 
 class DrainingServer(uvicorn.Server):
@@ -29,6 +33,8 @@ class DrainingServer(uvicorn.Server):
         self._http = config
         self._app = app
         self._on_ready = on_ready
+        self._slow_clients = SlowClients(config.stall_timeout_s)
+        self._ticks_per_sweep = max(1, min(10, int(config.stall_timeout_s / TICK_S / 4)))
         super().__init__(
             uvicorn.Config(
                 app,
@@ -66,7 +72,22 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         else:
             asyncio.get_running_loop().call_later(self._http.drain_s, self._finish)
+        if not phase.is_draining:
+            self._part_with_connections()
         phase.drain()
+
+    def _part_with_connections(self) -> None:
+        """From now on every answer ends its connection: who comes again does so by the load balancer."""
+        self.config.encoded_headers.append(CLOSE)  # of which uvicorn makes the default ones, once a second
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, OneWriteProtocol):
+                connection.close_after_answer()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % self._ticks_per_sweep == 0:
+            self._slow_clients.sweep(self.server_state.connections)
+        return await super().on_tick(counter)
 
     def _cut_off(self) -> None:
         """Ctrl-C again: wait for nothing. What is cut off now is no error worth a traceback."""

@@ -12,8 +12,32 @@ MAX_HELD_BYTES: Final = 64 * 1024
 
 
 class OneWriteProtocol(HttpToolsProtocol):
+    """It also notes, in the event loop's time, what tells a slow client: `head_since` the head of a request is being
+    waited for (None where it is there), and `heard_at` bytes came last."""
+
+    head_since: float | None = None
+    heard_at: float = 0.0
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(HoldingTransport(transport, self.loop))  # type: ignore[arg-type]
+        self.heard_at = self.head_since = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.loop.time()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self.head_since = self.heard_at
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.head_since = None
+        super().on_headers_complete()
+
+    def close_after_answer(self) -> None:
+        """The one that is being made. Its head is sent without `Connection: close` where it is out already."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
 
 class HoldingTransport:

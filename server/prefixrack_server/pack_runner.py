@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,11 +11,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixrack.errors import InternalFault, NonfiniteOutput
+from prefixrack.errors import InternalFault, NonfiniteOutput, ServerOverloaded
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import PackRow
 from prefixrack_adapters.rows import Row
 from prefixrack_server.messages import RowDone, RowFailure
+from prefixrack_server.out_of_memory import is_out_of_memory
 from prefixrack_server.queued_row import QueuedRow
 
 log = logging.getLogger(__name__)
@@ -58,11 +60,15 @@ class Flight:
 
 
 class PackRunner:
-    """Turns the rows of a pack into their answers; one bad row fails alone."""
+    """Turns the rows of a pack into their answers; one bad row fails alone.
 
-    def __init__(self, backbone: Computes, clock: Callable[[], float]) -> None:
+    `too_large` is told the tokens of each pack of several rows for which memory did not suffice.
+    """
+
+    def __init__(self, backbone: Computes, clock: Callable[[], float], too_large: Callable[[int], None]) -> None:
         self._backbone = backbone
         self._clock = clock
+        self._too_large = too_large
 
     def launch(self, rows: Sequence[QueuedRow], adapter_of: AdapterOf, *, is_full: bool = False) -> Flight:
         """Begin a pack. `adapter_of` gives the adapter of a digest, pinned until the flight has landed."""
@@ -93,6 +99,10 @@ class PackRunner:
             is_alone = len(rows) == 1
             log.warning("a pack of %d rows failed: %s", len(rows), error, exc_info=is_alone)
             failure = _failure(error)
+            if is_out_of_memory(error) and not is_alone:
+                self._too_large(sum(queued.num_tokens for queued in rows))
+            # What the failed pass had computed so far hangs on its frames, and would be there beside the halves.
+            traceback.clear_frames(error.__traceback__)
         if is_alone:
             return [failure]
         middle = len(rows) // 2
@@ -114,6 +124,11 @@ def _finite(logits: Logits) -> Logits | RowFailure:
 
 
 def _failure(error: Exception) -> RowFailure:
+    if is_out_of_memory(error):
+        return RowFailure(
+            ServerOverloaded.code,
+            "the engine's memory does not suffice for this row alone: send a shorter input, or lower resident_bytes",
+        )
     kind = type(error).__name__
     return RowFailure(InternalFault.code, f"this row could not be computed ({kind}): the server's log says more")
 

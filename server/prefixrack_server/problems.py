@@ -37,6 +37,7 @@ STATUS_OF: Mapping[type[errors.Fault], int] = {
     errors.AliasNotFound: 404,
     errors.KeyNotFound: 404,
     errors.MethodNotAllowed: 405,
+    errors.RequestStalled: 408,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.BundleFault: 422,

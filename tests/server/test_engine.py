@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.admission import QueueLimits
-from prefixrack_server.engine import EngineBackbone, EngineThread, loader_threads, set_threads
+from prefixrack_server.engine import MIN_PACK_TOKENS, EngineBackbone, EngineThread, loader_threads, set_threads
 from prefixrack_server.engine_config import Auto, EngineConfig
 from prefixrack_server.messages import BundleRef, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.pack_runner import Logits
@@ -63,6 +64,10 @@ SPEC = BackboneSpec(
 )
 
 
+class Activations:
+    """What a pass holds in memory."""
+
+
 class FakeBackbone:
     """Logits are [sum of the token ids, size of the adapter]. Token 13 raises, 66 gives NaN, 99 is out of range."""
 
@@ -75,6 +80,9 @@ class FakeBackbone:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.on_launch: Callable[[], None] = lambda: None
+        self.max_tokens: int | None = None
+        self.activations: weakref.WeakSet[Activations] = weakref.WeakSet()
+        self.num_alive_at_launch: list[int] = []
 
     def check(self, row: Row) -> None:
         if OUT_OF_RANGE in row.token_ids:
@@ -82,10 +90,19 @@ class FakeBackbone:
 
     def launch(self, pack: Sequence[PackRow]) -> FakePending:
         self.packs.append(len(pack))
+        self.num_alive_at_launch.append(len(self.activations))
         self.on_launch()
         self.is_computing.set()
         pending = FakePending(self, list(pack))
         return pending if self.is_asynchronous else FakePending(self, [], pending.wait())
+
+    def compute(self, pack: Sequence[PackRow]) -> list[Logits]:
+        activations = Activations()
+        self.activations.add(activations)
+        num_tokens = sum(len(entry.row) for entry in pack)
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            raise torch.OutOfMemoryError(f"tried to allocate room for {num_tokens} tokens")
+        return [self.logits(entry) for entry in pack]
 
     def logits(self, entry: PackRow) -> NDArray[np.float32]:
         if BAD in entry.row.token_ids:
@@ -105,7 +122,7 @@ class FakePending:
     def wait(self) -> list[Logits]:
         if self.done is None:
             assert self.backbone.may_go_on.wait(WAIT_S)
-            self.done = [self.backbone.logits(entry) for entry in self.pack]
+            self.done = self.backbone.compute(self.pack)
         return self.done
 
 
@@ -256,6 +273,27 @@ def test_one_bad_row_fails_alone(bench: Bench) -> None:
     assert bench.codes(4) == {1: "ok", 2: "internal_error", 3: "ok", 4: "nonfinite_output"}
     bench.engine.submit([work(5)])
     assert bench.codes(1) == {5: "ok"}
+
+
+def test_out_of_memory_halves_the_pack_and_the_smaller_size_is_remembered(bench: Bench) -> None:
+    bench.backbone.max_tokens = 5
+    bench.engine._scheduler.max_pack_tokens = 1000
+    bench.engine.submit([work(row_id, 1, 1) for row_id in range(4)])
+    assert set(bench.codes(4).values()) == {"ok"}
+    assert bench.backbone.packs == [4, 2, 2]
+    assert bench.engine._scheduler.max_pack_tokens == MIN_PACK_TOKENS
+    bench.engine.submit([work(9, *(1,) * 6)])
+    assert bench.codes(1) == {9: "server_overloaded"}
+
+
+def test_a_pack_that_failed_leaves_nothing_in_memory_beside_its_halves() -> None:
+    bench = Bench()
+    bench.backbone.max_tokens = 1
+    bench.engine.start(bench.deliver)
+    bench.engine.submit([work(1), work(2)])
+    assert set(bench.codes(2).values()) == {"ok"}
+    assert bench.backbone.num_alive_at_launch == [0, 0, 0]
+    bench.engine.stop()
 
 
 def test_out_of_range_rows_never_reach_a_pack(bench: Bench) -> None:

@@ -33,6 +33,7 @@ def test_one_code_has_one_status() -> None:
         (errors.Forbidden, 403),
         (errors.VersionNotFound, 404),
         (errors.MethodNotAllowed, 405),
+        (errors.RequestStalled, 408),
         (errors.IdempotencyConflict, 409),
         (errors.PreconditionFailed, 412),
         (errors.TooManyTokens, 413),

@@ -18,6 +18,7 @@ from serve_process import TIMEOUT_S, ServeProcess, wait_for
 from tiny import write_backbone, write_random_bundle
 
 NUM_FRONT_ENDS = 2
+MAX_SILENCE_S = 3.0
 NUM_CALLERS = 16  # so many connections do not all go to one front end
 
 
@@ -57,7 +58,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     arguments = [f"--{option}={path}" for option, path in paths.items()]
     workers = f"--http-workers={NUM_FRONT_ENDS}"
     process = ServeProcess(folder, "serve", "--dtype=float32", *arguments, workers, "--auth=none")
-    yield World(process)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFIXRACK_ENGINE__MAX_SILENCE_S", str(MAX_SILENCE_S))
+        yield World(process)
     process.kill()
 
 
@@ -106,6 +109,19 @@ def test_a_front_end_that_hangs_is_replaced(server: World) -> None:
     wait_for(lambda: server.num_started() == num_started + 1)
     assert not hanging.is_running()
     assert {server.predict().status_code for _ in range(NUM_CALLERS)} == {200}
+
+
+def test_an_engine_that_hangs_fails_liveness_at_every_front_end(server: World) -> None:
+    def statuses() -> set[int]:
+        """Each on a connection of its own."""
+        return {httpx2.get(f"{server.process.base_url}/health/live").status_code for _ in range(NUM_CALLERS)}
+
+    wait_for(lambda: statuses() == {200})
+    with unanswered_requests(server) as calls:
+        wait_for(lambda: statuses() == {503})
+        server.parts("engine")[0].resume()
+    assert {call.result().status_code for call in calls} == {200}
+    wait_for(lambda: statuses() == {200})
 
 
 def test_without_its_engine_the_server_answers_everybody_and_ends(server: World) -> None:

@@ -1,0 +1,181 @@
+"""Clients that stall, over real sockets: they are told so and let go, and hold no permit meanwhile. And the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx2
+import pytest
+
+from prefixrack_server.front_end import OrderedServer
+
+LIMITS = {"max_queued_rows": 1}
+BODY = json.dumps({"inputs": "hello"}).encode()
+
+
+def head(length: int, *more: str, media_type: str = "application/json") -> bytes:
+    lines = ["POST /v1/intent/predict HTTP/1.1", "Host: localhost", f"Content-Type: {media_type}"]
+    return "\r\n".join([*lines, f"Content-Length: {length}", *more, "", ""]).encode()
+
+
+class Listening:
+    """The app behind `OrderedServer`, on a port."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.http = OrderedServer(server.config.http.model_copy(update={"port": 0}), server.app, None)
+        self.http.config.lifespan = "off"  # the fixture's
+
+    @property
+    def port(self) -> int:
+        port: int = self.http.servers[0].sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def num_rows(self) -> int:
+        num_rows: int = self.server.app.state.services.dispatcher.num_rows
+        return num_rows
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def predict(self) -> int:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}") as client:
+            return (await client.post("/v1/intent/predict", json={"inputs": "hello"})).status_code
+
+
+@asynccontextmanager
+async def listening(serving: Any, bundles: Any, until: Any, **http: Any) -> AsyncIterator[Listening]:
+    async with serving(limits=LIMITS, http={"auth": "none", **http}) as server:
+        await server.upload(bundles("intent"))
+        listening = Listening(server)
+        task = asyncio.create_task(listening.http.serve())
+        await until(lambda: listening.http.started)
+        try:
+            yield listening
+        finally:
+            listening.http.should_exit = listening.http.force_exit = True
+            await task
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
+    return int(status.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+
+
+@pytest.mark.parametrize(
+    ("sent", "missing"),
+    [
+        (b"", "head"),
+        (b"POST /v1/intent/predict HTTP/1.1\r\nHost: loc", "head"),
+        (head(len(BODY)), "body"),
+        (head(len(BODY)) + BODY[:5], "body"),
+    ],
+)
+async def test_a_stalled_request_is_told_so_and_holds_no_permit(
+    serving: Any, bundles: Any, until: Any, sent: bytes, missing: str
+) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+        reader, writer = await place.connect()
+        writer.write(sent)
+        await writer.drain()
+        assert await place.predict() == 200  # the one permit is free
+        status, headers, body = await read_answer(reader)
+        assert (status, headers["connection"], json.loads(body)["code"]) == (408, "close", "request_stalled")
+        assert missing in json.loads(body)["detail"]
+        assert await reader.read() == b""
+        assert place.num_rows == 0
+        writer.close()
+
+
+async def test_a_head_that_trickles_is_as_late(serving: Any, bundles: Any, until: Any) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+        reader, writer = await place.connect()
+
+        async def trickle() -> None:
+            for byte in head(len(BODY)) * 10:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.05)
+
+        task = asyncio.create_task(trickle())
+        assert (await read_answer(reader))[0] == 408
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        writer.close()
+
+
+async def test_a_body_that_comes_slowly_is_taken(serving: Any, bundles: Any, until: Any) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+        reader, writer = await place.connect()
+        writer.write(head(len(BODY)))
+        for byte in BODY:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.05)
+        assert (await read_answer(reader))[0] == 200
+        writer.close()
+
+
+async def test_who_does_not_read_its_answer_is_let_go(serving: Any, bundles: Any, until: Any) -> None:
+    """A bulk body of which no answer is read: what does not fit the sockets' buffers waits for its reader."""
+    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        small.connect(("127.0.0.1", place.port))
+        reader, writer = await asyncio.open_connection(sock=small, limit=1024)
+        line = json.dumps({"inputs": "hello", "id": "x" * 100_000}).encode() + b"\n"
+        num_lines = 80
+        writer.write(head(len(line) * num_lines, media_type="application/jsonl") + line * num_lines)
+        connections: Any = place.http.server_state.connections
+        await until(lambda: any(connection.flow.write_paused for connection in connections))
+        await until(lambda: not connections)
+        assert place.num_rows == 0
+        assert await place.predict() == 200
+        writer.transport.abort()
+        del reader
+
+
+async def test_a_bulk_body_may_pause_between_lines(serving: Any, bundles: Any, until: Any) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=0.2) as place:
+        reader, writer = await place.connect()
+        line = b'{"inputs": "hello"}\n'
+        writer.write(head(2 * len(line), media_type="application/jsonl") + line)
+        answer = await reader.readuntil(b"}\n\r\n")
+        assert b"200 OK" in answer
+        await asyncio.sleep(0.5)
+        writer.write(line)
+        assert b'"index":1' in await reader.readuntil(b"}\n\r\n")
+        writer.close()
+
+
+async def test_from_the_first_signal_on_ready_fails_and_connections_end_with_their_answer(
+    serving: Any, bundles: Any, until: Any
+) -> None:
+    async with listening(serving, bundles, until, drain_s=60.0) as place:
+        request = head(len(BODY)) + BODY
+        (first, to_first), (second, to_second) = await place.connect(), await place.connect()
+        to_first.write(request)
+        assert "connection" not in (await read_answer(first))[1]
+        place.server.engine.go.clear()
+        to_second.write(request)
+        await until(lambda: place.num_rows == 1)
+        place.http.handle_exit(signal.SIGTERM, None)
+        place.server.engine.go.set()
+        status, headers, _ = await read_answer(second)
+        assert (status, headers["connection"]) == (200, "close")
+        to_first.write(request)
+        status, headers, _ = await read_answer(first)
+        assert (status, headers["connection"]) == (200, "close")
+        assert [await reader.read() for reader in (first, second)] == [b"", b""]
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{place.port}") as client:
+            assert (await client.get("/health/ready")).status_code == 503
+            assert (await client.get("/health/live")).headers["connection"] == "close"
+        for writer in (to_first, to_second):
+            writer.close()
