@@ -199,6 +199,22 @@ class AsyncClient:
         key = idempotency_key if idempotency_key is not None else uuid.uuid4().hex
         return await self._run(calls.push(name, Path(bundle_folder), progress, key))
 
+    async def push_source(
+        self,
+        name: str,
+        source: str,
+        *,
+        task: str | None = None,
+        labels: Sequence[str] = (),
+        idempotency_key: str | None = None,
+    ) -> VersionInfo:
+        """Have the server fetch a bundle from a URI (hf://, s3://, file:// …) that its settings allow.
+
+        `task` and `labels` are what a PEFT adapter does not say itself.
+        """
+        key = idempotency_key if idempotency_key is not None else uuid.uuid4().hex
+        return await self._run(calls.push_source(name, source, task, labels, key))
+
     async def pull(self, ref: str, folder: str | Path, *, overwrite: bool = False) -> AdapterDetail:
         """Download a version's bundle into `folder`. Raises FileExistsError when a bundle is there already.
 

@@ -85,6 +85,15 @@ def push(name: str, folder: Path, progress: Progress | None, idempotency_key: st
     return Call(write("POST", f"{_admin(name)}/versions", headers=headers, upload=upload), partial(decode, VersionInfo))
 
 
+def push_source(
+    name: str, source: str, task: str | None, labels: Sequence[str], idempotency_key: str
+) -> Call[VersionInfo]:
+    headers = {"Idempotency-Key": idempotency_key}
+    body = {"source": source} | ({} if task is None else {"task": task}) | ({"labels": list(labels)} if labels else {})
+    request = write("POST", f"{_admin(name)}/versions", body, headers=headers)
+    return Call(request, partial(decode, VersionInfo))
+
+
 def download(name: str, version: int) -> Call[None]:
     return Call(read(f"{_version(name, version)}/bundle"), _nothing)
 

@@ -8,18 +8,18 @@
     │   ├── RequestFault               the whole request is refused
     │   │   ├── MalformedJson · InvalidRequest · AllInputsFailed · UnsupportedMediaType · RequestStalled
     │   │   ├── PayloadTooLarge → TooManyInputs · TooManyTokens
-    │   │   ├── MissingKey · InvalidKey · Forbidden · InvalidName
+    │   │   ├── MissingKey · InvalidKey · Forbidden · InvalidName · SourceRefused
     │   │   └── RouteNotFound · MethodNotAllowed · AdapterNotFound · VersionNotFound · AliasNotFound · KeyNotFound
     │   ├── BundleFault                an uploaded or loaded adapter bundle is not acceptable
     │   │   ├── MalformedBundle · UnsafeArchive · BundleTooLarge · InvalidManifest
     │   │   └── TensorMismatch · NonfiniteTensor · BackboneMismatch · LabelMismatch · ProbeFailed
     │   ├── RegistryFault              the registry cannot do that now
     │   │   ├── Conflict → IdempotencyConflict · PreconditionFailed → RequirementNotMet · PreconditionRequired
-    │   │   └── DiskFull
+    │   │   └── RegistryReadOnly · DiskFull
     │   ├── ServiceFault               the server cannot answer now
     │   │   ├── RateLimited → QueueShareExceeded
-    │   │   └── ServerOverloaded · NotReady · RegistryUnavailable · DeadlineExceeded ·
-    │   │       InternalFault → BlobUnusable
+    │   │   └── ServerOverloaded · NotReady · RegistryUnavailable · SourceUnavailable ·
+    │   │       DeadlineExceeded · InternalFault → BlobUnusable
     │   └── UnsupportedBackbone        raised at start, never over HTTP
     └── APIError                       raised by the client
         ├── APIConnectionError → APITimeoutError
@@ -221,12 +221,24 @@ class RegistryFault(Fault):
     code = "conflict"
 
 
+class SourceRefused(RequestFault):
+    """A URI that a bundle was to be fetched from is not allowed, or leads where the server does not go."""
+
+    code = "source_refused"
+
+
 class Conflict(RegistryFault):
     code = "conflict"
 
 
 class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
+
+
+class RegistryReadOnly(RegistryFault):
+    """A file declares what this server's registry holds: it is changed there."""
+
+    code = "registry_read_only"
 
 
 class PreconditionFailed(RegistryFault):
@@ -273,6 +285,12 @@ class RegistryUnavailable(ServiceFault):
     """The registry's database does not answer. Adapters that the server knows already go on answering."""
 
     code = "registry_unavailable"
+
+
+class SourceUnavailable(ServiceFault):
+    """What a bundle was to be fetched from does not answer, or has nothing there."""
+
+    code = "source_unavailable"
 
 
 class DeadlineExceeded(ServiceFault):

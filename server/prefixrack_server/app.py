@@ -14,6 +14,7 @@ from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
 from prefixrack_server.auth import DEFAULT_TENANT, Gate
 from prefixrack_server.config import ServerConfig
+from prefixrack_server.declared import POLL_S, Follower
 from prefixrack_server.dispatch import Dispatcher
 from prefixrack_server.docs_page import install_docs_page
 from prefixrack_server.documentation import install_openapi
@@ -32,6 +33,7 @@ from prefixrack_server.routes.shortcut import PredictShortcut
 from prefixrack_server.scoreboard import TURN_S
 from prefixrack_server.seat import Seat
 from prefixrack_server.services import Services
+from prefixrack_server.sources import Sources
 from prefixrack_server.tokenise import Tokeniser
 from prefixrack_server.upload import Spool
 from prefixrack_server.uploads import Uploads
@@ -92,6 +94,7 @@ def build_services(
         predictor=predictor,
         keeper=Keeper(registry, engine),
         uploads=Uploads(registry, predictor, spool, spec, config.backbone.serving_dtype),
+        sources=Sources(config.sources, seat.spool_dir, limits.max_bundle_bytes, config.backbone.path),
         metrics=metrics,
         rollouts=RolloutTraffic(predictor, metrics.counters),
     )
@@ -103,10 +106,14 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
         services.dispatcher.start()
         try:
             await _prepare(services)
+            follower = follower_of(services)
+            if follower is not None:
+                await follower.begin()
             traffic = services.predictor.traffic
             async with (
                 running(keep_house(services.registry, services.keeper, services.predictor.holds)),
                 running(every(TURN_S, traffic.turn)),
+                running(follow(follower)),
             ):
                 services.phase.is_started = True
                 yield
@@ -116,6 +123,19 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             await services.dispatcher.stop()
 
     return lifespan
+
+
+def follower_of(services: Services) -> Follower | None:
+    """What makes the registry hold what a file declares, where one does."""
+    path = services.config.registry.declared
+    if path is None:
+        return None
+    return Follower(path, DEFAULT_TENANT, services.registry, services.uploads, services.sources, services.keeper)
+
+
+async def follow(follower: Follower | None) -> None:
+    if follower is not None:
+        await every(POLL_S, follower.turn)
 
 
 @asynccontextmanager
@@ -133,6 +153,7 @@ async def _prepare(services: Services) -> None:
     folder = services.config.registry.adapters_dir
     if folder is not None:
         await services.uploads.register_folder(DEFAULT_TENANT, folder)
+    await services.uploads.register_sources(DEFAULT_TENANT, services.sources, services.config.sources.adapters)
     await services.keeper.sync()
 
 

@@ -86,7 +86,7 @@ class BackboneConfig(Section):
 class RegistryConfig(Section):
     """`database_url` None means an SQLite file in the state folder, `blobs_url` None a folder in it: then the registry
     is this server's alone. Bundles in the folders of `adapters_dir` are registered at start, if their names were never
-    used."""
+    used. `declared` is a file that says what the default tenant's registry holds: nothing else changes it then."""
 
     state_dir: Path = Path("prefixrack-data")
     database_url: SecretStr | None = None
@@ -94,6 +94,7 @@ class RegistryConfig(Section):
     blob_cache_bytes: Positive = 10_240 * MIB
     sweep_s: Seconds = 600.0
     adapters_dir: Path | None = None
+    declared: Path | None = None
 
     @field_validator("database_url")
     @classmethod
@@ -128,6 +129,17 @@ class RegistryConfig(Section):
     @property
     def spool_dir(self) -> Path:
         return self.state_dir / "spool"
+
+
+class SourcesConfig(Section):
+    """Where bundles may be fetched from by URI: `allowed` are beginnings such as hf://owner, s3://bucket/path and
+    file:///folder; nothing by default. Those in `adapters` are registered at start, as those of `registry.adapters_dir`
+    are, and need not be allowed besides. `private_hosts` may have addresses that are not public, and plain HTTP."""
+
+    allowed: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    private_hosts: tuple[str, ...] = ()
+    hub_endpoint: str | None = None
 
 
 class LimitsConfig(Section):
@@ -178,6 +190,7 @@ class ServerConfig(BaseSettings):
     engine: EngineConfig = EngineConfig()
     registry: RegistryConfig = RegistryConfig()
     limits: LimitsConfig = LimitsConfig()
+    sources: SourcesConfig = SourcesConfig()
     metrics: MetricsConfig = MetricsConfig()
 
     @property

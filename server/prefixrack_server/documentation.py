@@ -86,6 +86,18 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
                 }
             },
             "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["source"],
+                    "properties": {
+                        "source": {"type": "string", "example": "hf://owner/name@main/folder"},
+                        "task": {"type": "string", "description": "What a PEFT adapter does not say itself"},
+                        "labels": {"type": "array", "items": {"type": "string"}, "description": "Likewise"},
+                    },
+                    "additionalProperties": False,
+                }
+            },
         },
     }
 }

@@ -31,6 +31,7 @@ STATUS_OF: Mapping[type[errors.Fault], int] = {
     errors.MissingKey: 401,
     errors.InvalidKey: 401,
     errors.Forbidden: 403,
+    errors.SourceRefused: 403,
     errors.RouteNotFound: 404,
     errors.AdapterNotFound: 404,
     errors.VersionNotFound: 404,
@@ -51,6 +52,7 @@ STATUS_OF: Mapping[type[errors.Fault], int] = {
     errors.ServerOverloaded: 503,
     errors.NotReady: 503,
     errors.RegistryUnavailable: 503,
+    errors.SourceUnavailable: 503,
     errors.DeadlineExceeded: 504,
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefixrack_server.predict import Predictor
     from prefixrack_server.registry.registry import Registry
     from prefixrack_server.rollout_traffic import RolloutTraffic
+    from prefixrack_server.sources import Sources
     from prefixrack_server.uploads import Uploads
 
 
@@ -45,6 +46,7 @@ class Services:
     predictor: Predictor
     keeper: Keeper
     uploads: Uploads
+    sources: Sources
     metrics: Metrics
     rollouts: RolloutTraffic
     phase: Phase = field(default_factory=Phase)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,15 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from prefixrack.errors import Fault
+from prefixrack.errors import Fault, MalformedBundle
 from prefixrack_adapters.bundle import MANIFEST_FILE, check_bundle
-from prefixrack_adapters.manifest import parse_manifest
+from prefixrack_adapters.manifest import Manifest, parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.dispatch import Payer
 from prefixrack_server.predict import Predictor
 from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.registry import Registry, Version
+from prefixrack_server.sources import Sources
 from prefixrack_server.upload import BUNDLE_FILES, Draft, Spool, SpooledBundle
 
 # Checking reads all tensors: one at a time bounds the memory that uploads take.
@@ -70,7 +71,13 @@ class Uploads:
             known = await self._registry.replay(tenant, key, upload.digest, registration.name)
             if known is not None:
                 return known, False
-        manifest = await anyio.to_thread.run_sync(
+        manifest = await self._check(upload)
+        await self._predictor.probe(manifest, await self._registry.stage(upload), Payer(tenant))
+        name = registration.name or manifest.name
+        return await self._registry.add_version(tenant, name, upload, manifest, registration.created_by, key)
+
+    async def _check(self, upload: SpooledBundle) -> Manifest:
+        return await anyio.to_thread.run_sync(
             check_bundle,
             upload.manifest_bytes,
             upload.tensors_path,
@@ -78,9 +85,21 @@ class Uploads:
             self._serving_dtype,
             limiter=self._limiter,
         )
-        await self._predictor.probe(manifest, await self._registry.stage(upload), Payer(tenant))
-        name = registration.name or manifest.name
-        return await self._registry.add_version(tenant, name, upload, manifest, registration.created_by, key)
+
+    async def declare(self, tenant: str, name: str, number: int, bundle: Path, digest: str) -> Version:
+        """Make the bundle in a folder the version of this number, by the same checks as an upload.
+
+        Raises BundleFaults, one of them where it has another digest than declared, Conflict, DiskFull, ServiceFaults.
+        """
+        async with self._spool.draft() as draft:
+            upload = await fill_from(bundle, draft)
+            if upload.digest != digest:
+                raise MalformedBundle(
+                    f"the bundle at the source has digest {upload.digest}, declared is {digest}: declare what is there"
+                )
+            manifest = await self._check(upload)
+            await self._predictor.probe(manifest, await self._registry.stage(upload), Payer(tenant))
+            return await self._registry.declare_version(tenant, name, number, upload, manifest)
 
     async def register_folder(self, tenant: str, folder: Path) -> None:
         """Register every bundle in `folder`, each under its manifest's name; one that is refused is logged and left."""
@@ -89,6 +108,15 @@ class Uploads:
                 await self._register_first(tenant, bundle)
             except Fault as fault:
                 log.error("bundle refused", bundle=str(bundle), code=fault.code, detail=fault.detail)
+
+    async def register_sources(self, tenant: str, sources: Sources, uris: Iterable[str]) -> None:
+        """Register what the settings name by URI; one that is refused or not there is logged and left."""
+        for uri in uris:
+            try:
+                with sources.scratch() as scratch:
+                    await self._register_first(tenant, await sources.fetch(uri, Path(scratch), is_trusted=True))
+            except Fault as fault:
+                log.error("source refused", source=uri, code=fault.code, detail=fault.detail)
 
     async def _register_first(self, tenant: str, bundle: Path) -> None:
         """Only a name that was never used: what was deleted stays deleted, and `latest` is not taken from uploads."""

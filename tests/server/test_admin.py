@@ -187,7 +187,7 @@ async def test_unsafe_archives(ready: Any, bundles: Any) -> None:
 
 
 async def test_uploads_of_another_media_type(ready: Any) -> None:
-    for content_type in ("application/json", "application/zip", ""):
+    for content_type in ("text/plain", "application/zip", ""):
         headers = {"Content-Type": content_type}
         response = await ready.client.post(f"{ADMIN}/versions", content=b"{}", headers=headers)
         await assert_refused(ready, response, 415, "unsupported_media_type")

@@ -18,14 +18,23 @@ from prefixrack.requests import name_of
 
 def push(
     context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: Annotated[str, typer.Argument(help="The bundle's folder; or a URI that the server fetches it from.")],
     name: Annotated[str | None, typer.Argument(help="The adapter's name; by default the manifest's.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="With a URI of a PEFT adapter: names in the order of training, commas between.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Upload a bundle as a new version."""
-    adapter = name if name is not None else bundles.name_in_manifest(bundle)
-    with open_client(context) as client, _progress(f"push {adapter}", is_shown=not json) as progress:
-        version = client.push(adapter, bundle, progress=progress)
+    """Upload a bundle as a new version, or have the server fetch it: hf://owner/name, s3://bucket/path, file:///folder."""
+    if "://" in bundle:
+        if name is None:
+            raise typer.BadParameter(f"say the adapter's name too: prefixrack push {bundle} NAME")
+        with open_client(context) as client:
+            version = client.push_source(name, bundle, labels=labels.split(",") if labels else ())
+    else:
+        adapter = name if name is not None else bundles.name_in_manifest(Path(bundle))
+        with open_client(context) as client, _progress(f"push {adapter}", is_shown=not json) as progress:
+            version = client.push(adapter, bundle, progress=progress)
     if json:
         show_json(version)
         return

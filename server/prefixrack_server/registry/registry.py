@@ -52,6 +52,7 @@ GRANT_LIFE_S: Final = 5.0  # of a remembered key, should nobody call `refresh`
 MAX_RESOLVED: Final = 20_000
 MAX_GRANTS: Final = 10_000
 MAX_SWEPT_AT_ONCE: Final = 200  # writers wait for as long as their files are being removed
+DECLARED: Final = "declared"  # who added a version that a file declares
 NOBODY: Final = "none"  # the key id in the audit log where no key was used
 
 
@@ -228,6 +229,21 @@ class Registry:
         await garbage.mark_alive(write, version)
         await write.record(tenant, created_by, "version.add", version.ref, digest=version.digest)
         return version
+
+    async def declare_version(
+        self, tenant: str, name: str, number: int, upload: SpooledBundle, manifest: Manifest
+    ) -> Version:
+        """Make an upload the version of this number, where a file says so and nobody else adds any.
+
+        Raises Conflict for a number that is, or was, another version's, or DiskFull.
+        """
+        await asyncio.to_thread(_put_blobs, self._blobs, upload)
+        async with self._change(tenant, name) as write:
+            known = await versions.find_number(write.conn, tenant, name, number)
+            if known is not None and known.digest == upload.digest:
+                return known
+            await versions.reserve_number(write, tenant, name, number)
+            return await self._insert(write, tenant, name, upload, manifest, DECLARED)
 
     async def replay(self, tenant: str, idempotency_key: str, digest: str, name: str | None = None) -> Version | None:
         """What an earlier upload under this key made. Raises IdempotencyConflict if it had other content or, where

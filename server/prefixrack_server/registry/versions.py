@@ -114,6 +114,12 @@ async def find_digest(conn: AsyncConnection, tenant: str, name: str, digest: str
     return None if row is None else as_version(row)
 
 
+async def find_number(conn: AsyncConnection, tenant: str, name: str, number: int) -> Version | None:
+    table = tables.versions
+    row = (await conn.execute(select(table).where(of_version(table, tenant, name, number)))).mappings().first()
+    return None if row is None else as_version(row)
+
+
 async def is_known_name(conn: AsyncConnection, tenant: str, name: str) -> bool:
     table = tables.adapters
     return await conn.scalar(select(table.c.name).where(of_adapter(table, tenant, name))) is not None
@@ -169,6 +175,19 @@ async def _take_number(write: Write, tenant: str, name: str) -> int:
     first = {"tenant": tenant, "name": name, "last_number": 1, "created_at": write.now_text}
     await write.conn.execute(insert(table).values(**first))
     return 1
+
+
+async def reserve_number(write: Write, tenant: str, name: str, number: int) -> None:
+    """Let the next version have this number. Raises Conflict for one that was given out already."""
+    table = tables.adapters
+    last = await write.conn.scalar(select(table.c.last_number).where(of_adapter(table, tenant, name)))
+    if last is None:
+        first = {"tenant": tenant, "name": name, "last_number": number - 1, "created_at": write.now_text}
+        await write.conn.execute(insert(table).values(**first))
+        return
+    if number <= last:
+        raise Conflict(f"version {number} of {name!r} is or was another one, up to {last} all are: use a new number")
+    await write.conn.execute(update(table).where(of_adapter(table, tenant, name)).values(last_number=number - 1))
 
 
 async def set_kept(write: Write, tenant: str, name: str, number: int, kept: bool) -> Version:

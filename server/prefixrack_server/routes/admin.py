@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefixrack.errors import InvalidRequest, UnsupportedMediaType
+from prefixrack.errors import InvalidRequest, RegistryReadOnly, UnsupportedMediaType
 from prefixrack.types import AliasInfo, GatesInfo, ResidencyInfo, VersionInfo, VersionPage, Wire
 from prefixrack_server.archive import read_multipart, read_tar
 from prefixrack_server.auth import Promoter, Reader, TenantAdmin, Writer
@@ -21,17 +23,34 @@ from prefixrack_server.services import Services, services_of
 from prefixrack_server.small_body import body_of, read_model
 from prefixrack_server.tar_stream import tar_blocks, tar_size
 from prefixrack_server.upload import Draft, SpooledBundle
-from prefixrack_server.uploads import Registration
+from prefixrack_server.uploads import Registration, fill_from
 
 MAX_KEY_LEN = 255
+READING = ("GET", "HEAD")
 TAR_TYPES = ("application/x-tar", "application/tar")
 MULTIPART_TYPE = "multipart/form-data"
+JSON_TYPE = "application/json"
 
-Number = Annotated[int, Path(ge=1, le=999_999_999)]
+Number = Annotated[int, PathParameter(ge=1, le=999_999_999)]
 
 VersionNumber = Annotated[int, Field(ge=1, le=999_999_999, strict=True)]
 
-router = APIRouter(prefix="/admin/v1/adapters/{name}", tags=["admin"], responses=ADMIN_PROBLEMS)
+
+async def check_writable(request: Request) -> None:
+    """Raises RegistryReadOnly for a change of what a file declares; where adapters are resident, none does."""
+    declared = services_of(request).config.registry.declared
+    if declared is not None and request.method not in READING and not request.url.path.endswith("/residency"):
+        raise RegistryReadOnly(
+            f"this server's registry is declared by the file {declared.name!r}: change that, and the server follows"
+        )
+
+
+router = APIRouter(
+    prefix="/admin/v1/adapters/{name}",
+    tags=["admin"],
+    responses=ADMIN_PROBLEMS,
+    dependencies=[Depends(check_writable)],
+)
 
 
 class CanaryTarget(BaseModel):
@@ -63,6 +82,20 @@ class AliasTarget(BaseModel):
             examples=[["f1>=0.9", "wnut17:span_f1>=0.5"]],
         ),
     ] = []
+
+
+class BundleSource(BaseModel):
+    """Body of `POST …/versions` that says where the bundle lies, instead of holding it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: Annotated[
+        str,
+        Field(min_length=1, max_length=1000, examples=["hf://owner/name@main/folder", "s3://bucket/adapters/intent"]),
+    ]
+    # What a PEFT adapter does not say itself.
+    task: Annotated[str | None, Field(max_length=100)] = None
+    labels: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=10_000)] = []
 
 
 class AliasGates(BaseModel):
@@ -98,7 +131,10 @@ async def upload(
     caller: Writer,
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Add a version: multipart with the fields manifest, tensors and card, or a tar of the bundle's files."""
+    """Add a version: multipart with the fields manifest, tensors and card, or a tar of the bundle's files.
+
+    Or JSON that names where the bundle lies, `{"source": "hf://…"}`: the server fetches it, if its settings allow.
+    """
     services = services_of(request)
     _check_idempotency_key(idempotency_key)
 
@@ -278,8 +314,13 @@ async def _spool(request: Request, draft: Draft) -> SpooledBundle:
         return await read_multipart(request.stream(), content_type, draft)
     if media_type in TAR_TYPES:
         return await read_tar(request.stream(), draft)
+    if media_type == JSON_TYPE:
+        sources, wanted = services_of(request).sources, await read_model(request, BundleSource)
+        with sources.scratch() as scratch:
+            bundle = await sources.fetch(wanted.source, Path(scratch), task=wanted.task, labels=wanted.labels)
+            return await fill_from(bundle, draft)
     raise UnsupportedMediaType(
-        f"Content-Type is {media_type[:80]!a}, allowed are {MULTIPART_TYPE} and {TAR_TYPES[0]}: "
+        f"Content-Type is {media_type[:80]!a}, allowed are {MULTIPART_TYPE}, {TAR_TYPES[0]} and {JSON_TYPE}: "
         "upload with `prefixrack push`"
     )
 
