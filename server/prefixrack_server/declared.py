@@ -24,7 +24,7 @@ from prefixrack_server.uploads import Uploads
 
 PAGE: Final = 1000
 POLL_S: Final = 2.0
-RETRY_S: Final = 30.0
+TURNS_TO_RETRY: Final = 15
 
 Number = Annotated[int, Field(ge=1, le=999_999_999)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -132,9 +132,9 @@ class Follower:
         self._turns_to_retry -= 1
         if seen == self._applied and self._turns_to_retry != 0:
             return
-        self._applied = seen
+        self._applied, self._turns_to_retry = seen, TURNS_TO_RETRY  # whatever ends this turn
         num_failed = await self.apply(read_declaration(content))
-        self._turns_to_retry = int(RETRY_S / POLL_S) if num_failed else 0
+        self._turns_to_retry = TURNS_TO_RETRY if num_failed else 0
         log.info("the declared registry was applied", file=str(self._path), failed=num_failed)
 
     async def apply(self, declaration: Declaration) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from prefixrack.errors import RegistryUnavailable
 from prefixrack_server import app as app_module
-from prefixrack_server.declared import DeclarationFault, Follower, read_declaration
+from prefixrack_server.declared import TURNS_TO_RETRY, DeclarationFault, Follower, read_declaration
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +114,27 @@ async def test_what_cannot_be_had_leaves_the_rest(serving: Any, file: File, bund
         assert await server.names() == [("bad", 1, 1), ("good", 1, 1)]
         kept = await server.registry.resolve("default", "good@1")
         assert kept.digest == good.digest  # a number is one version for good
+
+
+async def test_a_turn_that_fails_is_taken_again(
+    serving: Any, file: File, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_arguments: object) -> None:
+        raise RegistryUnavailable("the database is away")
+
+    intent, ner = version_of(bundles("intent")), version_of(bundles("ner"))
+    file.write(intent={"versions": {"1": intent}}, ner={"versions": {"1": ner}})
+    async with serving(registry={"declared": file.path}) as server:
+        follower = follower_of(server)
+        file.write(intent={"versions": {"1": intent}})
+        with monkeypatch.context() as patch:
+            patch.setattr(server.registry, "list_adapters", away)
+            with pytest.raises(RegistryUnavailable):
+                await follower.turn()
+        assert len(await server.names()) == 2
+        for _ in range(TURNS_TO_RETRY):
+            await follower.turn()
+        assert await server.names() == [("intent", 1, 1)]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"adapters": {"a": {"versions": {}}}}'])
