@@ -13,24 +13,26 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PATH=/opt/prefixrack/bin:
 WORKDIR /src
 RUN python3 -m venv /opt/prefixrack
 COPY constraints.txt ./
+# The pinned Triton is for tests on CPUs; torch for GPUs brings the one that it was built with.
+RUN grep -v '^triton==' constraints.txt > image-constraints.txt
 
 FROM source AS build-cpu
 ARG TORCH_INDEX_URL=
 # torch first and alone, in a layer of its own: it changes seldom and weighs most
-RUN pip install --constraint constraints.txt ${TORCH_INDEX_URL:+--extra-index-url "${TORCH_INDEX_URL}"} torch
+RUN pip install --constraint image-constraints.txt ${TORCH_INDEX_URL:+--extra-index-url "${TORCH_INDEX_URL}"} torch
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY adapters adapters
 COPY server server
-RUN pip install --constraint constraints.txt '.[demo]'
+RUN pip install --constraint image-constraints.txt '.[demo,otel]'
 
 FROM source AS build-cuda
-RUN pip install --constraint constraints.txt torch triton
+RUN pip install --constraint image-constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY adapters adapters
 COPY server server
-RUN pip install --constraint constraints.txt '.[demo]'
+RUN pip install --constraint image-constraints.txt '.[demo,otel]'
 
 FROM ${BASE} AS runtime
 # The attention kernels of CPUs are compiled for the very processor, at the first start; Triton compiles too. Without a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,10 +51,21 @@ class Connection:
             headers["Authorization"] = f"Bearer {self.settings.api_key}"
         if request.is_computed and remaining_s is not None:
             headers[DEADLINE_HEADER] = str(max(1, min(int(remaining_s * 1000), MAX_DEADLINE_MS)))
-        return headers | dict(request.headers)
+        return headers | trace_headers() | dict(request.headers)
 
     def _timeout(self, remaining_s: float | None) -> httpx2.Timeout:
         """The settings' timeouts, cut to what is left of the caller's deadline."""
         limit_s = float("inf") if remaining_s is None else remaining_s
         connect_s = min(self.settings.connect_timeout_s, limit_s)
         return httpx2.Timeout(min(self.settings.timeout_s, limit_s), connect=connect_s)
+
+
+def trace_headers() -> dict[str, str]:
+    """W3C trace context of the caller's current span. A program that never loaded OpenTelemetry has none."""
+    if "opentelemetry.trace" not in sys.modules:
+        return {}
+    from opentelemetry import propagate
+
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers

@@ -34,6 +34,7 @@ from prefixrack_server.scoreboard import TURN_S
 from prefixrack_server.seat import Seat
 from prefixrack_server.services import Services
 from prefixrack_server.sources import Sources
+from prefixrack_server.spans import telemetry
 from prefixrack_server.tokenise import Tokeniser
 from prefixrack_server.upload import Spool
 from prefixrack_server.uploads import Uploads
@@ -60,6 +61,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=telemetry(),
     )
     app.state.services = services
     for router in (predict.router, health.router, adapters.router, admin.router, keys.router):
@@ -103,6 +105,7 @@ def build_services(
 def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.dispatcher.spans.start()
         services.dispatcher.start()
         try:
             await _prepare(services)

@@ -16,6 +16,7 @@ from prefixrack.errors import DeadlineExceeded, Fault, NotReady, ServerOverloade
 from prefixrack_adapters.rows import Row
 from prefixrack_server.messages import BundleRef, Engine, RowDone, RowWork
 from prefixrack_server.noticeboard import Noticeboard
+from prefixrack_server.spans import Caller, Spans
 
 POLL_S = 0.5  # how often a waiting request looks whether its caller is still there
 
@@ -39,10 +40,13 @@ class Payer(NamedTuple):
 class Ticket:
     """One submission: its rows have consecutive ids. Done when the last of them is answered, or none will be."""
 
-    __slots__ = ("_waker", "answers", "deadline", "fault", "first_id", "num_missing", "num_tokens")
+    __slots__ = ("_waker", "answers", "caller", "deadline", "fault", "first_id", "num_missing", "num_tokens")
 
-    def __init__(self, first_id: int, rows: Sequence[BoundRow], deadline: float | None) -> None:
+    def __init__(
+        self, first_id: int, rows: Sequence[BoundRow], deadline: float | None, caller: Caller | None = None
+    ) -> None:
         self.first_id = first_id
+        self.caller = caller
         self.deadline = deadline
         self.num_tokens = sum(len(bound.row) for bound in rows)
         self.num_missing = len(rows)
@@ -96,8 +100,11 @@ class Dispatcher:
     instant may together go over the limit by one request.
     """
 
-    def __init__(self, engine: Engine, max_rows: int, max_tokens: int, noticeboard: Noticeboard) -> None:
+    def __init__(
+        self, engine: Engine, max_rows: int, max_tokens: int, noticeboard: Noticeboard, spans: Spans | None = None
+    ) -> None:
         self._engine = engine
+        self.spans = spans or Spans()
         self._noticeboard = noticeboard
         self._max_rows = max_rows
         self._max_tokens = max_tokens
@@ -136,7 +143,7 @@ class Dispatcher:
         can share a pack, and the engine is woken once.
         """
         self._check_permits(rows)
-        ticket = Ticket(self._next_id, rows, deadline)
+        ticket = Ticket(self._next_id, rows, deadline, self.spans.caller())
         self._next_id += len(rows)
         if not rows:
             return ticket
@@ -208,14 +215,17 @@ class Dispatcher:
             self._loop.call_soon_threadsafe(self._settle, answers)
 
     def _settle(self, answers: Sequence[RowDone]) -> None:
+        shares: list[tuple[Ticket, RowDone]] = []
         for answer in answers:
             ticket = self._tickets.pop(answer.row_id, None)
             if ticket is None:
                 continue  # cancelled while it was being computed
             ticket.put(answer)
+            shares.append((ticket, answer))
             if not ticket.num_missing:
                 self.num_tokens -= ticket.num_tokens
         self._post()
+        self.spans.packed(shares)
 
 
 def _patience(ticket: Ticket, is_gone: IsGone | None) -> float | None:

@@ -153,8 +153,12 @@ class Predictor:
         batch = await self.prepare(version, envelope.inputs, envelope.parameters, big)
         self.check_tokens(batch.num_tokens)
         prepared_at = time.perf_counter()
+        spans = self.dispatcher.spans
+        spans.worked("tokenise", call.started)
         answers = await self.compute(list(batch.rows()), call)
+        computed_at = time.perf_counter()
         outcomes = await self.tokeniser.work(big, lambda: batch.finish(iter(answers)))
+        spans.worked("output", computed_at)
         check_outcomes(outcomes)
         self._count([batch], call)
         return {
@@ -171,15 +175,19 @@ class Predictor:
         big = is_big(len(envelope.inputs) * len(versions), envelope.num_bytes)
         batches, faults = await self._prepare_all(versions, envelope, big)
         rows = [row for batch in batches.values() for row in batch.rows()]
+        spans = self.dispatcher.spans
+        spans.worked("tokenise", call.started)
         try:
             answers = iter(await self.compute(rows, call))
         except Exception as error:
             for batch in batches.values():
                 self.traffic.failed(batch.version, error)
             raise
+        computed_at = time.perf_counter()
         outcomes: dict[str, list[Outcome]] = {}
         for key, batch in batches.items():
             outcomes[key] = await self.tokeniser.work(big, lambda batch=batch: batch.finish(answers))  # type: ignore[misc]
+        spans.worked("output", computed_at)
         check_results(faults, outcomes)
         self._count(batches.values(), call)
         results = {key: error_json(fault) for key, fault in faults.items()}

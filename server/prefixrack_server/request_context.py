@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -20,6 +21,9 @@ ID_KEY = "prefixrack.request_id"
 ID_HEADER = b"x-request-id"
 ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 CLIENT_CLOSED = 499  # nginx's number for a caller that left before the answer
+
+# For log lines: of which request the running task is. Empty outside of one.
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 Observe = Callable[[Scope, int, float], None]
 
@@ -42,6 +46,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send)
+        token = REQUEST_ID.set(scope[ID_KEY])
         try:
             await self._app(scope, receive, exchange.send)
         except ClientDisconnect:
@@ -50,6 +55,7 @@ class RequestContext:
             await exchange.fail(error)
         finally:
             self._observe(scope, exchange.status or CLIENT_CLOSED, time.perf_counter() - exchange.started)
+            REQUEST_ID.reset(token)
 
 
 class _Exchange:
