@@ -42,12 +42,17 @@ def test_a_line_in_a_file_is_plain(log_format: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_a_name_with_line_ends_makes_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_name_with_line_ends_makes_no_line_of_its_own(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Log injection: what callers can choose is one string in one line."""
-    set_up_logging("info", "json")
-    structlog.stdlib.get_logger("x").error("failed", path='/v1/a\n{"event": "a key was revoked", "level": "info"}\r\n')
-    (line,) = capsys.readouterr().err.splitlines()
-    assert json.loads(line)["event"] == "failed"
+    set_up_logging("info", log_format)
+    path = '/v1/a\n{"event": "a key was revoked", "level": "info"}\r\n\x1b[2J'
+    structlog.stdlib.get_logger("x").error("failed", path=path)
+    logging.getLogger("y").error("failed", extra={"path": path})
+    written = capsys.readouterr().err
+    assert len(written.splitlines()) == 2
+    assert all("failed" in line for line in written.splitlines())
+    assert "\x1b" not in written
 
 
 @pytest.fixture
