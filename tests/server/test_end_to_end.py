@@ -271,7 +271,7 @@ def test_health_metrics_and_description(server: World) -> None:
     server.output("intent", "the cat")
     with httpx2.Client(base_url=server.process.base_url) as http:
         assert http.get("/health/live").json() == {"live": True}
-        assert http.get("/health/ready").json() == {"ready": True}
+        assert http.get("/health/ready").json() == {"ready": True, "registry": True}
         metrics = http.get("/metrics")
         document = http.get("/openapi.json").json()
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
