@@ -32,6 +32,11 @@ class Answer(NamedTuple):
     status: int
     latency_s: float
     late_s: float  # how long after it was due the request was sent
+    due_s: float = 0.0
+
+    @property
+    def done_s(self) -> float:
+        return self.due_s + self.latency_s
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,13 @@ class Latencies:
         return cls(len(answers), num_failures, *rounded)
 
 
-def message_of(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> bytes:
-    """A request as it goes over the wire."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def message_of(
+    method: str, path: str, body: bytes = b"", content_type: str = "application/json", **headers: str
+) -> bytes:
+    """A request as it goes over the wire; `x_api_key` is the header X-Api-Key."""
+    named = {"host": "localhost", "content-type": content_type, "content-length": str(len(body)), **headers}
+    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in named.items()]
+    return f"{method} {path} HTTP/1.1\r\n{''.join(lines)}\r\n".encode() + body
 
 
 def arrivals(rate_per_s: float, duration_s: float, random: np.random.Generator) -> list[float]:
@@ -112,7 +120,8 @@ class Load:
         try:
             _, connection = await self._loop.create_connection(lambda: Connection(self), "127.0.0.1", self._port)
         except OSError:
-            self.note(Answer(call.kind, NO_ANSWER, self.elapsed_s() - call.due_s, self.elapsed_s() - call.due_s))
+            late_s = self.elapsed_s() - call.due_s
+            self.note(Answer(call.kind, NO_ANSWER, late_s, late_s, call.due_s))
         else:
             connection.send(call)
 
@@ -169,7 +178,7 @@ class Connection(asyncio.Protocol):
         call, self._call = self._call, None
         assert call is not None, "an answer that nobody asked for"
         latency_s = self._load.elapsed_s() - call.due_s
-        self._load.note(Answer(call.kind, status, latency_s, self._late_s))
+        self._load.note(Answer(call.kind, status, latency_s, self._late_s, call.due_s))
 
     def close(self) -> None:
         if self._transport is not None:

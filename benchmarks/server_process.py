@@ -19,11 +19,12 @@ from typing import Any
 import httpx2
 
 START_TIMEOUT_S = 600.0
+NO_KEY = "none"  # of a server without keys
 SERVE = "import typer; from prefixrack_server.commands import serve; typer.run(serve)"
 LUA = """
 local requests, turn = {}, 0
 init = function(args)
-  local headers = {["Content-Type"] = "application/json"}
+  local headers = {["Content-Type"] = "application/json", ["X-API-Key"] = "@KEY@"}
   for line in io.lines("@REQUESTS@") do
     local path, body = line:match("^(%S+) (.*)$")
     requests[#requests + 1] = wrk.format("POST", path, headers, body)
@@ -103,11 +104,17 @@ def rss_bytes(pid: int) -> int:
 
 @contextmanager
 def serving(
-    backbone: Path, adapters: Path | None, work: Path, settings: Mapping[str, Any], *, state: Path | None = None
+    backbone: Path,
+    adapters: Path | None,
+    work: Path,
+    settings: Mapping[str, Any],
+    *,
+    state: Path | None = None,
+    auth: str = "none",
 ) -> Iterator[Server]:
     """A server with the bundles in `adapters` registered. `settings` are names of the environment without prefix."""
     port = free_port()
-    options = {"--backbone": backbone, "--port": port, "--auth": "none", "--log-level": "warning"}
+    options = {"--backbone": backbone, "--port": port, "--auth": auth, "--log-level": "warning"}
     options |= {"--state-dir": state or work / "state"} | ({} if adapters is None else {"--adapters": adapters})
     command = [sys.executable, "-c", SERVE, *(str(part) for pair in options.items() for part in pair)]
     environment = os.environ | {f"PREFIXRACK_{name}": str(value) for name, value in settings.items()}
@@ -151,13 +158,20 @@ def check_wrk() -> None:
         raise SystemExit("the program wrk, which loads servers, is not installed: `apt-get install wrk`")
 
 
-def run_wrk(server: Server, requests: Sequence[tuple[str, str]], connections: int, duration_s: int, work: Path) -> Load:
+def run_wrk(
+    server: Server,
+    requests: Sequence[tuple[str, str]],
+    connections: int,
+    duration_s: int,
+    work: Path,
+    key: str = NO_KEY,
+) -> Load:
     """Send (adapter, text) pairs in turn, one row per request, over `connections` connections."""
     script = work / "load.lua"
     listing = work / "requests.txt"
     bodies = [f"{path_of(adapter)} {json.dumps({'inputs': text})}\n" for adapter, text in requests]
     listing.write_text("".join(bodies), encoding="utf-8")
-    script.write_text(LUA.replace("@REQUESTS@", str(listing)), encoding="utf-8")
+    script.write_text(LUA.replace("@REQUESTS@", str(listing)).replace("@KEY@", key), encoding="utf-8")
     command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "30s", "-s", str(script)]
     wrk_before_s, http_before_s = children_cpu_s(), server.http_cpu_s()
     done = subprocess.run([*command, server.base_url], capture_output=True, text=True, check=True)

@@ -19,6 +19,12 @@ MEMORY_S: Final = 5.0
 UNKNOWN_RETRY_S: Final = 1.0
 
 
+# Where several tenants share the engine, a pack takes no longer than this: a row waits for the pack before it too, and
+# who floods would make all of them as large as they may be.
+SHARED_PACK_S: Final = 0.1
+MIN_SHARED_TOKENS: Final = 256
+
+
 class QueueLimits(NamedTuple):
     """What the queue may hold. A tenant with less than its share of it may join beyond."""
 
@@ -54,6 +60,18 @@ class Admission:
         self._scheduler = scheduler
         self._limits = limits
         self.speed = Speed()
+        self._busy_until = 0.0
+
+    def begin(self, num_tokens: int, now: float) -> None:
+        """A pack of so many tokens begins, or waits for the one before it."""
+        if self.speed.tokens_per_s:
+            self._busy_until = max(self._busy_until, now) + num_tokens / self.speed.tokens_per_s
+
+    def end(self, num_tokens: int, seconds: float, *, is_full: bool) -> None:
+        """A pack is computed."""
+        if is_full:
+            self.speed.note(num_tokens, seconds)
+            self._scheduler.shared_pack_tokens = max(MIN_SHARED_TOKENS, int(SHARED_PACK_S * self.speed.tokens_per_s))
 
     def refusal(self, request: Sequence[RowWork], now: float) -> RowFailure | None:
         """Why these rows of one request may not join the queue; None where they may. An empty queue takes anything."""
@@ -69,7 +87,8 @@ class Admission:
         ahead = self._scheduler.tokens_ahead(first.tenant, first.weight, first.priority)
         if not ahead:
             return None
-        wait_s, left_s = (ahead + self._scheduler.max_pack_tokens) / speed, first.deadline - now
+        pack_s = max(0.0, self._busy_until - now)
+        wait_s, left_s = pack_s + (ahead + self._scheduler.pack_tokens(now)) / speed, first.deadline - now
         if wait_s <= left_s:
             return None
         return RowFailure(

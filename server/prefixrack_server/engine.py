@@ -290,6 +290,7 @@ class EngineThread:
             selection = self._scheduler.take(self._clock())
             self._answers += self._failed(selection.expired, TOO_LATE)
             self._unpin_ready(selection.expired)
+            self._admission.begin(sum(queued.num_tokens for queued in selection.rows), self._clock())
             return selection
 
     def _early_answers(self) -> list[RowDone]:
@@ -313,8 +314,8 @@ class EngineThread:
         answers = self._runner.land(flight)
         num_tokens = sum(queued.num_tokens for queued in flight.rows)
         began_at, self._landed_at = max(flight.started_at, self._landed_at), self._clock()
-        if flight.is_full:
-            self._admission.speed.note(num_tokens, self._landed_at - began_at)
+        with self._wake:
+            self._admission.end(num_tokens, self._landed_at - began_at, is_full=flight.is_full)
         self._num_packs += 1
         self._num_rows += len(flight.rows)
         self._num_tokens += num_tokens

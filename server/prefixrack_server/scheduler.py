@@ -14,6 +14,9 @@ from prefixrack_server.fair_queue import COMPACT_SLACK, FairQueue, Standing, com
 from prefixrack_server.messages import RowWork
 from prefixrack_server.queued_row import QueuedRow
 
+# So long after several tenants wanted the engine at once it counts as shared.
+SHARED_FOR_S: Final = 1.0
+
 
 class Selection(NamedTuple):
     """What `take` hands back: the rows of one pack, and the rows whose deadline passed before they were computed.
@@ -39,6 +42,8 @@ class Scheduler:
 
     def __init__(self, max_pack_tokens: int, max_pack_rows: int) -> None:
         self.max_pack_tokens = max_pack_tokens  # may change between packs
+        self.shared_pack_tokens = max_pack_tokens  # where several tenants want some; may change too
+        self._shared_until = 0.0
         self._max_pack_rows = max_pack_rows
         self._orders = itertools.count()
         self._rows: dict[int, QueuedRow] = {}
@@ -109,15 +114,22 @@ class Scheduler:
     def take(self, now: float) -> Selection:
         """The rows of the next pack, whatever is ready, and the rows past their deadline.
 
-        A pack holds at most `max_pack_tokens` and `max_pack_rows`; a single longer row goes alone. Rows that do not
+        A pack holds at most `pack_tokens` and `max_pack_rows`; a single longer row goes alone. Rows that do not
         fit beside the others are passed over and keep their place: the first of them opens the next pack.
         """
         expired = self._expire(now)
+        if self._fair.num_tenants > 1:
+            self._shared_until = now + SHARED_FOR_S
         return Selection(self._pick(now), expired, is_full=self._fair.num_ready > 0)
+
+    def pack_tokens(self, now: float) -> int:
+        """How many tokens a pack may have that begins now."""
+        is_shared = now < self._shared_until
+        return min(self.max_pack_tokens, self.shared_pack_tokens) if is_shared else self.max_pack_tokens
 
     def _pick(self, now: float) -> list[QueuedRow]:
         picked: list[QueuedRow] = []
-        room = self.max_pack_tokens
+        room = self.pack_tokens(now)
         while room > 0 and len(picked) < self._max_pack_rows:
             queued = self._fair.serve(now, room if picked else None)
             if queued is None:

@@ -91,6 +91,28 @@ def test_others_make_the_wait_longer_but_never_longer_than_the_queue() -> None:
     assert desk.refused(tenant="c", deadline=0.2) == ("server_overloaded", near(0.05))
 
 
+def test_what_is_being_computed_is_waited_for_too() -> None:
+    desk = Desk()
+    desk.queue(50, tenant="a")
+    desk.admission.begin(100, now=0.0)
+    desk.admission.begin(100, now=0.0)  # prepared beside the first
+    assert desk.refused(tenant="a", deadline=0.6) == ("server_overloaded", near(0.2))
+    assert desk.refused(tenant="a", now=0.1, deadline=0.6) == ("server_overloaded", near(0.2))
+    assert desk.refusal(tenant="a", now=0.3, deadline=0.91) is None
+
+
+def test_packs_of_a_shared_engine_take_a_tenth_of_a_second() -> None:
+    desk = Desk()
+    desk.scheduler.max_pack_tokens = 5000
+    desk.admission.end(20_000, 1.0, is_full=True)  # with the 1,000 tokens of the second before
+    desk.queue(1000, tenant="a")
+    desk.queue(1, tenant="b")
+    speed = desk.admission.speed.tokens_per_s
+    assert sum(queued.num_tokens for queued in desk.scheduler.take(0.0).rows) == int(speed / 10) // 10 * 10
+    assert desk.scheduler.pack_tokens(0.9) == int(speed / 10)  # the other may be back at once
+    assert desk.scheduler.pack_tokens(1.1) == 5000
+
+
 def test_less_urgent_rows_are_not_waited_for() -> None:
     desk = Desk()
     desk.queue(50, tenant="a", priority=10)

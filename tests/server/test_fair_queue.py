@@ -177,7 +177,8 @@ def test_backlogged_tenants_differ_by_less_than_a_pack(
     queue = Queue()
     for number, weight in enumerate(weights):
         mine = lengths[number % len(lengths) :] + lengths
-        queue.add(str(number), mine * 200, weight=weight)
+        enough = num_packs * 2 * PACK_TOKENS // sum(mine) + 1
+        queue.add(str(number), mine * enough, weight=weight)
     tokens = queue.tokens_of(num_packs)
     given = [tokens[str(number)] / weight for number, weight in enumerate(weights)]
     longest = max(lengths)
