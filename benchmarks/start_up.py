@@ -20,6 +20,7 @@ from options import Backbone, Commit, Rounds
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE
 from prefixrack_server.config import RegistryConfig
 from prefixrack_server.registry.blobs import LocalBlobStore
+from prefixrack_server.registry.principal import Actor
 from prefixrack_server.registry.registry import DEFAULT_TENANT, Registry
 from prefixrack_server.upload import SpooledBundle
 from server_process import Server, serving
@@ -28,7 +29,7 @@ from turns import Spread, stderr
 from workload import RandomAdapter
 
 NUM_ANSWERS = 20
-NOBODY = "benchmarks"
+NOBODY = Actor("benchmarks")
 
 
 @dataclass(frozen=True)

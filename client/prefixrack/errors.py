@@ -8,8 +8,10 @@
     │   ├── RequestFault               the whole request is refused
     │   │   ├── MalformedJson · InvalidRequest · AllInputsFailed · UnsupportedMediaType · RequestStalled
     │   │   ├── PayloadTooLarge → TooManyInputs · TooManyTokens
-    │   │   ├── MissingKey · InvalidKey · Forbidden · InvalidName · SourceRefused
-    │   │   └── RouteNotFound · MethodNotAllowed · AdapterNotFound · VersionNotFound · AliasNotFound · KeyNotFound
+    │   │   ├── MissingKey · InvalidKey → InvalidToken · InvalidName · SourceRefused
+    │   │   ├── Forbidden → TenantDisabled · StorageQuotaExceeded
+    │   │   ├── RouteNotFound · MethodNotAllowed · AdapterNotFound · VersionNotFound · AliasNotFound
+    │   │   └── KeyNotFound · TenantNotFound
     │   ├── BundleFault                an uploaded or loaded adapter bundle is not acceptable
     │   │   ├── MalformedBundle · UnsafeArchive · BundleTooLarge · InvalidManifest
     │   │   └── TensorMismatch · NonfiniteTensor · BackboneMismatch · LabelMismatch · ProbeFailed
@@ -17,7 +19,7 @@
     │   │   ├── Conflict → IdempotencyConflict · PreconditionFailed → RequirementNotMet · PreconditionRequired
     │   │   └── RegistryReadOnly · DiskFull
     │   ├── ServiceFault               the server cannot answer now
-    │   │   ├── RateLimited → QueueShareExceeded
+    │   │   ├── RateLimited → QueueShareExceeded · RequestQuotaExceeded · TokenQuotaExceeded
     │   │   └── ServerOverloaded · NotReady · RegistryUnavailable · SourceUnavailable ·
     │   │       DeadlineExceeded · InternalFault → BlobUnusable
     │   └── UnsupportedBackbone        raised at start, never over HTTP
@@ -145,8 +147,24 @@ class InvalidKey(RequestFault):
     code = "invalid_key"
 
 
+class InvalidToken(InvalidKey):
+    """A signed token of an OpenID Connect issuer that is not accepted."""
+
+    code = "invalid_token"
+
+
 class Forbidden(RequestFault):
     code = "forbidden"
+
+
+class TenantDisabled(Forbidden):
+    code = "tenant_disabled"
+
+
+class StorageQuotaExceeded(Forbidden):
+    """The tenant may not have so many adapters, or so many bytes of them."""
+
+    code = "storage_quota_exceeded"
 
 
 class InvalidName(RequestFault):
@@ -175,6 +193,10 @@ class AliasNotFound(RequestFault):
 
 class KeyNotFound(RequestFault):
     code = "key_not_found"
+
+
+class TenantNotFound(RequestFault):
+    code = "tenant_not_found"
 
 
 class BundleFault(Fault):
@@ -271,6 +293,14 @@ class QueueShareExceeded(RateLimited):
     """The server is full, and this tenant has more than its share of what waits."""
 
     code = "queue_share_exceeded"
+
+
+class RequestQuotaExceeded(RateLimited):
+    code = "request_quota_exceeded"
+
+
+class TokenQuotaExceeded(RateLimited):
+    code = "token_quota_exceeded"
 
 
 class ServerOverloaded(ServiceFault):

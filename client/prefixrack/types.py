@@ -334,18 +334,100 @@ class ResidencyInfo(Wire):
 
 
 class KeyInfo(Wire):
-    """An API key as the server lists it; `secret` is present once, in the answer that made the key."""
+    """An API key as the server lists it; `secret` is present once, in the answer that made the key.
+
+    `adapters` has patterns of the names that the key is limited to, none for all.
+    """
 
     id: str
     tenant: str
     scopes: list[str]
     created_at: str
     expires_at: str | None = None
+    adapters: list[str] = []
     secret: str | None = None
 
 
 class KeyPage(Wire):
     data: list[KeyInfo]
+    next_cursor: str | None = None
+
+
+Quota = Annotated[int, Field(ge=0, le=10**15, strict=True)]
+
+
+class Quotas(Wire):
+    """What a tenant may take: each is a number, or null for no limit."""
+
+    requests_per_minute: Quota | None = None
+    tokens_per_minute: Quota | None = None
+    max_adapters: Quota | None = None
+    max_bytes: Quota | None = None
+
+
+class QuotaChange(Quotas):
+    """What is named is set, null for no limit; what is not named stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Stored(Wire):
+    """How many adapters a tenant has, and how many bytes of them."""
+
+    num_adapters: int
+    num_bytes: int
+
+
+class TenantInfo(Wire):
+    """Who owns adapters and keys. `weight` is its share of a busy server against that of others; `adapters` has
+    patterns of the names that its keys may use, none for all. `stored` is there where one tenant is shown."""
+
+    name: str
+    weight: float = 1.0
+    quotas: Quotas = Quotas()
+    adapters: list[str] = []
+    created_at: str
+    disabled_at: str | None = None
+    stored: Stored | None = None
+
+
+class TenantPage(Wire):
+    data: list[TenantInfo]
+    next_cursor: str | None = None
+
+
+class AuditLine(Wire):
+    """A change, and who made it: by the key's id, in the request of this id. `detail` has what was replaced as `before`
+    and `after`, where something was."""
+
+    id: int
+    at: str
+    tenant: str
+    key_id: str
+    action: str
+    target: str
+    request_id: str | None = None
+    detail: dict[str, Any] = {}
+
+
+class AuditPage(Wire):
+    data: list[AuditLine]
+    next_cursor: str | None = None
+
+
+class UsageLine(Wire):
+    """What a tenant had computed by one adapter on one day (UTC)."""
+
+    tenant: str
+    day: str
+    adapter: str
+    requests: int
+    rows: int
+    tokens: int
+
+
+class UsagePage(Wire):
+    data: list[UsageLine]
     next_cursor: str | None = None
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
@@ -19,16 +20,19 @@ from prefixrack_server.dispatch import Dispatcher
 from prefixrack_server.docs_page import install_docs_page
 from prefixrack_server.documentation import install_openapi
 from prefixrack_server.holds import Holds
-from prefixrack_server.housekeeping import every, keep_house
+from prefixrack_server.housekeeping import every, keep_house, keep_keys
 from prefixrack_server.keeper import Keeper
 from prefixrack_server.messages import Engine
 from prefixrack_server.metrics import Metrics, facts_of
+from prefixrack_server.oidc import TokenVerifier
 from prefixrack_server.predict import Predictor
 from prefixrack_server.problems import install_problem_handlers
+from prefixrack_server.quota_storage import SharedStorage
+from prefixrack_server.quotas import QuotaMeter, fleet_storage
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.request_context import RequestContext
 from prefixrack_server.rollout_traffic import RolloutTraffic
-from prefixrack_server.routes import adapters, admin, health, keys, predict
+from prefixrack_server.routes import adapters, admin, health, keys, predict, records, tenants
 from prefixrack_server.routes.shortcut import PredictShortcut
 from prefixrack_server.scoreboard import TURN_S
 from prefixrack_server.seat import Seat
@@ -38,6 +42,9 @@ from prefixrack_server.spans import telemetry
 from prefixrack_server.tokenise import Tokeniser
 from prefixrack_server.upload import Spool
 from prefixrack_server.uploads import Uploads
+from prefixrack_server.usage import UsageCounter
+
+log = structlog.stdlib.get_logger("prefixrack.app")
 
 
 def create_app(
@@ -64,8 +71,8 @@ def create_app(
         telemetry=telemetry(),
     )
     app.state.services = services
-    for router in (predict.router, health.router, adapters.router, admin.router, keys.router):
-        app.include_router(router)
+    for routes in (predict, health, adapters, admin, keys, tenants, records):
+        app.include_router(routes.router)
     install_problem_handlers(app)
     install_openapi(app, needs_key=config.http.auth == "keys")
     install_docs_page(app)
@@ -81,9 +88,10 @@ def build_services(
     tokenizer: BackboneTokenizer,
     seat: Seat,
 ) -> Services:
-    limits = config.limits
+    limits, verifier = config.limits, TokenVerifier(config.oidc) if config.oidc.issuer else None
     dispatcher = Dispatcher(engine, limits.max_held_rows, limits.max_held_tokens, seat.noticeboard)
-    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens, seat.traffic)
+    usage = UsageCounter(registry)
+    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens, seat.traffic, usage)
     metrics = Metrics(engine, seat.noticeboard, seat.traffic, facts_of(config, spec), seat.metrics_dir)
     spool = Spool(seat.spool_dir, limits.max_bundle_bytes)
     return Services(
@@ -91,9 +99,11 @@ def build_services(
         spec=spec,
         registry=registry,
         engine=engine,
-        gate=Gate(registry, config.http.auth, config.http.cors_origins),
+        gate=Gate(registry, config.http.auth, config.http.cors_origins, verifier),
+        verifier=verifier,
         dispatcher=dispatcher,
         predictor=predictor,
+        quotas=QuotaMeter(SharedStorage(seat.quota_file), fleet_storage(config.quotas)),
         keeper=Keeper(registry, engine),
         uploads=Uploads(registry, predictor, spool, spec, config.backbone.serving_dtype),
         sources=Sources(config.sources, seat.spool_dir, limits.max_bundle_bytes, config.backbone.path),
@@ -112,10 +122,11 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             follower = follower_of(services)
             if follower is not None:
                 await follower.begin()
-            traffic = services.predictor.traffic
+            predictor = services.predictor
             async with (
-                running(keep_house(services.registry, services.keeper, services.predictor.holds)),
-                running(every(TURN_S, traffic.turn)),
+                running(keep_house(services.registry, services.keeper, predictor.holds, predictor.usage)),
+                running(keep_keys(services.verifier)),
+                running(every(TURN_S, predictor.traffic.turn)),
                 running(follow(follower)),
             ):
                 services.phase.is_started = True
@@ -124,6 +135,8 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             services.phase.drain()
             await services.rollouts.stop()
             await services.dispatcher.stop()
+            await services.quotas.close()
+            await _flush(services.predictor.usage)
 
     return lifespan
 
@@ -152,6 +165,14 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait((task,))
 
 
+async def _flush(usage: UsageCounter) -> None:
+    """The last thing of a process. A database that is away must not keep it from ending in order."""
+    try:
+        await usage.flush()
+    except Exception:
+        log.exception("what tenants used since the last time could not be written down")
+
+
 async def _prepare(services: Services) -> None:
     folder = services.config.registry.adapters_dir
     if folder is not None:
@@ -170,6 +191,6 @@ def _add_middleware(app: FastAPI, services: Services) -> None:
             allow_origins=list(origins),
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After", "ETag"],
+            expose_headers=["X-Request-Id", "Retry-After", "ETag", "RateLimit", "RateLimit-Policy"],
         )
     app.add_middleware(RequestContext, observe=services.metrics.observe)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,7 @@ MEMORY_BYTES = 1 << 20  # of answers not yet sent; more goes to the file
 SEND_BYTES = 64 * 1024
 OVERLOAD_PAUSE_S = 0.05
 MAX_OVERLOAD_PAUSE_S = 2.0
+QUOTA_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ class BulkAnswer(Response):
         self._window = asyncio.Semaphore(limits.bulk_window)
         self._pending: asyncio.Queue[Pending | None] = asyncio.Queue()
         self._is_read = False
+        self._num_requests = 1  # that are not yet in the usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outbox = Outbox(self._folder, self._limits.bulk_spool_bytes)
@@ -219,6 +222,7 @@ class BulkAnswer(Response):
         for (parameters, _), group in groupby(parsed, parameters_key):
             for pending in await self._prepare(list(group), parameters):
                 await self._window.acquire()
+                await self._admit(pending)
                 await self._submit(pending)
                 self._pending.put_nowait(pending)
 
@@ -233,14 +237,23 @@ class BulkAnswer(Response):
         prepared = iter(batch.split())
         return [Pending(line, line.fault, None if line.fault else next(prepared)) for line in lines]
 
+    async def _admit(self, pending: Pending) -> None:
+        """Take a line's tokens from the tenant's quota; it waits for room there, as long as the deadline lets it."""
+        while pending.batch is not None:
+            try:
+                self._predictor.check_tokens(pending.batch.num_tokens)
+                await self._call.allowance.take_tokens(pending.batch.num_tokens)
+                return
+            except errors.TooManyTokens as fault:
+                pending.fault, pending.batch = fault, None
+            except errors.TokenQuotaExceeded as fault:
+                if self._call.deadline is not None and time.monotonic() >= self._call.deadline:
+                    pending.fault, pending.batch = fault, None
+                await asyncio.sleep(min(fault.retry_after_s or 0.0, QUOTA_PAUSE_S))
+
     async def _submit(self, pending: Pending) -> None:
         """Hand a line's rows to the engine; when the server is full the line waits instead of failing."""
         if pending.batch is None:
-            return
-        try:
-            self._predictor.check_tokens(pending.batch.num_tokens)
-        except errors.TooManyTokens as fault:
-            pending.fault = fault
             return
         rows = list(pending.batch.rows())
         while pending.ticket is None:
@@ -263,6 +276,8 @@ class BulkAnswer(Response):
         while pending.fault is None and pending.batch is not None and pending.ticket is not None:
             try:
                 answers = await self._predictor.dispatcher.wait(pending.ticket, self._is_gone)
+                self._predictor.note_usage(pending.batch, self._call.principal, self._num_requests)
+                self._num_requests = 0
                 finish = partial(pending.batch.finish, iter(answers))
                 (outcome,) = await self._predictor.tokeniser.work(is_big(1, pending.line.num_bytes), finish)
             except errors.ServiceFault as fault:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -24,10 +25,14 @@ MIB = 1 << 20
 MIN_GRACE_S = 60.0
 DATABASES = ("sqlite+aiosqlite:", "postgresql:", "postgresql+psycopg:")
 BLOB_STORES = ("file:///", "s3://", "gs://", "az://", "abfs://", "abfss://")
+REDIS_SCHEMES = ("redis://", "rediss://", "redis+unix://")
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 AuthMode = Literal["keys", "none"]
+Scope = Literal["predict", "adapters:read", "adapters:write", "alias:promote", "tenant:admin", "admin"]
+# Asymmetric ones only: with others, who can check a signature can make one.
+SigningAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 ServingDtype = Literal["float32", "float16", "bfloat16"]
 
 
@@ -174,6 +179,49 @@ class MetricsConfig(Section):
     max_tenants: Annotated[int, Field(ge=1, le=1000)] = 50
 
 
+class QuotasConfig(Section):
+    """`redis_url` (redis://, rediss:// or redis+unix://) is where all servers count tenants' requests and tokens
+    together; without it every server counts for itself."""
+
+    redis_url: SecretStr | None = None
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(REDIS_SCHEMES):
+            raise ValueError(f"must begin with one of {', '.join(REDIS_SCHEMES)}")
+        return url
+
+
+class OidcConfig(Section):
+    """Tokens that are taken beside API keys: those of `issuer` for `audience`, signed by a key at `jwks_url`.
+
+    `tenant_claim` names the tenant, by way of `tenants` (value → tenant) where that is not empty. `scopes_claim` has
+    what the token may do, by way of `scopes` (value → scopes); without that, scopes that administrate nothing count as
+    they are.
+    """
+
+    issuer: str | None = None
+    audience: str | None = None
+    jwks_url: str | None = None
+    algorithms: Annotated[tuple[SigningAlgorithm, ...], Field(min_length=1)] = ("RS256",)
+    tenant_claim: str = "tenant"
+    tenants: dict[str, str] = {}
+    scopes_claim: str = "scope"
+    scopes: dict[str, tuple[Scope, ...]] = {}
+    leeway_s: Annotated[int, Field(ge=0, le=300)] = 30
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = {"issuer": self.issuer, "audience": self.audience, "jwks_url": self.jwks_url}
+        missing = [name for name, value in given.items() if not value]
+        if missing and len(missing) < len(given):
+            raise ValueError(f"{' and '.join(missing)} must be set too: issuer, audience and jwks_url belong together")
+        if self.jwks_url is not None and not _is_safe_url(self.jwks_url):
+            raise ValueError("jwks_url must begin with https://; http:// is allowed on a loopback host")
+        return self
+
+
 class ServerConfig(BaseSettings):
     """Everything the server can be told. Build it with `load_config`."""
 
@@ -192,6 +240,8 @@ class ServerConfig(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     sources: SourcesConfig = SourcesConfig()
     metrics: MetricsConfig = MetricsConfig()
+    quotas: QuotasConfig = QuotasConfig()
+    oidc: OidcConfig = OidcConfig()
 
     @property
     def grace_s(self) -> float:
@@ -250,6 +300,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_safe_url(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 
 def _check_environment(environ: Mapping[str, str]) -> None:

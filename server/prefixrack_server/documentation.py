@@ -33,7 +33,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "Problem", "content": content} for status in statuses}
 
 
-PREDICT_PROBLEMS: Final = problems(400, 401, 403, 404, 413, 415, 422, 500, 503, 504)
+PREDICT_PROBLEMS: Final = problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
 ADMIN_PROBLEMS: Final = problems(400, 401, 403, 404, 409, 422)
 ALIAS_PROBLEMS: Final = problems(412, 413, 428)
 UPLOAD_PROBLEMS: Final = problems(400, 401, 403, 409, 413, 415, 422, 503, 507)

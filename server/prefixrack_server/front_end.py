@@ -37,6 +37,7 @@ class FrontEndJob:
     engine: Path
     noticeboard: Path
     metrics: Path
+    quotas: Path
     addresses: tuple[Address, ...]
     line: int
 
@@ -56,7 +57,7 @@ class FrontEndJob:
         try:
             engine = await EngineClient.connect(self.engine, config.engine.drain_timeout_s)
             traffic = Traffic.open(self.metrics, config.metrics, self.line)
-            seat = Seat(board, config.registry.spool_dir / str(self.line), self.metrics, traffic)
+            seat = Seat(board, config.registry.spool_dir / str(self.line), self.metrics, traffic, self.quotas)
             tokenizer = BackboneTokenizer.load(self.backbone, self.spec)
             app = create_app(config, registry, engine, self.spec, tokenizer, seat)
             loop = asyncio.get_running_loop()

@@ -8,27 +8,38 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from prefixrack.errors import RegistryUnavailable
+from prefixrack_server import oidc
 from prefixrack_server.holds import Holds
 from prefixrack_server.keeper import Keeper
+from prefixrack_server.oidc import TokenVerifier
 from prefixrack_server.registry.registry import Registry
+from prefixrack_server.usage import UsageCounter
 
 REFRESH_S = 0.5
 SWEEP = "sweep"
 SWEEP_CHECK_S = 60.0  # whoever had the last turn may be gone
 KEEP_YOUNG_S = 10.0  # far below the grace time, after which a sweep would take them
+USAGE_S = 10.0
 
 log = structlog.stdlib.get_logger("prefixrack.housekeeping")
 
 
-async def keep_house(registry: Registry, keeper: Keeper, holds: Holds) -> None:
-    """What every front end does: see other servers' changes within about half a second, and keep the files of what it
-    is still using from being swept.
+async def keep_house(registry: Registry, keeper: Keeper, holds: Holds, usage: UsageCounter) -> None:
+    """What every front end does: see other servers' changes within about half a second, keep the files of what it is
+    still using from being swept, and write down what tenants used.
 
     Bulk bodies may use a deleted version longer than the grace time: hence the second.
     """
     async with asyncio.TaskGroup() as group:
         group.create_task(every(REFRESH_S, Follower(registry, keeper).turn))
         group.create_task(every(KEEP_YOUNG_S, lambda: registry.keep_young(holds.blobs())))
+        group.create_task(every(USAGE_S, usage.flush))
+
+
+async def keep_keys(verifier: TokenVerifier | None) -> None:
+    """What every front end does where tokens are taken: follow what their issuer publishes."""
+    if verifier is not None:
+        await every(oidc.REFRESH_S, verifier.refresh)
 
 
 async def sweep(registry: Registry, period_s: float) -> None:

@@ -19,9 +19,12 @@ from prefixrack_server.dispatch import BoundRow, Dispatcher, IsGone, Payer
 from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, output_json, to_json
 from prefixrack_server.holds import Holds
 from prefixrack_server.messages import BundleRef, RowDone, RowFailure
+from prefixrack_server.quotas import Allowance
+from prefixrack_server.registry.principal import Principal
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.tokenise import Tokeniser, is_big
 from prefixrack_server.traffic import Traffic
+from prefixrack_server.usage import UsageCounter
 
 # Not the fault of a row: the caller should send the whole request again.
 RETRYABLE = (
@@ -51,11 +54,19 @@ log = structlog.stdlib.get_logger("prefixrack.predict")
 class Call:
     """Who waits for a request, who pays for it, and how long it may take: `deadline` in `time.monotonic()` seconds."""
 
+    allowance: Allowance
     request_id: str
-    payer: Payer
     deadline: float | None
     is_gone: IsGone | None
     started: float
+
+    @property
+    def principal(self) -> Principal:
+        return self.allowance.principal
+
+    @property
+    def payer(self) -> Payer:
+        return Payer(self.principal.tenant, self.principal.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +140,19 @@ class Predictor:
     """Lives as long as the process."""
 
     def __init__(
-        self, tokeniser: Tokeniser, dispatcher: Dispatcher, holds: Holds, max_tokens: int, traffic: Traffic
+        self,
+        tokeniser: Tokeniser,
+        dispatcher: Dispatcher,
+        holds: Holds,
+        max_tokens: int,
+        traffic: Traffic,
+        usage: UsageCounter,
     ) -> None:
         self.tokeniser = tokeniser
         self.dispatcher = dispatcher
         self.holds = holds
         self.traffic = traffic
+        self.usage = usage
         self._max_tokens = max_tokens
 
     def task(self, version: Version) -> AnyTask:
@@ -152,11 +170,13 @@ class Predictor:
         big = is_big(len(envelope.inputs), envelope.num_bytes)
         batch = await self.prepare(version, envelope.inputs, envelope.parameters, big)
         self.check_tokens(batch.num_tokens)
+        await call.allowance.take_tokens(batch.num_tokens)
         prepared_at = time.perf_counter()
         spans = self.dispatcher.spans
         spans.worked("tokenise", call.started)
         answers = await self.compute(list(batch.rows()), call)
         computed_at = time.perf_counter()
+        self.note_usage(batch, call.principal)
         outcomes = await self.tokeniser.work(big, lambda: batch.finish(iter(answers)))
         spans.worked("output", computed_at)
         check_outcomes(outcomes)
@@ -178,12 +198,15 @@ class Predictor:
         spans = self.dispatcher.spans
         spans.worked("tokenise", call.started)
         try:
+            await call.allowance.take_tokens(sum(batch.num_tokens for batch in batches.values()))
             answers = iter(await self.compute(rows, call))
         except Exception as error:
             for batch in batches.values():
                 self.traffic.failed(batch.version, error)
             raise
         computed_at = time.perf_counter()
+        for batch in batches.values():
+            self.note_usage(batch, call.principal)
         outcomes: dict[str, list[Outcome]] = {}
         for key, batch in batches.items():
             outcomes[key] = await self.tokeniser.work(big, lambda batch=batch: batch.finish(answers))  # type: ignore[misc]
@@ -211,7 +234,8 @@ class Predictor:
             if isinstance(version, errors.Fault):
                 faults[ref] = version
                 continue
-            key = f"{version.name}@{version.number}"
+            owner, delimiter, _ = ref.rpartition(":")
+            key = f"{owner}{delimiter}{version.name}@{version.number}"
             if key in batches:
                 continue  # two references to one version
             try:
@@ -232,6 +256,14 @@ class Predictor:
         with self.holds.hold(bound.bundle for bound in rows if bound.bundle is not None):
             ticket = self.dispatcher.submit(rows, call.payer, call.deadline, priority)
             return await self.dispatcher.wait(ticket, call.is_gone)
+
+    def note_usage(self, batch: Batch, principal: Principal, num_requests: int = 1) -> None:
+        """Of the caller's tenant, whoever owns the adapter: it is the one that had it computed."""
+        version = batch.version
+        name = version.name if version.tenant == principal.tenant else f"{version.tenant}:{version.name}"
+        num_tokens, num_rows, _ = batch.usage()
+        if num_rows:
+            self.usage.add(principal.tenant, name, num_requests, num_rows, num_tokens)
 
     async def probe(self, manifest: Manifest, bundle: BundleRef, payer: Payer) -> None:
         """Run the adapter once on its example. Raises ProbeFailed where that gives no finite logits or no output."""

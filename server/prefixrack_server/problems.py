@@ -37,6 +37,7 @@ STATUS_OF: Mapping[type[errors.Fault], int] = {
     errors.VersionNotFound: 404,
     errors.AliasNotFound: 404,
     errors.KeyNotFound: 404,
+    errors.TenantNotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestStalled: 408,
     errors.PayloadTooLarge: 413,

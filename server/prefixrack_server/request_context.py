@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ID_KEY = "prefixrack.request_id"
+HEADERS_KEY = "prefixrack.headers"
 ID_HEADER = b"x-request-id"
 ID_PATTERN = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 CLIENT_CLOSED = 499  # nginx's number for a caller that left before the answer
@@ -26,12 +27,18 @@ CLIENT_CLOSED = 499  # nginx's number for a caller that left before the answer
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 Observe = Callable[[Scope, int, float], None]
+Headers = Callable[[], list[tuple[bytes, bytes]]]
 
 log = structlog.stdlib.get_logger("prefixrack.http")
 
 
 def request_id_of(scope: Scope) -> str:
     return str(scope.get(ID_KEY, ""))
+
+
+def add_headers(scope: Scope, headers: Headers) -> None:
+    """Have the answer carry what `headers` returns when it begins, whichever answer it will be."""
+    scope[HEADERS_KEY] = headers
 
 
 class RequestContext:
@@ -70,7 +77,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), (ID_HEADER, self._id)]}
+            more = self._scope[HEADERS_KEY]() if HEADERS_KEY in self._scope else ()
+            message = {**message, "headers": [*message.get("headers", ()), (ID_HEADER, self._id), *more]}
         await self._send(message)
 
     async def fail(self, error: Exception) -> None:

@@ -12,12 +12,14 @@ from prefixrack_server.traffic import Traffic
 
 @dataclass(frozen=True)
 class Seat:
-    """`metrics_dir` is where prometheus_client counts for all front ends together; None where there is one alone."""
+    """`metrics_dir` is where prometheus_client counts for all front ends together, `quota_file` where quotas are
+    counted; None where there is one alone."""
 
     noticeboard: Noticeboard
     spool_dir: Path
     metrics_dir: Path | None = None
     traffic: Traffic = field(default_factory=lambda: Traffic.alone(MetricsConfig()))
+    quota_file: Path | None = None
 
     @classmethod
     def alone(cls, config: ServerConfig) -> Seat:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from prefixrack_server.dispatch import Dispatcher
     from prefixrack_server.keeper import Keeper
     from prefixrack_server.metrics import Metrics
+    from prefixrack_server.oidc import TokenVerifier
     from prefixrack_server.predict import Predictor
+    from prefixrack_server.quotas import QuotaMeter
     from prefixrack_server.registry.registry import Registry
     from prefixrack_server.rollout_traffic import RolloutTraffic
     from prefixrack_server.sources import Sources
@@ -42,8 +44,10 @@ class Services:
     registry: Registry
     engine: Engine
     gate: Gate
+    verifier: TokenVerifier | None
     dispatcher: Dispatcher
     predictor: Predictor
+    quotas: QuotaMeter
     keeper: Keeper
     uploads: Uploads
     sources: Sources

@@ -26,6 +26,7 @@ from prefixrack_server.housekeeping import sweep
 from prefixrack_server.http_server import Address, reserved
 from prefixrack_server.logs import log_config
 from prefixrack_server.noticeboard import Noticeboard, make_noticeboard
+from prefixrack_server.quota_storage import make_quota_file
 from prefixrack_server.registry.blob_stores import open_blobs
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.traffic import make_traffic
@@ -36,6 +37,7 @@ OnReady = Callable[[], None]
 SOCKET: Final = "engine.sock"
 NOTICEBOARD: Final = "noticeboard"
 METRICS: Final = "metrics"
+QUOTAS: Final = "quotas"
 # Beyond what a front end allows itself to finish; then it hangs.
 END_SLACK_S: Final = 10.0
 MAX_MISSED_BEATS: Final = 15
@@ -92,6 +94,7 @@ class Supervisor:
         make_noticeboard(self._folder / NOTICEBOARD, len(self._lines))
         (self._folder / METRICS).mkdir()
         make_traffic(self._folder / METRICS, config.metrics, len(self._lines))
+        make_quota_file(self._folder / QUOTAS)
         blobs = open_blobs(config.registry)
         return await Registry.open(config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s)
 
@@ -177,6 +180,7 @@ class Supervisor:
             engine=self._folder / SOCKET,
             noticeboard=self._folder / NOTICEBOARD,
             metrics=metrics,
+            quotas=self._folder / QUOTAS,
             addresses=self._addresses,
             line=line,
         )

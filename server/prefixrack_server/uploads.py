@@ -18,6 +18,7 @@ from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.dispatch import Payer
 from prefixrack_server.predict import Predictor
 from prefixrack_server.registry.names import check_name
+from prefixrack_server.registry.principal import Actor
 from prefixrack_server.registry.registry import Registry, Version
 from prefixrack_server.sources import Sources
 from prefixrack_server.upload import BUNDLE_FILES, Draft, Spool, SpooledBundle
@@ -25,7 +26,7 @@ from prefixrack_server.upload import BUNDLE_FILES, Draft, Spool, SpooledBundle
 # Checking reads all tensors: one at a time bounds the memory that uploads take.
 CHECKS_AT_ONCE = 1
 CHUNK_BYTES = 1 << 20
-STARTUP_KEY_ID = "startup"
+STARTUP = Actor("startup")
 
 Fill = Callable[[Draft], Awaitable[SpooledBundle]]
 
@@ -38,7 +39,7 @@ class Registration:
 
     tenant: str
     name: str | None
-    created_by: str
+    by: Actor
     idempotency_key: str | None = None
 
 
@@ -74,7 +75,7 @@ class Uploads:
         manifest = await self._check(upload)
         await self._predictor.probe(manifest, await self._registry.stage(upload), Payer(tenant))
         name = registration.name or manifest.name
-        return await self._registry.add_version(tenant, name, upload, manifest, registration.created_by, key)
+        return await self._registry.add_version(tenant, name, upload, manifest, registration.by, key)
 
     async def _check(self, upload: SpooledBundle) -> Manifest:
         return await anyio.to_thread.run_sync(
@@ -124,7 +125,7 @@ class Uploads:
         if await self._registry.is_known_name(tenant, manifest.name):
             log.info("bundle left alone: its name is or was in use", bundle=str(bundle), adapter=manifest.name)
             return
-        registration = Registration(tenant, None, STARTUP_KEY_ID)
+        registration = Registration(tenant, None, STARTUP)
         version, _ = await self.accept(registration, partial(fill_from, bundle))
         log.info("bundle registered", adapter=version.ref, digest=version.digest)
 

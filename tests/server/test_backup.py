@@ -17,7 +17,7 @@ from postgres_process import new_database
 from prefixrack.errors import BlobUnusable
 from prefixrack_adapters.bundle import digest_of
 from prefixrack_adapters.manifest import Manifest
-from prefixrack_server.registry import LocalBlobStore, Registry
+from prefixrack_server.registry import Actor, LocalBlobStore, Registry
 from prefixrack_server.registry.backup import (
     SUMS,
     BackupFault,
@@ -82,7 +82,9 @@ async def fill(store: Store, bundles: Any) -> str:
         first, second = (hashlib.sha256(part).hexdigest() for part in parts)
         path = bundle.folder / "adapter.safetensors"
         upload = SpooledBundle(parts[0], path, first, second, len(parts[1]), digest_of(first, second), "# card é\n")
-        await registry.add_version(TENANT, name, upload, Manifest.model_validate(bundle.manifest), "key", f"key-{seed}")
+        await registry.add_version(
+            TENANT, name, upload, Manifest.model_validate(bundle.manifest), Actor("key"), f"key-{seed}"
+        )
     await registry.put_alias(TENANT, "a", "production", 1)
     await registry.set_kept(TENANT, "b", 1, True)
     await registry.delete_adapter(TENANT, "gone")
@@ -112,7 +114,7 @@ async def test_what_is_restored_is_what_was(store: Store, other_store: Store, bu
     assert await after.list_audit(TENANT, 99) == await before.list_audit(TENANT, 99)
     assert [version.name for version in await after.kept()] == ["b"]
     await after.put_alias(TENANT, "b", "production", 1)  # it goes on: ids of the audit log too
-    assert (await after.list_audit(TENANT, 1))[0]["target"] == "b@production"
+    assert (await after.list_audit(TENANT, 1))[0][0].target == "b@production"
     for registry in (before, after):
         await registry.close()
 

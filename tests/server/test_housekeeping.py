@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from prefixrack.types import UsageLine
 from prefixrack_server import housekeeping
 from prefixrack_server.holds import Holds
 from prefixrack_server.messages import BundleRef
+from prefixrack_server.usage import UsageCounter
 
 HELD = BundleRef("d", "m", "t")
 
@@ -21,6 +23,7 @@ class ShakyRegistry:
     def __init__(self) -> None:
         self.num_reads = 0
         self.num_sweeps = 0
+        self.num_used = 0
         self.kept_young: list[Collection[str]] = []
 
     async def refresh(self) -> int:
@@ -36,6 +39,11 @@ class ShakyRegistry:
 
     async def claim_turn(self, chore: str, period_s: float) -> bool:
         return True
+
+    async def add_usage(self, lines: Collection[UsageLine]) -> None:
+        self.num_used += 1
+        if self.num_used == 1:
+            raise RuntimeError("unforeseen")
 
     async def sweep_orphans(self) -> None:
         self.num_sweeps += 1
@@ -53,16 +61,17 @@ class CountingKeeper:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> ShakyRegistry:
-    for period in ("REFRESH_S", "KEEP_YOUNG_S"):
+    for period in ("REFRESH_S", "KEEP_YOUNG_S", "USAGE_S"):
         monkeypatch.setattr(housekeeping, period, 0.001)
     return ShakyRegistry()
 
 
 async def test_a_turn_that_fails_does_not_end_it(registry: ShakyRegistry, until: Any) -> None:
-    keeper, holds = CountingKeeper(), Holds()
+    keeper, holds, usage = CountingKeeper(), Holds(), UsageCounter(registry)  # type: ignore[arg-type]
+    usage.add("acme", "a", 1, 1, 1)
     with holds.hold([HELD]):
-        task = asyncio.create_task(housekeeping.keep_house(registry, keeper, holds))  # type: ignore[arg-type]
-        await until(lambda: (keeper.num_syncs > 1 and len(registry.kept_young) > 1) or task.done())
+        task = asyncio.create_task(housekeeping.keep_house(registry, keeper, holds, usage))  # type: ignore[arg-type]
+        await until(lambda: task.done() or min(keeper.num_syncs, len(registry.kept_young), registry.num_used) > 1)
         assert not task.done()
     assert registry.kept_young[-1] == {"m", "t"}
     task.cancel()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound, TenantNotFound
 from prefixrack.types import KeyInfo
 from prefixrack_server.admin_key import show_admin_key
 from prefixrack_server.config import ServerConfig
@@ -174,7 +174,7 @@ async def test_every_scope_can_be_given(registry: Registry) -> None:
 
 async def test_the_list_comes_in_pages_and_outlasts_revocations(registry: Registry, time: Time) -> None:
     """Two keys of one moment among them: their ids decide."""
-    await registry.add_tenant("acme")
+    await registry.create_tenant("acme")
     await registry.create_key("acme", ["predict"])
     made = []
     for passed_s in (0.0, 1.0, 1.0, 2.0):
@@ -190,7 +190,7 @@ async def test_the_list_comes_in_pages_and_outlasts_revocations(registry: Regist
 
 
 async def test_a_cursor_of_another_list_is_refused(registry: Registry) -> None:
-    await registry.add_tenant("acme")
+    await registry.create_tenant("acme")
     of_others = await registry.create_key("acme", ["predict"])
     for cursor in ("", "intent", of_others.id):
         with pytest.raises(InvalidRequest, match="next_cursor"):
@@ -203,7 +203,7 @@ async def test_an_unknown_key_cannot_be_revoked(registry: Registry) -> None:
 
 
 async def test_keys_of_another_tenant_are_out_of_reach(registry: Registry) -> None:
-    await registry.add_tenant("acme")
+    await registry.create_tenant("acme")
     made = await registry.create_key("acme", ["predict"])
     assert (await registry.authenticate(made.secret or "")).tenant == "acme"
     assert await listed(registry) == []
@@ -212,5 +212,5 @@ async def test_keys_of_another_tenant_are_out_of_reach(registry: Registry) -> No
 
 
 async def test_a_key_for_an_unknown_tenant_is_refused(registry: Registry) -> None:
-    with pytest.raises(InvalidRequest, match="no tenant 'acme'"):
+    with pytest.raises(TenantNotFound, match="no tenant 'acme'"):
         await registry.create_key("acme", ["predict"])

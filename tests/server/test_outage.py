@@ -16,7 +16,7 @@ from prefixrack.errors import AdapterNotFound, InvalidRequest, RegistryUnavailab
 from prefixrack_adapters.bundle import digest_of
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.database_commands import app
-from prefixrack_server.registry import LocalBlobStore, Registry
+from prefixrack_server.registry import Actor, LocalBlobStore, Registry
 from prefixrack_server.registry.database import Database, utc_now
 from prefixrack_server.registry.outage import PAUSE_S, Outage
 from prefixrack_server.upload import SpooledBundle
@@ -48,7 +48,7 @@ def make_version(bundles: Any, tmp_path: Path) -> Any:
         path = bundle.folder / "adapter.safetensors"
         upload = SpooledBundle(parts[0], path, first, second, len(parts[1]), digest_of(first, second), None)
         manifest = Manifest.model_validate(bundle.manifest)
-        version, _ = await registry.add_version(TENANT, name, upload, manifest, "key")
+        version, _ = await registry.add_version(TENANT, name, upload, manifest, Actor("key"))
         return version.number
 
     return make

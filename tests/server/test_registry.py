@@ -31,7 +31,7 @@ from prefixrack_adapters.manifest import (
     TokenizationSpec,
 )
 from prefixrack_server.holds import Holds
-from prefixrack_server.registry import LocalBlobStore, Registry, Version
+from prefixrack_server.registry import Actor, LocalBlobStore, Registry, Version
 from prefixrack_server.upload import SpooledBundle
 
 TENANT = "default"
@@ -83,7 +83,7 @@ async def registry(bench: Bench) -> AsyncIterator[Registry]:
 
 
 async def add(registry: Registry, bench: Bench, seed: int, name: str = "a", key: str | None = None) -> Version:
-    version, _ = await registry.add_version(TENANT, name, bench.upload(seed), manifest(), "key1", key)
+    version, _ = await registry.add_version(TENANT, name, bench.upload(seed), manifest(), Actor("key1"), key)
     return version
 
 
@@ -93,7 +93,7 @@ async def number_of(registry: Registry, ref: str) -> int:
 
 async def test_a_version_comes_back_as_it_was_uploaded(registry: Registry, bench: Bench) -> None:
     upload = bench.upload(1)
-    made, is_new = await registry.add_version(TENANT, "a", upload, manifest(), "key1")
+    made, is_new = await registry.add_version(TENANT, "a", upload, manifest(), Actor("key1"))
     assert (is_new, made.number, made.digest, made.size_bytes) == (True, 1, upload.digest, upload.size_bytes)
     assert (made.created_by, made.card, made.manifest) == ("key1", "# card", manifest())
     assert await registry.resolve(TENANT, "a@1") == made
@@ -137,11 +137,11 @@ async def test_what_is_not_there_is_named(registry: Registry, bench: Bench) -> N
 
 
 async def test_tenants_do_not_see_each_other(registry: Registry, bench: Bench) -> None:
-    await registry.add_tenant("acme")
+    await registry.create_tenant("acme")
     await add(registry, bench, 1)
     with pytest.raises(AdapterNotFound):
         await registry.resolve("acme", "a")
-    made, is_new = await registry.add_version("acme", "a", bench.upload(1), manifest(), "key2")
+    made, is_new = await registry.add_version("acme", "a", bench.upload(1), manifest(), Actor("key2"))
     assert (made.number, is_new) == (1, True)
     await registry.delete_adapter("acme", "a")
     assert await number_of(registry, "a") == 1
@@ -158,7 +158,7 @@ async def test_bad_names_leave_nothing(registry: Registry, bench: Bench, name: s
 async def test_the_same_digest_is_the_existing_version(registry: Registry, bench: Bench) -> None:
     first = await add(registry, bench, 1)
     await add(registry, bench, 2)
-    again, is_new = await registry.add_version(TENANT, "a", bench.upload(1), manifest(), "key2")
+    again, is_new = await registry.add_version(TENANT, "a", bench.upload(1), manifest(), Actor("key2"))
     assert (again, is_new) == (first, False)
     assert await number_of(registry, "a") == 2
 
@@ -170,7 +170,7 @@ async def test_two_uploads_at_once_get_two_numbers(registry: Registry, bench: Be
 
 async def test_two_uploads_at_once_of_the_same_digest_are_one(registry: Registry, bench: Bench) -> None:
     upload = bench.upload(1)
-    uploads = (registry.add_version(TENANT, "a", upload, manifest(), "key1") for _ in range(8))
+    uploads = (registry.add_version(TENANT, "a", upload, manifest(), Actor("key1")) for _ in range(8))
     made = await asyncio.gather(*uploads)
     assert {version.number for version, _ in made} == {1}
     assert [is_new for _, is_new in made].count(True) == 1
@@ -187,8 +187,8 @@ async def test_two_processes_share_the_numbers(registry: Registry, bench: Bench)
 
 async def test_an_upload_is_replayed_by_its_key(registry: Registry, bench: Bench) -> None:
     upload = bench.upload(1)
-    first, _ = await registry.add_version(TENANT, "a", upload, manifest(), "key1", "once")
-    again, is_new = await registry.add_version(TENANT, "a", upload, manifest(), "key1", "once")
+    first, _ = await registry.add_version(TENANT, "a", upload, manifest(), Actor("key1"), "once")
+    again, is_new = await registry.add_version(TENANT, "a", upload, manifest(), Actor("key1"), "once")
     assert (again, is_new) == (first, False)
     assert await registry.replay(TENANT, "once", upload.digest) == first
     assert await registry.replay(TENANT, "other", upload.digest) is None
@@ -196,7 +196,7 @@ async def test_an_upload_is_replayed_by_its_key(registry: Registry, bench: Bench
 
 async def test_uploads_at_once_under_one_key_are_one(registry: Registry, bench: Bench) -> None:
     upload = bench.upload(1)
-    uploads = (registry.add_version(TENANT, "a", upload, manifest(), "key1", "once") for _ in range(4))
+    uploads = (registry.add_version(TENANT, "a", upload, manifest(), Actor("key1"), "once") for _ in range(4))
     assert {version.number for version, _ in await asyncio.gather(*uploads)} == {1}
 
 
@@ -213,7 +213,7 @@ async def test_a_key_used_for_other_content_is_a_conflict(registry: Registry, be
 
 async def test_keys_are_forgotten_after_a_day(registry: Registry, bench: Bench) -> None:
     upload = bench.upload(1)
-    await registry.add_version(TENANT, "a", upload, manifest(), "key1", "once")
+    await registry.add_version(TENANT, "a", upload, manifest(), Actor("key1"), "once")
     bench.now += timedelta(hours=24)
     assert await registry.replay(TENANT, "once", upload.digest) is None
     assert (await add(registry, bench, 2, key="once")).number == 2
@@ -438,7 +438,7 @@ async def test_a_file_swept_in_the_middle_of_an_upload_is_written_again(
         bench.blobs.delete([upload.tensors_sha256])
 
     monkeypatch.setattr(bench.blobs, "put_bytes", put_then_lose_the_tensors)
-    made, _ = await registry.add_version(TENANT, "a", upload, manifest(), "key1")
+    made, _ = await registry.add_version(TENANT, "a", upload, manifest(), Actor("key1"))
     assert (await registry.open_bundle_files(made)).tensors_path.read_bytes() == b"tensors 1"
 
 
@@ -597,15 +597,17 @@ async def test_a_group_is_forgotten_alone_and_reads_under_way_with_it() -> None:
 
 async def test_changes_are_audited(registry: Registry, bench: Bench) -> None:
     made = await add(registry, bench, 1)
-    await registry.put_alias(TENANT, "a", "production", 1, by="key2")
+    await registry.put_alias(TENANT, "a", "production", 1, by=Actor("key2"))
     with pytest.raises(Conflict):
-        await registry.delete_version(TENANT, "a", 1, by="key3")
-    await registry.delete_adapter(TENANT, "a", by="key3")
-    lines = await registry.list_audit(TENANT, 3)
-    assert [(line["action"], line["target"], line["key_id"]) for line in lines] == [
+        await registry.delete_version(TENANT, "a", 1, by=Actor("key3"))
+    await registry.delete_adapter(TENANT, "a", by=Actor("key3"))
+    lines, cursor = await registry.list_audit(TENANT, 3)
+    assert [(line.action, line.target, line.key_id) for line in lines] == [
         ("adapter.delete", "a", "key3"),
         ("alias.put", "a@production", "key2"),
         ("version.add", "a@1", "key1"),
     ]
-    assert lines[0]["detail"] == {"digests": [made.digest]}
-    assert [line["action"] for line in await registry.list_audit(TENANT, 1, lines[0]["id"])] == ["alias.put"]
+    assert lines[0].detail == {"digests": [made.digest]}
+    assert (lines[1].detail["before"], lines[1].detail["after"]["version"]) == (None, 1)
+    assert [line.action for line in (await registry.list_audit(TENANT, 9, cursor))[0]] == ["tenant.create"]
+    assert [line.action for line in (await registry.list_audit(TENANT, 9, action="version"))[0]] == ["version.add"]

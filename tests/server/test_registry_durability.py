@@ -17,8 +17,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from obstore.exceptions import GenericError
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import JSON, Connection, column, create_engine, event, insert, select, table, text
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 
 from prefixrack.errors import AdapterNotFound, DiskFull
 from prefixrack_adapters.bundle import digest_of
@@ -31,7 +32,7 @@ from prefixrack_adapters.manifest import (
     Provenance,
     TokenizationSpec,
 )
-from prefixrack_server.registry import BundleSource, LocalBlobStore, Registry, Version
+from prefixrack_server.registry import Actor, BundleSource, LocalBlobStore, Registry, Version
 from prefixrack_server.registry.migrations import upgrade
 from prefixrack_server.registry.tables import metadata
 from prefixrack_server.upload import Spool
@@ -70,7 +71,7 @@ async def upload(registry: Registry, folder: Path, seed: int, name: str = "a") -
             await draft.begin(file_name)
             await draft.write(content)
             await draft.end()
-        version, _ = await registry.add_version(TENANT, name, await draft.finish(), manifest(), "key1")
+        version, _ = await registry.add_version(TENANT, name, await draft.finish(), manifest(), Actor("key1"))
     return version
 
 
@@ -199,12 +200,48 @@ async def upload_many(registry: Registry, folder: Path) -> None:
         await upload(registry, folder, seed)
 
 
+def blocking(database_url: str) -> str:
+    return database_url.replace("+aiosqlite:", ":").replace("postgresql:", "postgresql+psycopg:")
+
+
 def test_the_migrations_make_the_tables(database_url: str) -> None:
-    engine = create_engine(database_url.replace("+aiosqlite:", ":").replace("postgresql:", "postgresql+psycopg:"))
+    engine = create_engine(blocking(database_url))
     with engine.begin() as connection:
         upgrade(connection)
         upgrade(connection)
         assert compare(connection) == []
+    engine.dispose()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(database_url: str) -> None:
+    engine = create_engine(blocking(database_url))
+    key = {"id": "1", "tenant": "acme", "key_sha256": "0", "scopes": ["predict"], "created_at": "2026"}
+    with engine.begin() as connection:
+        upgrade(connection, "0001")
+        connection.execute(text("INSERT INTO tenants (name, created_at) VALUES ('acme', '2026')"))
+        columns = [column("scopes", JSON) if name == "scopes" else column(name) for name in key]
+        connection.execute(insert(table("api_keys", *columns)).values(key))
+        upgrade(connection)
+        (tenant,) = connection.execute(select(metadata.tables["tenants"])).mappings()
+        assert (tenant["weight"], tenant["adapters"], tenant["max_adapters"], tenant["disabled_at"]) == (
+            1,
+            [],
+            None,
+            None,
+        )
+        (found,) = connection.execute(select(metadata.tables["api_keys"])).mappings()
+        assert dict(found) == key | {"expires_at": None, "revoked_at": None, "adapters": []}
+    engine.dispose()
+
+
+@pytest.mark.parametrize("change", ["UPDATE audit SET key_id = 'nobody'", "DELETE FROM audit"])
+async def test_the_audit_log_can_only_grow(tmp_path: Path, database_url: str, change: str) -> None:
+    registry = await open_registry(tmp_path, database_url)
+    await upload(registry, tmp_path, 1)
+    await registry.close()
+    engine = create_engine(blocking(database_url))
+    with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+        connection.execute(text(change))
     engine.dispose()
 
 

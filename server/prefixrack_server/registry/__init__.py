@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from prefixrack_server.registry.blobs import BlobStore, BundleSource, LocalBlobStore
-from prefixrack_server.registry.keys import Principal
+from prefixrack_server.registry.principal import NOBODY, Actor, Principal
 from prefixrack_server.registry.registry import BundleFiles, Registry
 from prefixrack_server.registry.versions import Version
 
-__all__ = ["BlobStore", "BundleFiles", "BundleSource", "LocalBlobStore", "Principal", "Registry", "Version"]
+__all__ = [
+    "NOBODY",
+    "Actor",
+    "BlobStore",
+    "BundleFiles",
+    "BundleSource",
+    "LocalBlobStore",
+    "Principal",
+    "Registry",
+    "Version",
+]

@@ -52,6 +52,11 @@ class Target:
         return [self.number] if self.canary_number is None else [self.number, self.canary_number]
 
 
+async def standing(conn: AsyncConnection, tenant: str, name: str, alias: str) -> AliasInfo | None:
+    """A movable alias, None where there is none of this name."""
+    return await _find(conn, tenant, name, alias)
+
+
 async def put(
     write: Write,
     tenant: str,

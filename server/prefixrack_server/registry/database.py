@@ -30,6 +30,7 @@ from prefixrack_server.registry.engines import (
 )
 from prefixrack_server.registry.migrations import upgrade
 from prefixrack_server.registry.outage import Outage
+from prefixrack_server.registry.principal import Actor
 
 Clock = Callable[[], datetime]
 
@@ -61,10 +62,14 @@ class Write:
     def now_text(self) -> str:
         return as_text(self.now)
 
-    async def record(self, tenant: str, key_id: str, action: str, target: str, **detail: Any) -> None:
-        """Add a line to the audit log, in the same transaction as the change itself."""
-        line = {"at": self.now_text, "tenant": tenant, "key_id": key_id, "action": action, "target": target}
-        await self.conn.execute(insert(tables.audit).values(**line, detail=detail))
+    async def record(self, tenant: str, actor: Actor, action: str, target: str, **detail: Any) -> None:
+        """Add a line to the audit log, in the same transaction as the change itself.
+
+        `tenant` is whose things were changed. Where a value was replaced, `detail` has it as `before` and `after`.
+        """
+        line = {"at": self.now_text, "tenant": tenant, "action": action, "target": target, "detail": detail}
+        who = {"key_id": actor.key_id, "request_id": actor.request_id}
+        await self.conn.execute(insert(tables.audit).values(**line, **who))
 
 
 class Database:
@@ -129,6 +134,17 @@ class Database:
                 revision = await self._next_revision(conn)
                 self._outage.end()
                 yield Write(conn, revision, self._clock())
+
+    @asynccontextmanager
+    async def append(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction for records that nobody remembers: it brings about no new revision.
+
+        Raises DiskFull or RegistryUnavailable.
+        """
+        with self._naming_faults():
+            async with self._write_lock, self._writing_engine.begin() as conn:
+                self._outage.end()
+                yield conn
 
     async def revision(self) -> int:
         async with self.read() as conn:

@@ -12,32 +12,37 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, get_args
 
 from sqlalchemy import RowMapping, and_, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound
+from prefixrack.errors import (
+    Conflict,
+    InvalidKey,
+    InvalidRequest,
+    InvalidToken,
+    KeyNotFound,
+    TenantDisabled,
+    TenantNotFound,
+)
 from prefixrack.types import KeyInfo
-from prefixrack_server.registry import tables
+from prefixrack_server.config import Scope
+from prefixrack_server.registry import tables, tenants
 from prefixrack_server.registry.cursors import foreign_cursor
 from prefixrack_server.registry.database import Write, as_text
+from prefixrack_server.registry.patterns import check_patterns
+from prefixrack_server.registry.principal import Principal, TokenClaims
 
-SCOPES: Final = frozenset({"predict", "adapters:read", "adapters:write", "alias:promote", "tenant:admin", "admin"})
+SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
+# A key with one of these may do everything in its tenant; "admin" everything in every tenant.
+ADMIN_SCOPES: Final = frozenset({"tenant:admin", "admin"})
 NUM_ID_BYTES: Final = 6
 NUM_SECRET_BYTES: Final = 32
 
 _KEY: Final = re.compile(r"pr_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+NO_SHA256: Final = "-" * 64  # equal to no sha256
 NEXT_STEP: Final = "make a new one with `prefixrack keys create`"
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who is calling."""
-
-    key_id: str
-    tenant: str
-    scopes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Grant:
     def check(self, now: datetime) -> Principal:
         """Raises InvalidKey once the key has expired."""
         if self.expires_at is not None and self.expires_at <= as_text(now):
-            raise InvalidKey(f"the API key {self.principal.key_id} expired at {self.expires_at}: {NEXT_STEP}")
+            raise InvalidKey(f"the key or token {self.principal.key_id} expired at {self.expires_at}: {NEXT_STEP}")
         return self.principal
 
 
@@ -62,21 +67,59 @@ def key_sha256(key: str) -> str:
 
 
 async def find_grant(conn: AsyncConnection, key: str) -> Grant:
-    """What the key allows. Raises InvalidKey if it is unknown or revoked."""
+    """What the key allows. Raises InvalidKey if it is unknown or revoked, TenantDisabled if its tenant is."""
     sha256 = key_sha256(key)
-    table = tables.api_keys
-    row = (await conn.execute(select(table).where(table.c.id == _id_of(key)))).mappings().first()
-    if row is None or not hmac.compare_digest(row["key_sha256"], sha256):
+    table, owners = tables.api_keys, tables.tenants
+    of_owner: list[Any] = [owners.c[name] for name in ("weight", *tenants.QUOTAS, "disabled_at")]
+    chosen = select(table, *of_owner, owners.c.adapters.label("tenant_adapters")).join(owners)
+    row = (await conn.execute(chosen.where(table.c.id == _id_of(key)))).mappings().first()
+    # An id that is not there takes the comparison too: neither the answer nor its time tells the two apart.
+    if not hmac.compare_digest(NO_SHA256 if row is None else row["key_sha256"], sha256) or row is None:
         raise InvalidKey(f"the API key is not known to this server: check it, or {NEXT_STEP}")
     if row["revoked_at"] is not None:
         raise InvalidKey(f"the API key {row['id']} was revoked at {row['revoked_at']}: {NEXT_STEP}")
-    return Grant(Principal(row["id"], row["tenant"], frozenset(row["scopes"])), row["expires_at"])
+    _check_enabled(row["tenant"], row["disabled_at"])
+    return Grant(_principal(row), row["expires_at"])
 
 
-async def create(write: Write, tenant: str, scopes: Iterable[str], expires_at: datetime | None) -> KeyInfo:
-    """A new key; only this answer holds the secret."""
-    wanted = _check_scopes(scopes)
-    await _check_tenant(write.conn, tenant)
+async def token_grant(conn: AsyncConnection, claims: TokenClaims) -> Grant:
+    """What a verified token allows. Raises InvalidToken or TenantDisabled."""
+    try:
+        tenant = await tenants.get(conn, claims.tenant)
+    except TenantNotFound:
+        raise InvalidToken("the token names no tenant of this server: ask an administrator") from None
+    _check_enabled(tenant.name, tenant.disabled_at)
+    patterns = (tuple(tenant.adapters),) if tenant.adapters else ()
+    principal = Principal(claims.key_id, tenant.name, claims.scopes, tenant.weight, tenant.quotas, patterns)
+    return Grant(principal, as_text(claims.expires_at))
+
+
+def _check_enabled(tenant: str, disabled_at: str | None) -> None:
+    if disabled_at is not None:
+        raise TenantDisabled(f"the tenant {tenant!r} was disabled at {disabled_at}: ask an administrator")
+
+
+def _principal(row: RowMapping) -> Principal:
+    return Principal(
+        key_id=row["id"],
+        tenant=row["tenant"],
+        scopes=frozenset(row["scopes"]),
+        weight=row["weight"],
+        quotas=tenants.quotas_of(row),
+        patterns=tuple(tuple(some) for some in (row["adapters"], row["tenant_adapters"]) if some),
+    )
+
+
+async def create(
+    write: Write, tenant: str, scopes: Iterable[str], expires_at: datetime | None, adapters: Iterable[str] = ()
+) -> KeyInfo:
+    """A new key; only this answer holds the secret. `adapters` are patterns of the names that it is limited to.
+
+    Raises TenantNotFound, or InvalidRequest for scopes or patterns that cannot be.
+    """
+    wanted, patterns = _check_scopes(scopes), check_patterns(adapters)
+    _check_limited(wanted, patterns)
+    await tenants.get(write.conn, tenant)
     key_id = secrets.token_hex(NUM_ID_BYTES)
     key = f"pr_{key_id}_{secrets.token_urlsafe(NUM_SECRET_BYTES)}"
     row = {
@@ -86,6 +129,7 @@ async def create(write: Write, tenant: str, scopes: Iterable[str], expires_at: d
         "scopes": wanted,
         "created_at": write.now_text,
         "expires_at": None if expires_at is None else as_text(expires_at),
+        "adapters": patterns,
     }
     await write.conn.execute(insert(tables.api_keys).values(**row))
     return _as_info(await _get(write.conn, tenant, key_id), key)
@@ -116,13 +160,17 @@ async def revoke(write: Write, tenant: str, key_id: str) -> None:
 
 async def _check_not_last_admin(write: Write, key_id: str) -> None:
     """Without a key that holds and has the scope `admin` nobody could make one any more."""
-    table = tables.api_keys
-    is_unexpired = or_(table.c.expires_at.is_(None), table.c.expires_at > write.now_text)
-    rows = await write.conn.execute(
-        select(table.c.id, table.c.scopes).where(table.c.revoked_at.is_(None), is_unexpired)
-    )
-    if [row.id for row in rows if "admin" in row.scopes] == [key_id]:
+    if await admin_ids(write) == [key_id]:
         raise Conflict(f"the key {key_id} is the last with the scope 'admin': make another one before revoking it")
+
+
+async def admin_ids(write: Write) -> list[str]:
+    """The keys with the scope `admin` that hold now: neither revoked nor expired, and of no disabled tenant."""
+    table, owners = tables.api_keys, tables.tenants
+    is_unexpired = or_(table.c.expires_at.is_(None), table.c.expires_at > write.now_text)
+    holds = and_(table.c.revoked_at.is_(None), is_unexpired, owners.c.disabled_at.is_(None))
+    rows = await write.conn.execute(select(table.c.id, table.c.scopes).join(owners).where(holds))
+    return [row.id for row in rows if "admin" in row.scopes]
 
 
 async def is_any(conn: AsyncConnection) -> bool:
@@ -148,9 +196,14 @@ async def _place(conn: AsyncConnection, tenant: str, cursor: str) -> tuple[str, 
     return row.created_at, row.id
 
 
-async def _check_tenant(conn: AsyncConnection, tenant: str) -> None:
-    if await conn.scalar(select(tables.tenants.c.name).where(tables.tenants.c.name == tenant)) is None:
-        raise InvalidRequest(f"there is no tenant {tenant!r}: add the tenant first")
+def _check_limited(scopes: Iterable[str], patterns: Iterable[str]) -> None:
+    """Whoever manages keys could make itself one without the patterns."""
+    managing = sorted(ADMIN_SCOPES & set(scopes))
+    if managing and patterns:
+        raise InvalidRequest(
+            f"a key with the scope {managing[0]!r} may use every adapter: leave out `adapters`, or give it "
+            f"{', '.join(sorted(SCOPES - ADMIN_SCOPES))} at most"
+        )
 
 
 def _check_scopes(scopes: Iterable[str]) -> list[str]:
@@ -174,5 +227,6 @@ def _as_info(row: RowMapping, secret: str | None = None) -> KeyInfo:
         scopes=row["scopes"],
         created_at=row["created_at"],
         expires_at=row["expires_at"],
+        adapters=row["adapters"],
         secret=secret,
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.types import AdapterSummary, VersionInfo
 from prefixrack_server.registry import tables, versions
-from prefixrack_server.registry.cursors import foreign_cursor
+from prefixrack_server.registry.cursors import number_of
 from prefixrack_server.registry.names import LATEST, PRODUCTION
+from prefixrack_server.registry.patterns import Patterns, fits_any
 from prefixrack_server.registry.versions import Version
 
 
@@ -25,10 +26,15 @@ class Shelf(NamedTuple):
 
 
 async def adapters_page(
-    conn: AsyncConnection, tenant: str, limit: int, cursor: str | None, search: str | None
+    conn: AsyncConnection,
+    tenant: str,
+    limit: int,
+    cursor: str | None,
+    search: str | None,
+    patterns: Sequence[Patterns] = (),
 ) -> tuple[list[AdapterSummary], str | None]:
-    """Adapters by name, after the name `cursor`; `search` is a part of the name."""
-    shelves = await _shelves(conn, tenant, limit + 1, cursor, search)
+    """Adapters by name, after the name `cursor`; `search` is a part of the name, each of `patterns` must fit it."""
+    shelves = await _shelves(conn, _wanted(tenant, cursor, search, patterns), limit + 1)
     next_cursor = shelves[limit - 1].name if len(shelves) > limit else None
     return await _summaries(conn, tenant, shelves[:limit]), next_cursor
 
@@ -36,7 +42,7 @@ async def adapters_page(
 async def summary(conn: AsyncConnection, tenant: str, name: str) -> AdapterSummary:
     """One adapter as the list shows it. Raises AdapterNotFound."""
     await versions.latest_number(conn, tenant, name)
-    shelves = await _shelves(conn, tenant, 1, None, None, name)
+    shelves = await _shelves(conn, versions.of_adapter(tables.adapters, tenant, name), 1)
     return (await _summaries(conn, tenant, shelves))[0]
 
 
@@ -48,7 +54,7 @@ async def versions_page(
     table = tables.versions
     chosen = select(table).where(versions.of_adapter(table, tenant, name)).order_by(table.c.number.desc())
     if cursor is not None:
-        chosen = chosen.where(table.c.number < _number(cursor))
+        chosen = chosen.where(table.c.number < number_of(cursor))
     rows = (await conn.execute(chosen.limit(limit + 1))).mappings().all()
     pointers = (await _pointers(conn, tenant, [name])).get(name, {})
     page = [version_info(versions.as_version(row), pointers) for row in rows[:limit]]
@@ -75,25 +81,27 @@ async def pointers(conn: AsyncConnection, tenant: str, name: str) -> dict[str, i
     return (await _pointers(conn, tenant, [name]))[name]
 
 
-async def _shelves(
-    conn: AsyncConnection, tenant: str, limit: int, cursor: str | None, search: str | None, name: str | None = None
-) -> list[Shelf]:
+def _wanted(tenant: str, cursor: str | None, search: str | None, patterns: Sequence[Patterns]) -> ColumnElement[bool]:
+    table = tables.adapters
+    wanted = [table.c.tenant == tenant, *(fits_any(table.c.name, some) for some in patterns)]
+    if cursor is not None:
+        wanted.append(table.c.name > cursor)
+    if search:
+        wanted.append(table.c.name.contains(search.lower(), autoescape=True))
+    return and_(*wanted)
+
+
+async def _shelves(conn: AsyncConnection, wanted: ColumnElement[bool], limit: int) -> list[Shelf]:
     adapters, table = tables.adapters, tables.versions
     same = and_(adapters.c.tenant == table.c.tenant, adapters.c.name == table.c.name)
     chosen = (
         select(adapters.c.name, adapters.c.created_at, func.max(table.c.number), func.count())
         .join(table, same)
-        .where(adapters.c.tenant == tenant)
+        .where(wanted)
         .group_by(adapters.c.name, adapters.c.created_at)
         .order_by(adapters.c.name)
         .limit(limit)
     )
-    if cursor is not None:
-        chosen = chosen.where(adapters.c.name > cursor)
-    if search:
-        chosen = chosen.where(adapters.c.name.contains(search.lower(), autoescape=True))
-    if name is not None:
-        chosen = chosen.where(adapters.c.name == name)
     return [Shelf(*row) for row in (await conn.execute(chosen))]
 
 
@@ -135,9 +143,3 @@ async def _versions(conn: AsyncConnection, tenant: str, numbers: dict[str, int])
     any_of = or_(*(versions.of_version(table, tenant, name, number) for name, number in numbers.items()))
     rows = (await conn.execute(select(table).where(any_of))).mappings()
     return {row["name"]: versions.as_version(row) for row in rows}
-
-
-def _number(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 10):
-        raise foreign_cursor(cursor)
-    return int(cursor)

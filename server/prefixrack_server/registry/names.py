@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from prefixrack.errors import InvalidName
+from prefixrack.errors import AdapterNotFound, InvalidName
 
 LATEST: Final = "latest"
 PRODUCTION: Final = "production"
@@ -38,6 +38,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_tenant(name: str) -> str:
+    """The tenant's name as it came."""
+    if not _NAME.fullmatch(name):
+        raise InvalidName(f"{_shown(name)} is no tenant name: allowed are {NAME_RULE}")
+    return name
+
+
 def check_alias(alias: str) -> str:
     """The alias as it came; `latest` passes, since it may be read."""
     if not _NAME.fullmatch(alias):
@@ -65,6 +72,11 @@ def parse_ref(ref: str) -> Ref:
     if not _NUMBER.fullmatch(pointer):
         raise InvalidName(f"{_shown(pointer)} is no version number: write one from 1, without leading zeros")
     return Ref(name, number=int(pointer))
+
+
+def unknown_adapter(name: str) -> AdapterNotFound:
+    """The same for one that is not there, one of another tenant and one that the key may not use."""
+    return AdapterNotFound(f"there is no adapter {name!r}: GET /v1/adapters lists those that this key may use")
 
 
 def _shown(text: str) -> str:

@@ -8,22 +8,31 @@ between the two leaves at most files that no version names, and `sweep_orphans` 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import insert, select
-
-from prefixrack.errors import RegistryUnavailable
-from prefixrack.types import AdapterSummary, AliasInfo, GatesInfo, KeyInfo, VersionInfo
+from prefixrack.errors import Conflict, RegistryUnavailable
+from prefixrack.types import (
+    AdapterSummary,
+    AliasInfo,
+    AuditLine,
+    GatesInfo,
+    KeyInfo,
+    TenantInfo,
+    UsageLine,
+    VersionInfo,
+)
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import BundleRef
 from prefixrack_server.noticeboard import Noticeboard
 from prefixrack_server.registry import (
     aliases,
+    audit,
     chores,
     garbage,
     gates,
@@ -31,14 +40,18 @@ from prefixrack_server.registry import (
     keys,
     listing,
     rollouts,
-    tables,
+    storage_quota,
+    tenants,
+    usage,
     versions,
 )
 from prefixrack_server.registry.aliases import Target
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Clock, Database, Write, utc_now
-from prefixrack_server.registry.keys import Grant, Principal
+from prefixrack_server.registry.keys import Grant
 from prefixrack_server.registry.names import check_name, parse_ref
+from prefixrack_server.registry.patterns import Patterns
+from prefixrack_server.registry.principal import NOBODY, Actor, Principal, TokenClaims
 from prefixrack_server.registry.rollouts import Route
 from prefixrack_server.registry.snapshot import Snapshot
 from prefixrack_server.registry.versions import Version
@@ -52,8 +65,10 @@ GRANT_LIFE_S: Final = 5.0  # of a remembered key, should nobody call `refresh`
 MAX_RESOLVED: Final = 20_000
 MAX_GRANTS: Final = 10_000
 MAX_SWEPT_AT_ONCE: Final = 200  # writers wait for as long as their files are being removed
-DECLARED: Final = "declared"  # who added a version that a file declares
-NOBODY: Final = "none"  # the key id in the audit log where no key was used
+DECLARED: Final = Actor("declared")  # who added a version that a file declares
+
+
+Verify = Callable[[str], Awaitable[TokenClaims]]
 
 
 class BundleFiles(NamedTuple):
@@ -106,7 +121,7 @@ class Registry:
         database = await Database.open(database_url, clock, is_migrated)
         registry = cls(database, blobs, grace_s, timer, noticeboard or Noticeboard.alone())
         try:
-            await registry.add_tenant(DEFAULT_TENANT)
+            await registry.ensure_tenant(DEFAULT_TENANT)
             await registry.refresh()
         except BaseException:
             await database.close()
@@ -180,7 +195,7 @@ class Registry:
         name: str,
         upload: SpooledBundle,
         manifest: Manifest,
-        created_by: str,
+        by: Actor,
         idempotency_key: str | None = None,
     ) -> tuple[Version, bool]:
         """Make an upload a version, durably, and say whether it is new: the same digest again is the existing one.
@@ -194,7 +209,7 @@ class Registry:
                 return replayed, False
         await asyncio.to_thread(_put_blobs, self._blobs, upload)
         async with self._change(tenant, name) as write:
-            return await self._add_version(write, tenant, name, upload, manifest, created_by, idempotency_key)
+            return await self._add_version(write, tenant, name, upload, manifest, by, idempotency_key)
 
     async def _add_version(
         self,
@@ -203,7 +218,7 @@ class Registry:
         name: str,
         upload: SpooledBundle,
         manifest: Manifest,
-        created_by: str,
+        by: Actor,
         idempotency_key: str | None,
     ) -> tuple[Version, bool]:
         # Asked again, now that no other writer can come between.
@@ -214,20 +229,21 @@ class Registry:
         version = await versions.find_digest(write.conn, tenant, name, upload.digest)
         is_new = version is None
         if version is None:
-            version = await self._insert(write, tenant, name, upload, manifest, created_by)
+            version = await self._insert(write, tenant, name, upload, manifest, by)
         if idempotency_key is not None:
             await idempotency.remember(write, tenant, idempotency_key, version)
         return version, is_new
 
     async def _insert(
-        self, write: Write, tenant: str, name: str, upload: SpooledBundle, manifest: Manifest, created_by: str
+        self, write: Write, tenant: str, name: str, upload: SpooledBundle, manifest: Manifest, by: Actor
     ) -> Version:
-        version = await versions.insert_version(write, tenant, name, upload, manifest, created_by)
+        await storage_quota.check_room(write, tenant, name, upload.size_bytes)
+        version = await versions.insert_version(write, tenant, name, upload, manifest, by.key_id)
         # A sweep may have taken the files between their writing and this transaction; from here on it cannot.
         if not await asyncio.to_thread(_are_stored, self._blobs, garbage.blobs_of(version)):
             await asyncio.to_thread(_put_blobs, self._blobs, upload)
         await garbage.mark_alive(write, version)
-        await write.record(tenant, created_by, "version.add", version.ref, digest=version.digest)
+        await write.record(tenant, by, "version.add", version.ref, digest=version.digest)
         return version
 
     async def declare_version(
@@ -252,11 +268,16 @@ class Registry:
             return await idempotency.recall(conn, tenant, idempotency_key, digest, name, self._database.now())
 
     async def list_adapters(
-        self, tenant: str, limit: int, cursor: str | None = None, search: str | None = None
+        self,
+        tenant: str,
+        limit: int,
+        cursor: str | None = None,
+        search: str | None = None,
+        patterns: Sequence[Patterns] = (),
     ) -> tuple[list[AdapterSummary], str | None]:
-        """A page by name, and the cursor of the next one."""
+        """A page by name, and the cursor of the next one; names that fit not all of `patterns` are left out."""
         async with self._database.read() as conn:
-            return await listing.adapters_page(conn, tenant, limit, cursor, search)
+            return await listing.adapters_page(conn, tenant, limit, cursor, search, patterns)
 
     async def get_adapter(self, tenant: str, name: str) -> AdapterSummary:
         check_name(name)
@@ -277,7 +298,7 @@ class Registry:
             pointers = await listing.pointers(conn, version.tenant, version.name)
         return listing.version_info(version, pointers, is_new)
 
-    async def delete_version(self, tenant: str, name: str, number: int, *, by: str = NOBODY) -> list[str]:
+    async def delete_version(self, tenant: str, name: str, number: int, *, by: Actor = NOBODY) -> list[str]:
         """Remove a version; its number is not given out again. Returns the blobs that no version needs any more.
 
         Raises AdapterNotFound, VersionNotFound, or Conflict while an alias other than `latest` stands on it.
@@ -288,7 +309,7 @@ class Registry:
             await write.record(tenant, by, "version.delete", version.ref, digest=version.digest)
             return await garbage.mark_dead(write, [version])
 
-    async def delete_adapter(self, tenant: str, name: str, *, by: str = NOBODY) -> list[str]:
+    async def delete_adapter(self, tenant: str, name: str, *, by: Actor = NOBODY) -> list[str]:
         """Remove an adapter with all its versions and aliases. Returns the blobs that no version needs any more."""
         check_name(name)
         async with self._change(tenant, name) as write:
@@ -331,7 +352,7 @@ class Registry:
         *,
         if_none_match: str | None = None,
         require: Sequence[str] = (),
-        by: str = NOBODY,
+        by: Actor = NOBODY,
     ) -> AliasInfo:
         """Promotion. An alias that exists moves only with its entity tag, or `*`, in `if_match`.
 
@@ -342,12 +363,14 @@ class Registry:
         check_name(name)
         async with self._change(tenant, name) as write:
             wanted = Target(target) if isinstance(target, int) else target
+            before = await aliases.standing(write.conn, tenant, name, alias)
             moved = await aliases.put(write, tenant, name, alias, wanted, if_match, if_none_match, require)
-            await write.record(tenant, by, "alias.put", f"{name}@{alias}", **_stand_of(moved))
+            changed = {"before": before and _stand_of(before), "after": _stand_of(moved)}
+            await write.record(tenant, by, "alias.put", f"{name}@{alias}", **changed)
             return moved
 
     async def roll_back(
-        self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: str = NOBODY
+        self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: Actor = NOBODY
     ) -> AliasInfo:
         """Take an alias' canary away, or where there is none, return to the version before, in one call.
 
@@ -355,18 +378,21 @@ class Registry:
         """
         check_name(name)
         async with self._change(tenant, name) as write:
+            before = await aliases.standing(write.conn, tenant, name, alias)
             moved = await aliases.roll_back(write, tenant, name, alias, if_match)
-            await write.record(tenant, by, "alias.rollback", f"{name}@{alias}", **_stand_of(moved))
+            changed = {"before": before and _stand_of(before), "after": _stand_of(moved)}
+            await write.record(tenant, by, "alias.rollback", f"{name}@{alias}", **changed)
             return moved
 
     async def get_gates(self, tenant: str, name: str, alias: str) -> GatesInfo:
-        """What each promotion of the alias must show; nothing where it is not protected."""
+        """What each promotion of the alias must show; nothing where it is not protected. Raises AdapterNotFound."""
         check_name(name)
         async with self._database.read() as conn:
+            await versions.latest_number(conn, tenant, name)
             return GatesInfo(name=name, alias=alias, require=await gates.get(conn, tenant, name, alias))
 
     async def put_gates(
-        self, tenant: str, name: str, alias: str, require: Sequence[str], *, by: str = NOBODY
+        self, tenant: str, name: str, alias: str, require: Sequence[str], *, by: Actor = NOBODY
     ) -> GatesInfo:
         """Protect an alias, or with no requirement stop protecting it.
 
@@ -374,19 +400,20 @@ class Registry:
         """
         check_name(name)
         async with self._change(tenant, name) as write:
+            before = await gates.get(write.conn, tenant, name, alias)
             await gates.put(write, tenant, name, alias, require)
-            await write.record(tenant, by, "alias.gates", f"{name}@{alias}", require=list(require))
+            await write.record(tenant, by, "alias.gates", f"{name}@{alias}", before=before, after=list(require))
         return GatesInfo(name=name, alias=alias, require=list(require))
 
     async def delete_alias(
-        self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: str = NOBODY
+        self, tenant: str, name: str, alias: str, if_match: str | None = None, *, by: Actor = NOBODY
     ) -> None:
         check_name(name)
         async with self._change(tenant, name) as write:
             removed = await aliases.remove(write, tenant, name, alias, if_match)
-            await write.record(tenant, by, "alias.delete", f"{name}@{alias}", version=removed.version)
+            await write.record(tenant, by, "alias.delete", f"{name}@{alias}", before=_stand_of(removed))
 
-    async def set_kept(self, tenant: str, name: str, number: int, keep: bool, *, by: str = NOBODY) -> Version:
+    async def set_kept(self, tenant: str, name: str, number: int, keep: bool, *, by: Actor = NOBODY) -> Version:
         """Note an administrator's wish that a version stays resident, or that it need not."""
         check_name(name)
         async with self._change(tenant, name) as write:
@@ -442,32 +469,74 @@ class Registry:
             await garbage.forget(write, unneeded)
             return orphans
 
-    async def add_tenant(self, tenant: str, *, by: str = NOBODY) -> None:
+    async def ensure_tenant(self, tenant: str) -> None:
         """Make sure that a tenant exists."""
-        check_name(tenant)
-        table = tables.tenants
-        known = select(table.c.name).where(table.c.name == tenant)
         async with self._database.read() as conn:
-            if await conn.scalar(known) is not None:
+            if await tenants.is_known(conn, tenant):
                 return
-        async with self._write() as write:
-            if await write.conn.scalar(known) is None:
-                await write.conn.execute(insert(table).values(name=tenant, created_at=write.now_text))
-                await write.record(tenant, by, "tenant.add", tenant)
+        with suppress(Conflict):  # another process came first
+            await self.create_tenant(tenant)
+
+    async def create_tenant(
+        self, tenant: str, settings: Mapping[str, Any] | None = None, *, by: Actor = NOBODY
+    ) -> TenantInfo:
+        """Raises InvalidName, InvalidRequest, or Conflict where there is one of this name."""
+        async with self._write(self._grants.clear) as write:
+            made = await tenants.create(write, tenant, settings or {})
+            await write.record(tenant, by, "tenant.create", tenant, after=_audited(made))
+            return made
+
+    async def change_tenant(
+        self, tenant: str, settings: Mapping[str, Any], is_disabled: bool | None = None, *, by: Actor = NOBODY
+    ) -> TenantInfo:
+        """Set some of a tenant's columns; refuse all of its keys, or admit them again. Nothing of it is removed.
+
+        Raises TenantNotFound, InvalidRequest, or Conflict where no key with the scope `admin` would be left.
+        """
+        async with self._write(self._grants.clear) as write:
+            before = await tenants.get(write.conn, tenant)
+            is_lockable = bool(await keys.admin_ids(write))
+            after = await tenants.change(write, tenant, settings, is_disabled)
+            if is_lockable and not await keys.admin_ids(write):
+                raise Conflict(
+                    f"the tenant {tenant!r} has the last keys with the scope 'admin': make one for another tenant first"
+                )
+            await write.record(tenant, by, "tenant.update", tenant, before=_audited(before), after=_audited(after))
+            return after
+
+    async def get_tenant(self, tenant: str) -> TenantInfo:
+        """With what it has stored. Raises TenantNotFound."""
+        async with self._database.read() as conn:
+            found = await tenants.get(conn, tenant)
+            return found.model_copy(update={"stored": await storage_quota.stored(conn, tenant)})
+
+    async def list_tenants(self, limit: int, cursor: str | None = None) -> tuple[list[TenantInfo], str | None]:
+        """A page by name, and the cursor of the next one."""
+        async with self._database.read() as conn:
+            return await tenants.page(conn, limit, cursor)
 
     async def create_key(
-        self, tenant: str, scopes: Iterable[str], expires_at: datetime | None = None, *, by: str = NOBODY
+        self,
+        tenant: str,
+        scopes: Iterable[str],
+        expires_at: datetime | None = None,
+        adapters: Iterable[str] = (),
+        *,
+        by: Actor = NOBODY,
     ) -> KeyInfo:
-        """A new API key. Its secret is in this answer and nowhere else. Raises InvalidRequest for unknown scopes."""
+        """A new API key. Its secret is in this answer and nowhere else.
+
+        Raises TenantNotFound, or InvalidRequest for unknown scopes and patterns.
+        """
         async with self._write(self._grants.clear) as write:
-            return await _create_key(write, tenant, scopes, expires_at, by)
+            return await _create_key(write, tenant, scopes, expires_at, adapters, by)
 
     async def ensure_admin_key(self) -> str | None:
         """The secret of a first administrator's key, if there was never any key; else None."""
         async with self._write(self._grants.clear) as write:
             if await keys.is_any(write.conn):
                 return None
-            return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, NOBODY)).secret
+            return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, (), NOBODY)).secret
 
     async def new_admin_key(self) -> str | None:
         """The secret of one more administrator's key, for who can start the server but has lost the others."""
@@ -478,7 +547,7 @@ class Registry:
         async with self._database.read() as conn:
             return await keys.page(conn, tenant, limit, cursor)
 
-    async def revoke_key(self, tenant: str, key_id: str, *, by: str = NOBODY) -> None:
+    async def revoke_key(self, tenant: str, key_id: str, *, by: Actor = NOBODY) -> None:
         """Raises KeyNotFound, or Conflict for the last key with scope `admin` that still holds."""
         async with self._write(self._grants.clear) as write:
             await keys.revoke(write, tenant, key_id)
@@ -490,18 +559,34 @@ class Registry:
         Answers are remembered for a few seconds under the key's sha256, until the revision changes; and as long as the
         database does not answer, for nobody can revoke a key then.
         """
-        sha256 = keys.key_sha256(secret)
+
+        async def find() -> Grant:
+            async with self._database.read() as conn:
+                return await keys.find_grant(conn, secret)
+
+        return await self._admit(keys.key_sha256(secret), find)
+
+    async def authenticate_token(self, token: str, verify: Verify) -> Principal:
+        """Who a signed token speaks for; remembered as a key is. Raises what `verify` does, and TenantDisabled."""
+
+        async def find() -> Grant:
+            claims = await verify(token)
+            async with self._database.read() as conn:
+                return await keys.token_grant(conn, claims)
+
+        return await self._admit(hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest(), find)
+
+    async def _admit(self, sha256: str, find: Callable[[], Awaitable[Grant]]) -> Principal:
         self._see_changes()
         known = self._grants.get(sha256)
         if known is None or self._timer() - known.known_at > GRANT_LIFE_S:
-            known = await self._find_grant(secret, sha256)
+            known = await self._find_grant(sha256, find)
         return known.grant.check(self._database.now())
 
-    async def _find_grant(self, secret: str, sha256: str) -> TimedGrant:
+    async def _find_grant(self, sha256: str, find: Callable[[], Awaitable[Grant]]) -> TimedGrant:
         generation, known_at = self._grants.generation, self._timer()
         try:
-            async with self._database.read() as conn:
-                found = TimedGrant(await keys.find_grant(conn, secret), known_at)
+            found = TimedGrant(await find(), known_at)
         except RegistryUnavailable:
             last_known = self._grants.last_known(sha256)
             if last_known is None:
@@ -510,14 +595,24 @@ class Registry:
         self._grants.put(generation, sha256, found)
         return found
 
-    async def list_audit(self, tenant: str, limit: int, before: int | None = None) -> list[dict[str, Any]]:
-        """Lines of the audit log, newest first, with ids below `before`."""
-        table = tables.audit
-        chosen = select(table).where(table.c.tenant == tenant).order_by(table.c.id.desc()).limit(limit)
-        if before is not None:
-            chosen = chosen.where(table.c.id < before)
+    async def list_audit(
+        self, tenant: str, limit: int, cursor: str | None = None, action: str | None = None
+    ) -> tuple[list[AuditLine], str | None]:
+        """A page of the audit log, newest first, and the cursor of the next one."""
         async with self._database.read() as conn:
-            return [dict(row) for row in (await conn.execute(chosen)).mappings()]
+            return await audit.page(conn, tenant, limit, cursor, action)
+
+    async def add_usage(self, lines: Sequence[UsageLine]) -> None:
+        """Add to what tenants had computed. No change of the registry: nobody's remembered answers are forgotten."""
+        async with self._database.append() as conn:
+            await usage.add(conn, lines)
+
+    async def list_usage(
+        self, tenant: str, since: date | None, until: date | None, limit: int, cursor: str | None = None
+    ) -> tuple[list[UsageLine], str | None]:
+        """A page by day and adapter, and the cursor of the next one."""
+        async with self._database.read() as conn:
+            return await usage.page(conn, tenant, since, until, limit, cursor)
 
     def _change(self, tenant: str, name: str) -> AbstractAsyncContextManager[Write]:
         """A transaction after which nothing that was remembered of this adapter is answered."""
@@ -577,11 +672,21 @@ def _stand_of(alias: AliasInfo) -> dict[str, Any]:
 
 
 async def _create_key(
-    write: Write, tenant: str, scopes: Iterable[str], expires_at: datetime | None, by: str
+    write: Write,
+    tenant: str,
+    scopes: Iterable[str],
+    expires_at: datetime | None,
+    adapters: Iterable[str],
+    by: Actor,
 ) -> KeyInfo:
-    made = await keys.create(write, tenant, scopes, expires_at)
-    await write.record(tenant, by, "key.create", made.id, scopes=made.scopes, expires_at=made.expires_at)
+    made = await keys.create(write, tenant, scopes, expires_at, adapters)
+    after = made.model_dump(mode="json", include={"scopes", "expires_at", "adapters"})
+    await write.record(tenant, by, "key.create", made.id, after=after)
     return made
+
+
+def _audited(tenant: TenantInfo) -> dict[str, Any]:
+    return tenant.model_dump(mode="json", exclude={"name", "created_at", "stored"})
 
 
 def _put_blobs(blobs: BlobStore, upload: SpooledBundle) -> None:

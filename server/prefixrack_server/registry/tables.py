@@ -54,11 +54,19 @@ revision = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+# A quota that is null has no limit; `adapters` lists patterns of names, none means all names.
 tenants = Table(
     "tenants",
     metadata,
     Column("name", NAME, primary_key=True),
     Column("created_at", TIME, nullable=False),
+    Column("weight", Float, nullable=False, server_default="1"),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("max_adapters", BigInteger),
+    Column("max_bytes", BigInteger),
+    Column("adapters", JSON, nullable=False, server_default="[]"),
+    Column("disabled_at", TIME),
 )
 
 api_keys = Table(
@@ -71,6 +79,7 @@ api_keys = Table(
     Column("created_at", TIME, nullable=False),
     Column("expires_at", TIME),
     Column("revoked_at", TIME),
+    Column("adapters", JSON, nullable=False, server_default="[]"),
 )
 
 # A row stays when the adapter is deleted: its numbers are never given out again.
@@ -146,7 +155,7 @@ idempotency_keys = Table(
     ForeignKeyConstraint(["tenant", "name", "number"], ["versions.tenant", "versions.name", "versions.number"]),
 )
 
-# Rows are only ever added.
+# Rows are only ever added: triggers refuse everything else.
 audit = Table(
     "audit",
     metadata,
@@ -157,6 +166,20 @@ audit = Table(
     Column("action", String(64), nullable=False),
     Column("target", String(255), nullable=False),
     Column("detail", JSON, nullable=False),
+    Column("request_id", String(128)),
+)
+
+Index(None, audit.c.tenant, audit.c.id)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant", NAME, ForeignKey("tenants.name"), primary_key=True),
+    Column("day", by_bytes(10), primary_key=True),
+    Column("adapter", by_bytes(127), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
 )
 
 # Blobs that lost their last version, and when: they stay readable for a while, for requests already bound to them.

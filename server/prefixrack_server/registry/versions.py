@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from prefixrack.errors import AdapterNotFound, AliasNotFound, Conflict, VersionNotFound
+from prefixrack.errors import AliasNotFound, Conflict, VersionNotFound
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import BundleRef
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.database import Write
-from prefixrack_server.registry.names import LATEST, PRODUCTION, Ref
+from prefixrack_server.registry.names import LATEST, PRODUCTION, Ref, unknown_adapter
 from prefixrack_server.upload import SpooledBundle
 
 
@@ -103,7 +103,7 @@ async def latest_number(conn: AsyncConnection, tenant: str, name: str) -> int:
     table = tables.versions
     number = await conn.scalar(select(func.max(table.c.number)).where(of_adapter(table, tenant, name)))
     if number is None:
-        raise AdapterNotFound(f"there is no adapter {name!r}: GET /v1/adapters lists those that this key may use")
+        raise unknown_adapter(name)
     return int(number)
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from prefixrack.types import AdapterDetail, AdapterPage
-from prefixrack_server.auth import Reader, tenant_and_ref
+from prefixrack_server.auth import Reader
 from prefixrack_server.documentation import ADMIN_PROBLEMS
-from prefixrack_server.routes.paging import Limit
+from prefixrack_server.routes.paging import Limit, TenantName
 from prefixrack_server.services import services_of
 
 router = APIRouter(tags=["adapters"], responses=ADMIN_PROBLEMS)
@@ -22,9 +22,11 @@ async def list_adapters(
     limit: Limit = 100,
     cursor: str | None = None,
     search: Annotated[str | None, Query(max_length=200)] = None,
+    tenant: TenantName = None,
 ) -> AdapterPage:
-    """The adapters of the caller's tenant in order of their names."""
-    adapters, next_cursor = await services_of(request).registry.list_adapters(caller.tenant, limit, cursor, search)
+    """The adapters that the key may use in order of their names; an admin of all may name another `tenant`."""
+    registry, patterns = services_of(request).registry, caller.principal.patterns
+    adapters, next_cursor = await registry.list_adapters(caller.owner(tenant), limit, cursor, search, patterns)
     return AdapterPage(data=adapters, next_cursor=next_cursor)
 
 
@@ -32,7 +34,7 @@ async def list_adapters(
 async def show_adapter(request: Request, caller: Reader) -> AdapterDetail:
     """Input schema, example, labels and limits of `name`, `name@alias` or `name@7`."""
     services = services_of(request)
-    tenant, ref = tenant_and_ref(caller, request.path_params["ref"])
+    tenant, ref = caller.adapter(request.path_params["ref"])
     version = await services.registry.resolve(tenant, ref)
     summary = await services.registry.get_adapter(tenant, version.name)
     task, manifest = services.predictor.task(version), version.manifest

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefixrack.errors import InvalidRequest, RegistryReadOnly, UnsupportedMediaType
 from prefixrack.types import AliasInfo, GatesInfo, ResidencyInfo, VersionInfo, VersionPage, Wire
 from prefixrack_server.archive import read_multipart, read_tar
-from prefixrack_server.auth import Promoter, Reader, TenantAdmin, Writer
+from prefixrack_server.auth import Caller, Promoter, Reader, TenantAdmin, Writer
 from prefixrack_server.documentation import ADMIN_PROBLEMS, ALIAS_PROBLEMS, BUNDLE_ANSWER, UPLOAD_BODY, UPLOAD_PROBLEMS
 from prefixrack_server.registry.aliases import Target
 from prefixrack_server.registry.names import check_name
@@ -141,7 +141,7 @@ async def upload(
     async def fill(draft: Draft) -> SpooledBundle:
         return await _spool(request, draft)
 
-    registration = Registration(caller.tenant, name, caller.key_id, idempotency_key)
+    registration = Registration(*caller.new_adapter(name), caller.actor, idempotency_key)
     version, is_new = await services.uploads.accept(registration, fill)
     info = await services.registry.describe(version, is_new)
     return JSONResponse(info.model_dump(mode="json"), status_code=201 if is_new else 200)
@@ -152,7 +152,7 @@ async def list_versions(
     request: Request, name: str, caller: Reader, limit: Limit = 100, cursor: str | None = None
 ) -> VersionPage:
     """All versions, newest first."""
-    versions, next_cursor = await services_of(request).registry.list_versions(caller.tenant, name, limit, cursor)
+    versions, next_cursor = await services_of(request).registry.list_versions(*caller.adapter(name), limit, cursor)
     return VersionPage(data=versions, next_cursor=next_cursor)
 
 
@@ -160,11 +160,11 @@ async def list_versions(
 async def download(request: Request, name: str, number: Number, caller: Reader) -> Response:
     """What was uploaded, byte for byte, as an uncompressed tar."""
     services = services_of(request)
-    version = await _version(services, caller.tenant, name, number)
+    version = await _version(services, caller, name, number)
     files = await services.registry.open_bundle_files(version)
     headers = {
         "Content-Length": str(tar_size(files)),
-        "Content-Disposition": f'attachment; filename="{name}-{number}.tar"',
+        "Content-Disposition": f'attachment; filename="{version.name}-{number}.tar"',
         "ETag": f'"{version.digest}"',
     }
     return StreamingResponse(tar_blocks(files), media_type=TAR_TYPES[0], headers=headers)
@@ -174,8 +174,9 @@ async def download(request: Request, name: str, number: Number, caller: Reader) 
 async def delete_version(request: Request, name: str, number: Number, caller: Writer) -> Response:
     """Requests in flight finish on it; the number is not given out again."""
     services = services_of(request)
-    digests = await services.registry.digests(caller.tenant, name)
-    await services.registry.delete_version(caller.tenant, name, number, by=caller.key_id)
+    adapter = caller.adapter(name)
+    digests = await services.registry.digests(*adapter)
+    await services.registry.delete_version(*adapter, number, by=caller.actor)
     await services.keeper.let_go(digests)
     return Response(status_code=204)
 
@@ -184,21 +185,22 @@ async def delete_version(request: Request, name: str, number: Number, caller: Wr
 async def delete_adapter(request: Request, name: str, caller: Writer) -> Response:
     """Delete an adapter with all its versions and aliases."""
     services = services_of(request)
-    digests = await services.registry.digests(caller.tenant, name)
-    await services.registry.delete_adapter(caller.tenant, name, by=caller.key_id)
+    adapter = caller.adapter(name)
+    digests = await services.registry.digests(*adapter)
+    await services.registry.delete_adapter(*adapter, by=caller.actor)
     await services.keeper.let_go(digests)
     return Response(status_code=204)
 
 
 @router.get("/aliases")
 async def list_aliases(request: Request, name: str, caller: Reader) -> AliasList:
-    return AliasList(data=await services_of(request).registry.list_aliases(caller.tenant, name))
+    return AliasList(data=await services_of(request).registry.list_aliases(*caller.adapter(name)))
 
 
 @router.get("/aliases/{alias}")
 async def get_alias(request: Request, response: Response, name: str, alias: str, caller: Reader) -> AliasInfo:
     """The ETag goes into If-Match of the next change."""
-    info = await services_of(request).registry.get_alias(caller.tenant, name, alias)
+    info = await services_of(request).registry.get_alias(*caller.adapter(name), alias)
     response.headers["ETag"] = info.etag
     return info
 
@@ -220,14 +222,13 @@ async def put_alias(
     """
     target = await read_model(request, AliasTarget)
     info = await services_of(request).registry.put_alias(
-        caller.tenant,
-        name,
+        *caller.adapter(name),
         alias,
         _target(target),
         if_match,
         if_none_match=if_none_match,
         require=target.require,
-        by=caller.key_id,
+        by=caller.actor,
     )
     response.headers["ETag"] = info.etag
     return info
@@ -244,14 +245,14 @@ async def roll_back(
 ) -> AliasInfo:
     """Take the canary and the shadow away; where there is no canary, return to the version before."""
     registry = services_of(request).registry
-    info = await registry.roll_back(caller.tenant, name, alias, if_match, by=caller.key_id)
+    info = await registry.roll_back(*caller.adapter(name), alias, if_match, by=caller.actor)
     response.headers["ETag"] = info.etag
     return info
 
 
 @router.get("/aliases/{alias}/gates")
 async def get_gates(request: Request, name: str, alias: str, caller: Reader) -> GatesInfo:
-    return await services_of(request).registry.get_gates(caller.tenant, name, alias)
+    return await services_of(request).registry.get_gates(*caller.adapter(name), alias)
 
 
 @router.put("/aliases/{alias}/gates", openapi_extra=body_of(AliasGates))
@@ -259,21 +260,21 @@ async def put_gates(request: Request, name: str, alias: str, caller: TenantAdmin
     """Protect an alias: whatever answers under it must claim this. With none, it is no longer protected."""
     body = await read_model(request, AliasGates)
     registry = services_of(request).registry
-    return await registry.put_gates(caller.tenant, name, alias, body.require, by=caller.key_id)
+    return await registry.put_gates(*caller.adapter(name), alias, body.require, by=caller.actor)
 
 
 @router.delete("/aliases/{alias}", status_code=204)
 async def delete_alias(
     request: Request, name: str, alias: str, caller: Promoter, if_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    await services_of(request).registry.delete_alias(caller.tenant, name, alias, if_match, by=caller.key_id)
+    await services_of(request).registry.delete_alias(*caller.adapter(name), alias, if_match, by=caller.actor)
     return Response(status_code=204)
 
 
 @router.get("/versions/{number}/residency")
 async def get_residency(request: Request, name: str, number: Number, caller: Reader) -> ResidencyInfo:
     services = services_of(request)
-    return await _residency(services, await _version(services, caller.tenant, name, number))
+    return await _residency(services, await _version(services, caller, name, number))
 
 
 @router.put("/versions/{number}/residency", openapi_extra=body_of(ResidencyWish))
@@ -281,7 +282,7 @@ async def put_residency(request: Request, name: str, number: Number, caller: Wri
     """Hold a version on the device, or let it be evicted again."""
     services = services_of(request)
     wish = await read_model(request, ResidencyWish)
-    version = await services.registry.set_kept(caller.tenant, name, number, wish.keep_resident, by=caller.key_id)
+    version = await services.registry.set_kept(*caller.adapter(name), number, wish.keep_resident, by=caller.actor)
     await services.keeper.sync()
     return await _residency(services, version)
 
@@ -292,8 +293,9 @@ def _target(wanted: AliasTarget) -> Target:
     return Target(wanted.version, wanted.canary.version, wanted.canary.share, wanted.shadow)
 
 
-async def _version(services: Services, tenant: str, name: str, number: int) -> Version:
-    return await services.registry.resolve(tenant, f"{check_name(name)}@{number}")
+async def _version(services: Services, caller: Caller, name: str, number: int) -> Version:
+    tenant, plain_name = caller.adapter(name)
+    return await services.registry.resolve(tenant, f"{check_name(plain_name)}@{number}")
 
 
 async def _residency(services: Services, version: Version) -> ResidencyInfo:

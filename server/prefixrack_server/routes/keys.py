@@ -9,10 +9,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from prefixrack.errors import Forbidden
 from prefixrack.types import KeyInfo, KeyPage
-from prefixrack_server.auth import ADMIN_SCOPES, TenantAdmin
+from prefixrack_server.auth import TenantAdmin
 from prefixrack_server.documentation import ADMIN_PROBLEMS
-from prefixrack_server.registry.keys import Principal
-from prefixrack_server.routes.paging import Limit
+from prefixrack_server.registry.keys import ADMIN_SCOPES
+from prefixrack_server.registry.principal import Principal
+from prefixrack_server.routes.paging import Limit, TenantName
 from prefixrack_server.services import services_of
 from prefixrack_server.small_body import body_of, read_model
 
@@ -20,33 +21,41 @@ router = APIRouter(prefix="/admin/v1/keys", tags=["keys"], responses=ADMIN_PROBL
 
 
 class NewKey(BaseModel):
-    """Body of `POST /admin/v1/keys`. `expires_at` needs a time zone; without it the key lasts until it is revoked."""
+    """Body of `POST /admin/v1/keys`. `expires_at` needs a time zone; without it the key lasts until it is revoked.
+
+    `adapters` are patterns of the names that the key is limited to; `tenant` is for admins of all tenants.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     scopes: Annotated[list[str], Field(min_length=1, max_length=16)]
     expires_at: AwareDatetime | None = None
+    adapters: Annotated[list[str], Field(examples=[["team-a.*"]])] = []
+    tenant: Annotated[str, Field(max_length=63)] | None = None
 
 
 @router.post("", status_code=201, response_model_exclude_none=True, openapi_extra=body_of(NewKey))
 async def create_key(request: Request, caller: TenantAdmin) -> KeyInfo:
     """Make a key for the caller's tenant, with at most the scopes that the caller may hand on."""
     body = await read_model(request, NewKey)
-    _check_may_grant(caller, body.scopes)
-    return await services_of(request).registry.create_key(caller.tenant, body.scopes, body.expires_at, by=caller.key_id)
+    _check_may_grant(caller.principal, body.scopes)
+    tenant, registry = caller.owner(body.tenant), services_of(request).registry
+    return await registry.create_key(tenant, body.scopes, body.expires_at, body.adapters, by=caller.actor)
 
 
 @router.get("", response_model_exclude={"data": {"__all__": {"secret"}}})
-async def list_keys(request: Request, caller: TenantAdmin, limit: Limit = 100, cursor: str | None = None) -> KeyPage:
+async def list_keys(
+    request: Request, caller: TenantAdmin, limit: Limit = 100, cursor: str | None = None, tenant: TenantName = None
+) -> KeyPage:
     """The keys of the caller's tenant that are not revoked, oldest first, without their secrets."""
-    keys, next_cursor = await services_of(request).registry.list_keys(caller.tenant, limit, cursor)
+    keys, next_cursor = await services_of(request).registry.list_keys(caller.owner(tenant), limit, cursor)
     return KeyPage(data=keys, next_cursor=next_cursor)
 
 
 @router.delete("/{key_id}", status_code=204)
-async def revoke_key(request: Request, key_id: str, caller: TenantAdmin) -> Response:
+async def revoke_key(request: Request, key_id: str, caller: TenantAdmin, tenant: TenantName = None) -> Response:
     """From now on the key is refused."""
-    await services_of(request).registry.revoke_key(caller.tenant, key_id, by=caller.key_id)
+    await services_of(request).registry.revoke_key(caller.owner(tenant), key_id, by=caller.actor)
     return Response(status_code=204)
 
 

@@ -14,14 +14,14 @@ from prefixrack.types import FanOutResponse, PredictResponse
 from prefixrack_server import bulk
 from prefixrack_server.auth import tenant_and_ref
 from prefixrack_server.config import HttpConfig
-from prefixrack_server.dispatch import Payer
 from prefixrack_server.documentation import FAN_OUT_BODY, PREDICT_BODY, PREDICT_PROBLEMS
 from prefixrack_server.envelope import check_routing_key, parse_fan_out, parse_predict, read_body, to_json
 from prefixrack_server.predict import Call
-from prefixrack_server.registry.keys import Principal
+from prefixrack_server.quotas import Allowance
+from prefixrack_server.registry.principal import Principal
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.registry.rollouts import Route
-from prefixrack_server.request_context import request_id_of
+from prefixrack_server.request_context import add_headers, request_id_of
 from prefixrack_server.services import Services, services_of
 
 ROUTING_HEADER = "x-routing-key"
@@ -50,7 +50,8 @@ router = APIRouter(tags=["predict"], route_class=BareRoute)
 async def predict(request: Request) -> Response:
     """Answer one input or a list of them with the adapter `name`, `name@alias` or `name@7`."""
     services = services_of(request)
-    principal = await services.gate.admit(request.headers, "predict")
+    allowance = await admit(request, services)
+    principal = allowance.principal
     route = await resolve(services, principal, request.path_params["ref"])
     key = routing_key(request)
     media_type = check_media_type(request, (JSON, *bulk.MEDIA_TYPES))
@@ -59,11 +60,10 @@ async def predict(request: Request) -> Response:
     if media_type != JSON:
         folder = services.config.registry.spool_dir
         version, _ = route.choose(key)
-        return bulk.BulkAnswer(
-            request, version, services.predictor, new_call(request, principal, timeout_s), limits, folder
-        )
+        call = new_call(request, allowance, timeout_s)
+        return bulk.BulkAnswer(request, version, services.predictor, call, limits, folder)
     body = await read_body(request, limits.max_body_bytes)
-    call = new_call(request, principal, timeout_s)
+    call = new_call(request, allowance, timeout_s)
     envelope = parse_predict(body, limits.max_inputs)
     answer = await services.rollouts.predict(route, envelope.routing_key or key, envelope, call)
     return Response(to_json(answer), media_type=JSON)
@@ -73,16 +73,27 @@ async def predict(request: Request) -> Response:
 async def fan_out(request: Request) -> Response:
     """Send the same inputs through several adapters at once, in one pack."""
     services = services_of(request)
-    principal = await services.gate.admit(request.headers, "predict")
+    allowance = await admit(request, services)
+    principal = allowance.principal
     check_media_type(request, (JSON,))
     limits = services.config.limits
     timeout_s = requested_timeout_s(request, services.config.http)
     body = await read_body(request, limits.max_body_bytes)
-    call = new_call(request, principal, timeout_s)
+    call = new_call(request, allowance, timeout_s)
     refs, envelope = parse_fan_out(body, limits.max_inputs, limits.max_body_bytes)
     key = envelope.routing_key or routing_key(request)
     versions = {ref: await _resolve_or_fault(services, principal, ref, key) for ref in refs}
     return Response(to_json(await services.predictor.fan_out(versions, envelope, call)), media_type=JSON)
+
+
+async def admit(request: Request, services: Services) -> Allowance:
+    """What the caller may still have computed; the request counts from here, whatever comes of it."""
+    principal = await services.gate.admit(request.headers, "predict")
+    allowance = services.quotas.allowance(principal)
+    if allowance.is_limited:
+        add_headers(request.scope, allowance.headers)
+        await allowance.take_request()
+    return allowance
 
 
 async def resolve(services: Services, principal: Principal, ref: str) -> Route:
@@ -118,11 +129,10 @@ def check_media_type(request: Request, allowed: tuple[str, ...]) -> str:
     return seen
 
 
-def new_call(request: Request, principal: Principal, timeout_s: float | None) -> Call:
+def new_call(request: Request, allowance: Allowance, timeout_s: float | None) -> Call:
     """Time counts from here: made after the body is there, whose length in seconds is the caller's affair."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    payer = Payer(principal.tenant)
-    return Call(request_id_of(request.scope), payer, deadline, request.is_disconnected, time.perf_counter())
+    return Call(allowance, request_id_of(request.scope), deadline, request.is_disconnected, time.perf_counter())
 
 
 def requested_timeout_s(request: Request, config: HttpConfig, is_bulk: bool = False) -> float | None:

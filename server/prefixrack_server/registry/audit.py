@@ -1,0 +1,24 @@
+"""The audit log: who changed what, as pages. Its lines are written by `Write.record`, with the change itself."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from prefixrack.types import AuditLine
+from prefixrack_server.registry import tables
+from prefixrack_server.registry.cursors import number_of
+
+
+async def page(
+    conn: AsyncConnection, tenant: str, limit: int, cursor: str | None, action: str | None = None
+) -> tuple[list[AuditLine], str | None]:
+    """Lines about a tenant's things, newest first, below the number `cursor`; `action` is how they begin."""
+    table = tables.audit
+    chosen = select(table).where(table.c.tenant == tenant).order_by(table.c.id.desc()).limit(limit + 1)
+    if cursor is not None:
+        chosen = chosen.where(table.c.id < number_of(cursor))
+    if action is not None:
+        chosen = chosen.where(table.c.action.startswith(action, autoescape=True))
+    found = [AuditLine(**row) for row in (await conn.execute(chosen)).mappings()]
+    return found[:limit], str(found[limit - 1].id) if len(found) > limit else None
