@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from prefixrack.types import (
     AdapterSummary,
     AliasInfo,
     AnyOutput,
+    AuditLine,
     ChoiceOutput,
     EmbeddingOutput,
     FailedOutput,
@@ -36,7 +37,9 @@ from prefixrack.types import (
     PredictResponse,
     QuestionAnsweringOutput,
     ResidencyInfo,
+    TenantInfo,
     TokenClassificationOutput,
+    UsageLine,
     VersionInfo,
 )
 
@@ -173,10 +176,10 @@ class AsyncClient:
         return self._predict_many(adapter, inputs, concurrency, batch_size, parameters)
 
     def list_adapters(
-        self, *, search: str | None = None, page_size: int | None = None
+        self, *, search: str | None = None, tenant: str | None = None, page_size: int | None = None
     ) -> AsyncIterator[AdapterSummary]:
-        """All adapters that the key may use; pages are fetched as they are needed."""
-        return self._pages(lambda cursor: calls.list_adapters(page_size, search, cursor))
+        """All adapters that the key may use; pages are fetched as they are needed. `tenant` is for admins of all."""
+        return self._pages(lambda cursor: calls.list_adapters(page_size, search, cursor, tenant))
 
     async def get_adapter(self, ref: str) -> AdapterDetail:
         return await self._run(calls.get_adapter(ref))
@@ -294,15 +297,74 @@ class AsyncClient:
         """Hold the version on the device, or let it be evicted again."""
         return await self._run(calls.set_residency(name, version, keep_resident))
 
-    async def create_key(self, scopes: Sequence[str], *, expires_at: str | None = None) -> KeyInfo:
-        """A new API key; its `secret` is in this answer and never again."""
-        return await self._run(calls.create_key(scopes, expires_at))
+    async def create_key(
+        self,
+        scopes: Sequence[str],
+        *,
+        expires_at: str | None = None,
+        adapters: Sequence[str] = (),
+        tenant: str | None = None,
+    ) -> KeyInfo:
+        """A new API key; its `secret` is in this answer and never again.
 
-    def list_keys(self, *, page_size: int | None = None) -> AsyncIterator[KeyInfo]:
-        return self._pages(lambda cursor: calls.list_keys(page_size, cursor))
+        `adapters` are patterns of the names that it is limited to; `tenant` is for admins of all tenants.
+        """
+        return await self._run(calls.create_key(scopes, expires_at, adapters, tenant))
 
-    async def revoke_key(self, key_id: str) -> None:
-        await self._run(calls.revoke_key(key_id))
+    def list_keys(self, *, tenant: str | None = None, page_size: int | None = None) -> AsyncIterator[KeyInfo]:
+        return self._pages(lambda cursor: calls.list_keys(page_size, cursor, tenant))
+
+    async def revoke_key(self, key_id: str, *, tenant: str | None = None) -> None:
+        await self._run(calls.revoke_key(key_id, tenant))
+
+    async def create_tenant(
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        quotas: Mapping[str, int | None] | None = None,
+        adapters: Sequence[str] | None = None,
+    ) -> TenantInfo:
+        """A new tenant. `quotas` are fields of `prefixrack.types.Quotas`, `adapters` patterns of names."""
+        settings = {"weight": weight, "quotas": quotas, "adapters": adapters}
+        return await self._run(calls.create_tenant(name, settings))
+
+    def list_tenants(self, *, page_size: int | None = None) -> AsyncIterator[TenantInfo]:
+        return self._pages(lambda cursor: calls.list_tenants(page_size, cursor))
+
+    async def get_tenant(self, name: str) -> TenantInfo:
+        """With what it has stored."""
+        return await self._run(calls.get_tenant(name))
+
+    async def update_tenant(
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        quotas: Mapping[str, int | None] | None = None,
+        adapters: Sequence[str] | None = None,
+        disabled: bool | None = None,
+    ) -> TenantInfo:
+        """Change what is given; a quota of None has no limit. A disabled tenant's keys are refused."""
+        settings = {"weight": weight, "quotas": quotas, "adapters": adapters, "disabled": disabled}
+        return await self._run(calls.update_tenant(name, settings))
+
+    def list_audit(
+        self, *, tenant: str | None = None, action: str | None = None, page_size: int | None = None
+    ) -> AsyncIterator[AuditLine]:
+        """Who changed what, newest first; `action` is one, or how several begin ("key.")."""
+        return self._pages(lambda cursor: calls.list_audit(page_size, cursor, tenant, action))
+
+    def list_usage(
+        self,
+        *,
+        tenant: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        page_size: int | None = None,
+    ) -> AsyncIterator[UsageLine]:
+        """What was computed, by day (UTC) and adapter, from the day `since` to `until`, both included."""
+        return self._pages(lambda cursor: calls.list_usage(page_size, cursor, tenant, since, until))
 
     async def health(self) -> Health:
         """Asks once. Raises APIConnectionError when nothing answers."""

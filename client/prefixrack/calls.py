@@ -19,12 +19,16 @@ from prefixrack.types import (
     AdapterDetail,
     AdapterPage,
     AliasInfo,
+    AuditPage,
     FanOutResponse,
     GatesInfo,
     KeyInfo,
     KeyPage,
     PredictResponse,
     ResidencyInfo,
+    TenantInfo,
+    TenantPage,
+    UsagePage,
     VersionInfo,
     VersionPage,
 )
@@ -33,6 +37,8 @@ T = TypeVar("T")
 Item = TypeVar("Item", covariant=True)
 
 PRODUCTION = "production"
+KEYS = "/admin/v1/keys"
+TENANTS = "/admin/v1/tenants"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,10 @@ def fan_out(adapters: Sequence[str], inputs: Any, parameters: Mapping[str, Any])
     return Call(ask("/v1/predict", body), partial(decode, FanOutResponse))
 
 
-def list_adapters(limit: int | None, search: str | None, cursor: str | None) -> Call[AdapterPage]:
-    request = read("/v1/adapters", limit=limit, search=search, cursor=cursor)
+def list_adapters(
+    limit: int | None, search: str | None, cursor: str | None, tenant: str | None = None
+) -> Call[AdapterPage]:
+    request = read("/v1/adapters", limit=limit, search=search, cursor=cursor, tenant=tenant)
     return Call(request, partial(decode, AdapterPage))
 
 
@@ -170,18 +178,48 @@ def set_residency(name: str, version: int, keep_resident: bool) -> Call[Residenc
     return Call(request, partial(decode, ResidencyInfo))
 
 
-def create_key(scopes: Sequence[str], expires_at: str | None) -> Call[KeyInfo]:
-    expiry = {} if expires_at is None else {"expires_at": expires_at}
-    request = write("POST", "/admin/v1/keys", {"scopes": list(scopes)} | expiry)
+def create_key(
+    scopes: Sequence[str], expires_at: str | None, adapters: Sequence[str] = (), tenant: str | None = None
+) -> Call[KeyInfo]:
+    options = {"expires_at": expires_at, "adapters": list(adapters) or None, "tenant": tenant}
+    request = write("POST", KEYS, {"scopes": list(scopes)} | _given(options))
     return Call(request, partial(decode, KeyInfo))
 
 
-def list_keys(limit: int | None, cursor: str | None) -> Call[KeyPage]:
-    return Call(read("/admin/v1/keys", limit=limit, cursor=cursor), partial(decode, KeyPage))
+def list_keys(limit: int | None, cursor: str | None, tenant: str | None = None) -> Call[KeyPage]:
+    return Call(read(KEYS, limit=limit, cursor=cursor, tenant=tenant), partial(decode, KeyPage))
 
 
-def revoke_key(key_id: str) -> Call[None]:
-    return Call(write("DELETE", f"/admin/v1/keys/{segment(key_id)}"), _nothing)
+def revoke_key(key_id: str, tenant: str | None = None) -> Call[None]:
+    return Call(write("DELETE", f"{KEYS}/{segment(key_id)}", query=_given({"tenant": tenant})), _nothing)
+
+
+def create_tenant(name: str, settings: Mapping[str, Any]) -> Call[TenantInfo]:
+    return Call(write("POST", TENANTS, {"name": name} | _given(settings)), partial(decode, TenantInfo))
+
+
+def list_tenants(limit: int | None, cursor: str | None) -> Call[TenantPage]:
+    return Call(read(TENANTS, limit=limit, cursor=cursor), partial(decode, TenantPage))
+
+
+def get_tenant(name: str) -> Call[TenantInfo]:
+    return Call(read(f"{TENANTS}/{segment(name)}"), partial(decode, TenantInfo))
+
+
+def update_tenant(name: str, settings: Mapping[str, Any]) -> Call[TenantInfo]:
+    return Call(write("PATCH", f"{TENANTS}/{segment(name)}", _given(settings)), partial(decode, TenantInfo))
+
+
+def list_audit(limit: int | None, cursor: str | None, tenant: str | None, action: str | None) -> Call[AuditPage]:
+    request = read("/admin/v1/audit", limit=limit, cursor=cursor, tenant=tenant, action=action)
+    return Call(request, partial(decode, AuditPage))
+
+
+def list_usage(
+    limit: int | None, cursor: str | None, tenant: str | None, since: str | None, until: str | None
+) -> Call[UsagePage]:
+    request = read("/admin/v1/usage", limit=limit, cursor=cursor, tenant=tenant, since=since, until=until)
+    return Call(request, partial(decode, UsagePage))
 
 
 def live() -> Call[None]:
@@ -205,9 +243,14 @@ def _alias(name: str, alias: str) -> str:
     return f"{_admin(name)}/aliases/{segment(alias)}"
 
 
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not None: the server's defaults are the server's."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _predict_body(inputs: Any, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A tuple of inputs is written as a list, as JSON has it: it counts as many inputs, too."""
-    given = {name: value for name, value in parameters.items() if value is not None}
+    given = _given(parameters)
     return {"inputs": inputs} | ({"parameters": given} if given else {})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
@@ -28,6 +28,7 @@ from prefixrack.types import (
     AdapterSummary,
     AliasInfo,
     AnyOutput,
+    AuditLine,
     ChoiceOutput,
     EmbeddingOutput,
     FailedOutput,
@@ -37,7 +38,9 @@ from prefixrack.types import (
     PredictResponse,
     QuestionAnsweringOutput,
     ResidencyInfo,
+    TenantInfo,
     TokenClassificationOutput,
+    UsageLine,
     VersionInfo,
 )
 
@@ -163,9 +166,11 @@ class Client:
         bulk.check_sizes(concurrency, batch_size)
         return self._predict_many(adapter, inputs, concurrency, batch_size, parameters)
 
-    def list_adapters(self, *, search: str | None = None, page_size: int | None = None) -> Iterator[AdapterSummary]:
-        """All adapters that the key may use; pages are fetched as they are needed."""
-        return self._pages(lambda cursor: calls.list_adapters(page_size, search, cursor))
+    def list_adapters(
+        self, *, search: str | None = None, tenant: str | None = None, page_size: int | None = None
+    ) -> Iterator[AdapterSummary]:
+        """All adapters that the key may use; pages are fetched as they are needed. `tenant` is for admins of all."""
+        return self._pages(lambda cursor: calls.list_adapters(page_size, search, cursor, tenant))
 
     def get_adapter(self, ref: str) -> AdapterDetail:
         return self._run(calls.get_adapter(ref))
@@ -283,15 +288,74 @@ class Client:
         """Hold the version on the device, or let it be evicted again."""
         return self._run(calls.set_residency(name, version, keep_resident))
 
-    def create_key(self, scopes: Sequence[str], *, expires_at: str | None = None) -> KeyInfo:
-        """A new API key; its `secret` is in this answer and never again."""
-        return self._run(calls.create_key(scopes, expires_at))
+    def create_key(
+        self,
+        scopes: Sequence[str],
+        *,
+        expires_at: str | None = None,
+        adapters: Sequence[str] = (),
+        tenant: str | None = None,
+    ) -> KeyInfo:
+        """A new API key; its `secret` is in this answer and never again.
 
-    def list_keys(self, *, page_size: int | None = None) -> Iterator[KeyInfo]:
-        return self._pages(lambda cursor: calls.list_keys(page_size, cursor))
+        `adapters` are patterns of the names that it is limited to; `tenant` is for admins of all tenants.
+        """
+        return self._run(calls.create_key(scopes, expires_at, adapters, tenant))
 
-    def revoke_key(self, key_id: str) -> None:
-        self._run(calls.revoke_key(key_id))
+    def list_keys(self, *, tenant: str | None = None, page_size: int | None = None) -> Iterator[KeyInfo]:
+        return self._pages(lambda cursor: calls.list_keys(page_size, cursor, tenant))
+
+    def revoke_key(self, key_id: str, *, tenant: str | None = None) -> None:
+        self._run(calls.revoke_key(key_id, tenant))
+
+    def create_tenant(
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        quotas: Mapping[str, int | None] | None = None,
+        adapters: Sequence[str] | None = None,
+    ) -> TenantInfo:
+        """A new tenant. `quotas` are fields of `prefixrack.types.Quotas`, `adapters` patterns of names."""
+        settings = {"weight": weight, "quotas": quotas, "adapters": adapters}
+        return self._run(calls.create_tenant(name, settings))
+
+    def list_tenants(self, *, page_size: int | None = None) -> Iterator[TenantInfo]:
+        return self._pages(lambda cursor: calls.list_tenants(page_size, cursor))
+
+    def get_tenant(self, name: str) -> TenantInfo:
+        """With what it has stored."""
+        return self._run(calls.get_tenant(name))
+
+    def update_tenant(
+        self,
+        name: str,
+        *,
+        weight: float | None = None,
+        quotas: Mapping[str, int | None] | None = None,
+        adapters: Sequence[str] | None = None,
+        disabled: bool | None = None,
+    ) -> TenantInfo:
+        """Change what is given; a quota of None has no limit. A disabled tenant's keys are refused."""
+        settings = {"weight": weight, "quotas": quotas, "adapters": adapters, "disabled": disabled}
+        return self._run(calls.update_tenant(name, settings))
+
+    def list_audit(
+        self, *, tenant: str | None = None, action: str | None = None, page_size: int | None = None
+    ) -> Iterator[AuditLine]:
+        """Who changed what, newest first; `action` is one, or how several begin ("key.")."""
+        return self._pages(lambda cursor: calls.list_audit(page_size, cursor, tenant, action))
+
+    def list_usage(
+        self,
+        *,
+        tenant: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        page_size: int | None = None,
+    ) -> Iterator[UsageLine]:
+        """What was computed, by day (UTC) and adapter, from the day `since` to `until`, both included."""
+        return self._pages(lambda cursor: calls.list_usage(page_size, cursor, tenant, since, until))
 
     def health(self) -> Health:
         """Asks once. Raises APIConnectionError when nothing answers."""

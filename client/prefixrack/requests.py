@@ -47,6 +47,7 @@ def write(
     body: Any = None,
     *,
     headers: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
     upload: Upload | None = None,
 ) -> ApiRequest:
     """A request that changes state: repeated only where a header tells the server that it may be a repetition."""
@@ -57,7 +58,9 @@ def write(
     if body is not None:
         given["Content-Type"] = "application/json"
     content = b"" if body is None else encode_json(body)
-    return ApiRequest(method, path, headers=given, content=content, upload=upload, can_retry=can_retry)
+    return ApiRequest(
+        method, path, query=query or {}, headers=given, content=content, upload=upload, can_retry=can_retry
+    )
 
 
 def encode_json(body: Any) -> bytes:

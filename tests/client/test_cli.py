@@ -275,6 +275,87 @@ def test_keys(run: Run, script: Any, wire: Any) -> None:
     assert "k1 is revoked" in run("keys", "revoke", "k1").stdout
 
 
+TENANT = {
+    "name": "acme",
+    "weight": 2.0,
+    "quotas": {"requests_per_minute": None, "tokens_per_minute": 9, "max_adapters": None, "max_bytes": None},
+    "adapters": ["a.*"],
+    "created_at": "now",
+    "disabled_at": None,
+}
+
+
+def body_of(request: httpx2.Request) -> Any:
+    return json.loads(request.content)
+
+
+def test_tenants(run: Run, script: Any, wire: Any) -> None:
+    script.queue(
+        *(httpx2.Response(200, json=TENANT | {"stored": {"num_adapters": 3, "num_bytes": 12}}) for _ in range(5))
+    )
+    options = ["--weight", "2", "--quota", "tokens_per_minute=9", "--quota", "max_bytes=none", "--adapter", "a.*"]
+    assert "tokens_per_minute=9" in run("tenants", "create", "acme", *options).stdout
+    assert "3 adapters, 12 bytes" in run("tenants", "show", "acme").stdout
+    assert json.loads(run("tenants", "update", "acme", "--every-adapter", "--json").stdout)["name"] == "acme"
+    run("tenants", "disable", "acme")
+    run("tenants", "enable", "acme")
+    sent = [(request.method, request.url.path) for request in script.requests]
+    one = "/admin/v1/tenants/acme"
+    assert sent == [("POST", "/admin/v1/tenants"), ("GET", one), ("PATCH", one), ("PATCH", one), ("PATCH", one)]
+    bodies = [body_of(request) for request in script.requests if request.method != "GET"]
+    quotas = {"tokens_per_minute": 9, "max_bytes": None}
+    assert bodies == [
+        {"name": "acme", "weight": 2.0, "quotas": quotas, "adapters": ["a.*"]},
+        {"adapters": []},
+        {"disabled": True},
+        {"disabled": False},
+    ]
+
+
+def test_lists_of_tenants_usage_and_audit(run: Run, script: Any, wire: Any) -> None:
+    used = {"tenant": "acme", "day": "2030-01-01", "adapter": "intent", "requests": 1, "rows": 2, "tokens": 3}
+    change = {"id": 7, "at": "now", "tenant": "acme", "key_id": "k1", "action": "key.create", "target": "k2"}
+    script.queue(wire.page([TENANT]), wire.page([used]), wire.page([used]), wire.page([change], "7"))
+    assert "acme" in run("tenants", "list").stdout
+    assert "intent" in run("tenants", "usage", "acme", "--since", "2030-01-01").stdout
+    csv = run("tenants", "usage", "--csv").stdout.splitlines()
+    assert csv == ["tenant,day,adapter,requests,rows,tokens", "acme,2030-01-01,intent,1,2,3"]
+    assert "key.create" in run("tenants", "audit", "acme", "--action", "key.", "--limit", "1").stdout
+    queries = [dict(request.url.params) for request in script.requests]
+    assert queries == [
+        {},
+        {"tenant": "acme", "since": "2030-01-01"},
+        {},
+        {"tenant": "acme", "action": "key.", "limit": "1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("create", "acme", "--quota", "max_bytes"),
+        ("create", "acme", "--quota", "max_byte=1"),
+        ("update", "acme", "--quota", "max_bytes=-1"),
+        ("update", "acme", "--adapter", "a", "--every-adapter"),
+        ("usage", "--csv", "--json"),
+    ],
+)
+def test_tenants_that_cannot_be_meant(run: Run, script: Any, args: tuple[str, ...]) -> None:
+    assert run("tenants", *args).exit_code == 2
+    assert script.requests == []
+
+
+def test_keys_of_another_tenant(run: Run, script: Any, wire: Any) -> None:
+    key = {"id": "k1", "tenant": "acme", "scopes": ["predict"], "adapters": ["a.*"], "created_at": "now"}
+    script.queue(httpx2.Response(201, json=key | {"secret": "pr_k1_s"}), wire.page([key]), httpx2.Response(204))
+    made = run("keys", "create", "--tenant", "acme", "--adapter", "a.*", "--scope", "predict").stdout
+    assert "pr_k1_s" in made
+    assert body_of(script.requests[0]) == {"scopes": ["predict"], "adapters": ["a.*"], "tenant": "acme"}
+    assert "a.*" in run("keys", "list", "--tenant", "acme").stdout
+    assert run("keys", "revoke", "k1", "--tenant", "acme").exit_code == 0
+    assert [dict(request.url.params) for request in script.requests[1:]] == [{"tenant": "acme"}] * 2
+
+
 def test_the_key_option_and_the_environment(run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFIXRACK_API_KEY", "pr_env_1")
     monkeypatch.setenv("PREFIXRACK_BASE_URL", "http://elsewhere:9")
@@ -303,6 +384,7 @@ def test_version_and_help(run: Run) -> None:
         "rollback",
         "delete",
         "keys",
+        "tenants",
         "doctor",
     ):
         assert name in result.stdout

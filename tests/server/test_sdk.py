@@ -151,3 +151,37 @@ async def test_errors_have_their_names(sdk: AsyncClient, bundles: Any) -> None:
     with pytest.raises(UnprocessableEntityError, match="topk"):
         await sdk.predict("intent", "hello", topk=3)
     assert (await sdk.with_options(deadline_s=20).predict("intent", "hello")).task == "text-classification"
+
+
+async def test_tenants_and_their_keys(sdk: AsyncClient, bundles: Any) -> None:
+    made = await sdk.create_tenant("acme", weight=2, quotas={"max_adapters": 1}, adapters=["a*"])
+    assert (made.name, made.weight, made.quotas.max_adapters, made.adapters) == ("acme", 2, 1, ["a*"])
+    changed = await sdk.update_tenant("acme", quotas={"max_adapters": None, "max_bytes": 9}, disabled=True)
+    assert (changed.weight, changed.quotas.max_adapters, changed.quotas.max_bytes) == (2, None, 9)
+    assert changed.disabled_at is not None
+    await sdk.update_tenant("acme", adapters=[], quotas={"max_bytes": None}, disabled=False)
+    assert [tenant.name async for tenant in sdk.list_tenants(page_size=1)] == ["acme", "default"]
+    key = await sdk.create_key(["predict"], tenant="acme", adapters=["b"])
+    assert [(found.id, found.adapters) async for found in sdk.list_keys(tenant="acme")] == [(key.id, ["b"])]
+    await sdk.revoke_key(key.id, tenant="acme")
+    await sdk.push("acme:intent", bundles("intent").folder)
+    assert [adapter.name async for adapter in sdk.list_adapters(tenant="acme")] == ["intent"]
+    assert (await sdk.promote("acme:intent", 1)).version == 1
+    stored = (await sdk.get_tenant("acme")).stored
+    assert stored is not None
+    assert stored.num_adapters == 1
+    with pytest.raises(NotFoundError) as caught:
+        await sdk.get_tenant("nobody")
+    assert caught.value.code == "tenant_not_found"
+
+
+async def test_records_of_a_tenant(sdk: AsyncClient, server: Any, bundles: Any) -> None:
+    await push(sdk, bundles("intent"))
+    await sdk.predict("intent", "hello")
+    await server.app.state.services.predictor.usage.flush()
+    (line,) = [line async for line in sdk.list_usage(since="2020-01-01", until="2100-01-01")]
+    assert (line.adapter, line.requests, line.rows) == ("intent", 1, 1)
+    assert [line async for line in sdk.list_usage(until="2020-01-01")] == []
+    actions = [line.action async for line in sdk.list_audit(page_size=1)]
+    assert actions == ["version.add", "tenant.create"]
+    assert [line.action async for line in sdk.list_audit(action="version.")] == ["version.add"]

@@ -15,6 +15,7 @@ from prefixrack.cli.group import RootGroup
 from prefixrack.cli.keys import keys_app
 from prefixrack.cli.predict import predict
 from prefixrack.cli.session import Session
+from prefixrack.cli.tenants import tenants_app
 from prefixrack.settings import API_KEY_VARIABLE, BASE_URL_VARIABLE, DEFAULT_BASE_URL
 from prefixrack.version import installed_version
 
@@ -35,6 +36,7 @@ def build_app() -> typer.Typer:
         app.command(command.__name__)(command)
     app.command("list")(list_held)
     app.add_typer(keys_app(), name="keys")
+    app.add_typer(tenants_app(), name="tenants")
     return app
 
 

@@ -9,42 +9,64 @@ import typer
 from prefixrack.cli.printing import show_facts, show_json, show_line, show_table
 from prefixrack.cli.session import JsonOption, open_client
 
+TenantOption = Annotated[
+    str | None, typer.Option(help="Another tenant than your key's own; for admins of all tenants.")
+]
+
 
 def create(
     context: typer.Context,
     scope: Annotated[list[str] | None, typer.Option(help="What the key may do; repeat it for each.")] = None,
     expires_at: Annotated[str | None, typer.Option(help="ISO time, as 2030-01-31T00:00:00Z; never by default.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Pattern of adapter names that it is limited to, as 'team-a.*'; repeat it.")
+    ] = None,
+    tenant: TenantOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make a key. Without --scope it may predict and read adapters."""
     with open_client(context) as client:
-        key = client.create_key(scope or ["predict", "adapters:read"], expires_at=expires_at)
+        scopes = scope or ["predict", "adapters:read"]
+        key = client.create_key(scopes, expires_at=expires_at, adapters=adapter or (), tenant=tenant)
     if json:
         show_json(key)
         return
-    show_facts([("key", key.secret), ("id", key.id), ("scopes", ", ".join(key.scopes)), ("expires", key.expires_at)])
+    show_facts(
+        [
+            ("key", key.secret),
+            ("id", key.id),
+            ("tenant", key.tenant),
+            ("scopes", ", ".join(key.scopes)),
+            ("adapters", ", ".join(key.adapters)),
+            ("expires", key.expires_at),
+        ]
+    )
     show_line("Keep the key now: it is not shown again.", "yellow")
 
 
-def list_keys(context: typer.Context, json: JsonOption = False) -> None:
+def list_keys(context: typer.Context, tenant: TenantOption = None, json: JsonOption = False) -> None:
     """List the keys, without their secrets."""
     with open_client(context) as client:
-        keys = list(client.list_keys())
+        keys = list(client.list_keys(tenant=tenant))
     if json:
         show_json({"data": keys})
         return
-    rows = [(key.id, key.tenant, ", ".join(key.scopes), key.created_at, key.expires_at or "never") for key in keys]
-    show_table(("id", "tenant", "scopes", "created", "expires"), rows, empty="no keys")
+    rows = [
+        (key.id, key.tenant, ", ".join(key.scopes), ", ".join(key.adapters), key.created_at, key.expires_at or "never")
+        for key in keys
+    ]
+    show_table(("id", "tenant", "scopes", "adapters", "created", "expires"), rows, empty="no keys")
 
 
 def revoke(
     context: typer.Context,
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
+    tenant: TenantOption = None,
     json: JsonOption = False,
 ) -> None:
     """Take a key out of use, at once."""
     with open_client(context) as client:
-        client.revoke_key(key_id)
+        client.revoke_key(key_id, tenant=tenant)
     if json:
         show_json({"revoked": key_id})
     else:
