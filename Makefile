@@ -17,7 +17,7 @@ TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test test-min bench bench-gpu check lint types contract format clean
+.PHONY: demo test test-min bench bench-gpu check lint types contract format dist sbom clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -55,6 +55,18 @@ contract: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Times inside the archives are those of the last commit: the same commit gives the same bytes.
+dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+dist: $(VENV)/dev.stamp
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+
+# What is tested, as a bill of materials that scanners read (CycloneDX).
+sbom: $(VENV)/dev.stamp
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements $(CONSTRAINTS) --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --output-file dist/prefixrack.cdx.json
 
 clean:
 	rm -rf $(VENV) $(MIN_VENV)
