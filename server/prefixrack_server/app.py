@@ -15,6 +15,7 @@ from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
 from prefixrack_server.auth import DEFAULT_TENANT, Gate
 from prefixrack_server.config import ServerConfig
+from prefixrack_server.console_page import install_console
 from prefixrack_server.declared import POLL_S, Follower
 from prefixrack_server.dispatch import Dispatcher
 from prefixrack_server.docs_page import install_docs_page
@@ -76,6 +77,7 @@ def create_app(
     install_problem_handlers(app)
     install_openapi(app, needs_key=config.http.auth == "keys")
     install_docs_page(app)
+    install_console(app)
     _add_middleware(app, services)
     return app
 

@@ -1,0 +1,24 @@
+// Addresses within the console: #/adapters/ner?versions=1,2. Texts and keys are never in them.
+import { useEffect, useState } from "preact/hooks";
+
+export function parseRoute(hash) {
+  const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
+  const [page = "", ...rest] = path.split("/").map(decodeURIComponent);
+  return { page: page || "adapters", rest, query: new URLSearchParams(query) };
+}
+
+export function useRoute() {
+  const [route, setRoute] = useState(() => parseRoute(location.hash));
+  useEffect(() => {
+    const follow = () => setRoute(parseRoute(location.hash));
+    addEventListener("hashchange", follow);
+    return () => removeEventListener("hashchange", follow);
+  }, []);
+  return route;
+}
+
+export const goTo = (hash) => {
+  location.hash = hash;
+};
+export const adapterHash = (name) => `#/adapters/${encodeURIComponent(name)}`;
+export const playgroundHash = (refs) => `#/playground?adapters=${refs.map(encodeURIComponent).join(",")}`;

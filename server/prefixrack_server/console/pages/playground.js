@@ -1,0 +1,180 @@
+// The playground: one input, one adapter or several beside each other, and the request as code.
+import { useEffect, useState } from "preact/hooks";
+import { getAll, getJson, part, send } from "../lib/api.js";
+import { plural, shortDigest } from "../lib/format.js";
+import { useAction, useLoad } from "../lib/hooks.js";
+import { html } from "../lib/html.js";
+import { fieldsOf, inputOf, nameOfField, textsOf } from "../lib/input_form.js";
+import { adapterHash } from "../lib/route.js";
+import { curlSnippet, pythonSnippet, requestOf } from "../lib/snippets.js";
+import { Answer } from "../parts/answer.js";
+import { TaskChip } from "../parts/chips.js";
+import { CopyButton } from "../parts/copy.js";
+import { Icon } from "../parts/icons.js";
+import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
+
+const MAX_REFS = 6;
+const nameOf = (ref) => ref.split("@")[0];
+
+export function PlaygroundPage({ query, server }) {
+  const adapters = useLoad(() => getAll("v1/adapters"), []);
+  const [refs, setRefs] = useState(() => (query.get("adapters") ?? "").split(",").filter(Boolean));
+  useEffect(() => {
+    if (!refs.length && adapters.data?.length) setRefs([adapters.data[0].name]);
+  }, [adapters.data]);
+  return html`<div class="page-head"><div><h1>Playground</h1>
+      <p class="lead">One input through one adapter, or several beside each other in a single pass.</p></div></div>
+    <${ProblemNotice} problem=${adapters.problem} onRetry=${adapters.reload} />
+    ${!adapters.data && adapters.isLoading && html`<${Loading} what="Loading adapters" />`}
+    ${adapters.data?.length === 0 && html`<${Empty} title="Nothing to play with yet" icon="playground">
+      <a class="button primary" href="#/upload">Upload an adapter</a><//>`}
+    ${adapters.data && refs.length > 0 && html`<${Bench} adapters=${adapters.data} refs=${refs} onRefs=${setRefs} server=${server} />`}`;
+}
+
+function Bench({ adapters, refs, onRefs, server }) {
+  const first = refs[0];
+  const detail = useLoad(() => getJson(`v1/adapters/${part(first)}`), [first]);
+  return html`<${Chooser} adapters=${adapters} refs=${refs} onRefs=${onRefs} />
+    <${ProblemNotice} problem=${detail.problem} onRetry=${detail.reload} />
+    ${!detail.data && detail.isLoading && html`<${Loading} what="Loading the adapter" />`}
+    ${detail.data && html`<${Trial} key=${nameOf(first)} detail=${detail.data} refs=${refs} server=${server} />`}`;
+}
+
+function Chooser({ adapters, refs, onRefs }) {
+  const set = (index, ref) => onRefs(refs.map((old, at) => (at === index ? ref : old)));
+  const unused = adapters.find(({ name }) => !refs.some((ref) => nameOf(ref) === name));
+  const next = adapters.find(({ name }) => name === nameOf(refs[0]) && adapters.length === 1) ?? unused ?? adapters[0];
+  return html`<div class="chooser">
+    ${refs.map((ref, index) => html`<div class="pick" key=${index}>
+      <${AdapterSelect} adapters=${adapters} place=${index + 1} name=${nameOf(ref)} onName=${(name) => set(index, name)} />
+      <${VersionSelect} name=${nameOf(ref)} place=${index + 1} reference=${ref} onRef=${(changed) => set(index, changed)} />
+      ${refs.length > 1 && html`<button class="button small icon-only" aria-label=${`Remove ${ref}`}
+        onClick=${() => onRefs(refs.filter((_, at) => at !== index))}><${Icon} name="cross" /></button>`}
+    </div>`)}
+    ${refs.length < MAX_REFS && html`<button class="button" onClick=${() => onRefs([...refs, next.name])}><${Icon} name="plus" />Compare</button>`}
+  </div>`;
+}
+
+function AdapterSelect({ adapters, place, name, onName }) {
+  return html`<label><span class="hidden">Adapter ${place}</span>
+    <select class="select" value=${name} onChange=${(event) => onName(event.currentTarget.value)}>
+      ${adapters.map((adapter) => html`<option value=${adapter.name}>${adapter.name}</option>`)}
+    </select></label>`;
+}
+
+function VersionSelect({ name, place, reference, onRef }) {
+  const { data } = useLoad(() => loadTargets(name), [name]);
+  const current = reference.includes("@") ? reference.split("@")[1] : "";
+  const targets = data ?? (current ? [current] : []);
+  return html`<label><span class="hidden">Version of adapter ${place}</span>
+    <select class="select" value=${current} onChange=${({ currentTarget: { value } }) => onRef(value ? `${name}@${value}` : name)}>
+      <option value="">default</option>
+      ${targets.map((target) => html`<option value=${target}>${/^\d+$/.test(target) ? `version ${target}` : target}</option>`)}
+    </select></label>`;
+}
+
+async function loadTargets(name) {
+  const versions = await getAll(`admin/v1/adapters/${part(name)}/versions`);
+  const aliases = new Set(versions.flatMap((version) => version.aliases));
+  return [...aliases, ...versions.map(({ version }) => String(version))];
+}
+
+function Trial({ detail, refs, server }) {
+  const fields = fieldsOf(detail);
+  const [texts, setTexts] = useState(() => textsOf(detail, fields));
+  const [answer, setAnswer] = useState(null);
+  const action = useAction(async (input) => {
+    const result = await ask([...new Set(refs)], input);
+    setAnswer({ input, ...result });
+  });
+  const submit = (event) => {
+    event.preventDefault();
+    const input = readInput(fields, texts);
+    if (input.problem) setAnswer({ problem: input.problem });
+    else action.run(input.value);
+  };
+  const onKeyDown = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
+  };
+  const input = readInput(fields, texts);
+  return html`<div class="bench">
+    <form class="card bench-form" onSubmit=${submit} onKeyDown=${onKeyDown}>
+      ${fields.map((field) => html`<${Field} key=${field.name} field=${field} value=${texts[field.name] ?? ""}
+        onValue=${(value) => setTexts({ ...texts, [field.name]: value })} />`)}
+      <div class="form-foot">
+        <button class="button primary" type="submit" disabled=${action.isBusy}><${Icon} name="playground" />${action.isBusy ? "Running…" : "Run"}</button>
+        <span class="muted small-text"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
+        <button class="link push" type="button" onClick=${() => setTexts(textsOf(detail, fields))}>Example</button>
+      </div>
+      <p class="muted small-text">Up to ${detail.max_tokens} tokens${detail.labels.length ? `, ${plural(detail.labels.length, "label")}` : ""}.</p>
+    </form>
+    <div class="bench-answers" aria-live="polite">
+      <${ProblemNotice} problem=${action.problem ?? answer?.problem} />
+      ${answer?.results && !action.problem && html`<div class="answers">${answer.results.map((result) => html`<${Result} result=${result} input=${answer.input} />`)}</div>
+        <p class="muted small-text usage">${usageText(answer)}</p>`}
+      ${!answer && !action.problem && html`<${Empty} title="The answer comes here" icon="playground">Change the text, then press Run.<//>`}
+    </div>
+    ${!input.problem && html`<${Code} refs=${[...new Set(refs)]} input=${input.value} needsKey=${server.hasKey} />`}
+  </div>`;
+}
+
+function readInput(fields, texts) {
+  try {
+    return { value: inputOf(fields, texts) };
+  } catch (error) {
+    return { problem: { message: `A field cannot be read as JSON: ${error.message}`, code: "" } };
+  }
+}
+
+// One adapter's answer comes as it is; where every input failed, its error is its answer.
+async function ask(refs, input) {
+  const { path, body } = requestOf(refs, [input], { offset_unit: "utf16" });
+  const answer = await (await send("POST", path, { body })).json();
+  if (refs.length === 1) return { ...answer, results: [{ ref: refs[0], ...answer }] };
+  // Answers are named by the version that gave them, refusals by what was asked for.
+  const place = (ref) => refs.findIndex((asked) => asked === ref || nameOf(asked) === nameOf(ref));
+  const results = Object.entries(answer.results).map(([ref, result]) => ({ ref, ...result }));
+  return { ...answer, results: results.sort((a, b) => place(a.ref) - place(b.ref)) };
+}
+
+function usageText({ usage, timings_ms: timings }) {
+  const time = timings ? `, ${timings.total.toFixed(1)} ms on the server` : "";
+  return `${plural(usage.tokens, "token")} in ${plural(usage.rows, "row")}${time}`;
+}
+
+function Result({ result, input }) {
+  const { ref, adapter, task, outputs, error } = result;
+  return html`<section class="card result" aria-label=${`Answer of ${ref}`}>
+    <header class="result-head">
+      <h2><a href=${adapterHash(nameOf(ref))}>${ref}</a></h2>
+      ${adapter && html`<span class="muted small-text" title=${adapter.digest}>version ${adapter.version} · ${shortDigest(adapter.digest)}</span>`}
+      ${task && html`<span class="push"><${TaskChip} task=${task} /></span>`}
+    </header>
+    <${Answer} output=${error ? { error } : outputs[0]} input=${input} />
+  </section>`;
+}
+
+function Field({ field, value, onValue }) {
+  const { name, kind, isLong, isOptional } = field;
+  const set = (event) => onValue(event.currentTarget.value);
+  const hint = { lines: "one a line", words: "words with spaces between", json: "JSON" }[kind];
+  return html`<label class="field"><span class="field-name">${nameOfField(name)}
+      ${hint && html` <span class="muted">${hint}</span>`}${isOptional && html` <span class="muted">optional</span>`}</span>
+    ${kind === "number"
+      ? html`<input type="number" min="0" step="1" value=${value} onInput=${set} />`
+      : html`<textarea rows=${isLong ? 7 : kind === "text" ? 2 : 4} spellcheck=${kind !== "json"} value=${value} onInput=${set}></textarea>`}
+  </label>`;
+}
+
+function Code({ refs, input, needsKey }) {
+  const [language, setLanguage] = useState("curl");
+  const code = language === "curl" ? curlSnippet(refs, input, {}, needsKey) : pythonSnippet(refs, input, {});
+  return html`<section class="card bench-code" aria-label="The request as code">
+    <div class="code-head">
+      <div class="switch" role="group" aria-label="Language">${["curl", "Python"].map((word) => html`<button type="button"
+        aria-pressed=${language === word} onClick=${() => setLanguage(word)}>${word}</button>`)}</div>
+      <${CopyButton} text=${code} label=${`Copy ${language}`} what=${`${language} copied`} />
+    </div>
+    <pre tabindex="0"><code>${code}</code></pre>
+  </section>`;
+}

@@ -1,0 +1,35 @@
+// The browser's own modal dialog: it keeps the focus, and Escape closes it.
+import { useEffect, useRef } from "preact/hooks";
+import { html } from "../lib/html.js";
+
+export function Dialog({ title, onClose, children }) {
+  const ref = useRef(null);
+  useEffect(() => {
+    const dialog = ref.current;
+    const opener = document.activeElement;
+    dialog.showModal();
+    return () => {
+      dialog.close();
+      if (opener?.isConnected) opener.focus();
+    };
+  }, []);
+  return html`<dialog ref=${ref} class="dialog" aria-labelledby="dialog-title" onCancel=${onClose}>
+    <h2 id="dialog-title">${title}</h2>
+    ${children}
+  </dialog>`;
+}
+
+// A question before something that cannot be taken back.
+export function Confirm({ title, text, verb, action, onClose, onDone }) {
+  const run = async () => {
+    if ((await action.run()) !== undefined) onDone();
+  };
+  return html`<${Dialog} title=${title} onClose=${onClose}>
+    <p>${text}</p>
+    ${action.problem && html`<p class="field-problem" role="alert">${action.problem.message}</p>`}
+    <div class="dialog-buttons">
+      <button class="button" onClick=${onClose}>Cancel</button>
+      <button class="button danger" onClick=${run} disabled=${action.isBusy}>${verb}</button>
+    </div>
+  <//>`;
+}
