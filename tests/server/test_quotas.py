@@ -6,7 +6,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from limits.errors import StorageError
 from prefixrack_server.config import ConfigError, QuotasConfig, load_config
 from prefixrack_server.quota_storage import NUM_SETS, SLOTS_A_SET, SharedStorage, make_quota_file
 from prefixrack_server.quotas import WINDOW_S, QuotaMeter, Window, fleet_storage
+from real_parts import program
 
 REDIS_URL = "PREFIXRACK_TEST_REDIS_URL"
 TEXT = {"inputs": "hello"}
@@ -282,9 +282,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if REDIS_URL in os.environ:
         yield os.environ[REDIS_URL]
         return
-    server = shutil.which("redis-server") or shutil.which("valkey-server")
-    if server is None:
-        pytest.skip(f"no Redis here: apt-get install redis-server, or set {REDIS_URL}")
+    server = program("redis-server", f"apt-get install redis-server, or set {REDIS_URL}")
     folder = tmp_path_factory.mktemp("redis")
     command = [server, "--port", "0", "--unixsocket", "redis.sock", "--save", "", "--dir", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=folder) as process:
