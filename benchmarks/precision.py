@@ -1,4 +1,4 @@
-"""How far answers in bfloat16 and float16 are from those in float32, for every family and for trained adapters.
+"""How far answers in bfloat16, float16 and int8 are from those in float32, for every family and trained adapters.
 
 Prints one JSON line per backbone, adapter and dtype on standard output, and a table on standard error; see README.md
 here.
@@ -23,10 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from machine import device_name, git_commit
+from prefixrack.errors import UnsupportedBackbone
 from prefixrack.types import Parameters
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.architectures import ARCHITECTURES
 from prefixrack_adapters.backbone import Backbone, PackRow
+from prefixrack_adapters.devices import INT8
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 from prefixrack_adapters.evaluation import evaluate
 from prefixrack_adapters.families import FAMILIES
@@ -116,7 +118,7 @@ class Answers:
 
 def main(
     family: Annotated[list[str] | None, typer.Option(help="Of the supported ones; all by default.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="bfloat16, float16; both by default.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="bfloat16, float16, int8; all by default.")] = None,
     device: str = "auto",
     rows: Annotated[int, typer.Option(help="Rows per family, inputs per trained adapter.")] = 128,
     data: Annotated[
@@ -128,7 +130,7 @@ def main(
     """Measure what narrower dtypes change, on seeded random backbones and on MiniLM with the trained examples."""
     table = Table("backbone", "adapter", "dtype", "hidden, relative", "logits, relative", "decisions changed", "scores")
     folder = data or (Path(os.environ["PREFIXRACK_DATA"]) if "PREFIXRACK_DATA" in os.environ else None)
-    dtypes = dtype or ["bfloat16", "float16"]
+    dtypes = dtype or ["bfloat16", "float16", INT8]
     head = {"commit": commit or git_commit(), "device": device_name(device if torch.cuda.is_available() else "cpu")}
     with tempfile.TemporaryDirectory(prefix="prefixrack-precision-") as work:
         sources = [random_backbone(Path(work) / name, name, rows, seed, device) for name in family or sorted(FAMILIES)]
@@ -231,7 +233,7 @@ def prepared_rows(backbone: Backbone, manifest: Manifest, inputs: Sequence[Any])
 
 def measured(source: Source, dtypes: Sequence[str]) -> Iterator[tuple[Setup, Result]]:
     exact = source.load("float32")
-    backbones = {dtype: source.load(dtype) for dtype in dtypes}
+    backbones = dict(narrower(source, dtypes))
     for index, (name, adapter, workload) in enumerate(source.runs):
         wanted = answers(exact, adapter, workload)
         is_scaled = index > 0 and source.runs[index - 1][0] == name  # each adapter is followed by its scaled copy
@@ -256,6 +258,15 @@ def measured(source: Source, dtypes: Sequence[str]) -> Iterator[tuple[Setup, Res
             )
             scores = None if is_scaled else score_both(exact, backbone, adapter, workload)
             yield setup, compare(seen, wanted, adapter, workload, scores)
+
+
+def narrower(source: Source, dtypes: Sequence[str]) -> Iterator[tuple[str, Backbone]]:
+    """Those of the dtypes that this family is computed in."""
+    for dtype in dtypes:
+        try:
+            yield dtype, source.load(dtype)
+        except UnsupportedBackbone as error:
+            stderr.print(f"{source.name} in {dtype}: not measured: {error}")
 
 
 @torch.inference_mode()
@@ -318,9 +329,9 @@ def score_both(
     if adapter is None or not workload.examples:
         return None
     scored = {
-        one.dtype: evaluate(one, adapter.to(one.device, one.dtype), workload.examples) for one in (exact, backbone)
+        one.weights: evaluate(one, adapter.to(one.device, one.dtype), workload.examples) for one in (exact, backbone)
     }
-    return {str(dtype).removeprefix("torch."): round(one.value, 4) for dtype, one in scored.items()}
+    return {dtype: round(one.value, 4) for dtype, one in scored.items()}
 
 
 def shown(setup: Setup, result: Result) -> list[str]:

@@ -134,6 +134,13 @@ class AttentionCall:
     window: int | None = None
 
 
+def attend_side_by_side(call: AttentionCall, states: Tensor, head_dim: int, pack: PackLayout) -> Tensor:
+    """Of states [T, 3 * hidden_size], a token's query, key and value side by side: [T, hidden_size]."""
+    heads = states.view(len(states), 3, -1, head_dim)
+    query, key, value = (part.transpose(0, 1)[None] for part in heads.unbind(1))
+    return pack.backend.attend(call, query, key, value, pack).flatten(2)[0]
+
+
 class DistanceTerms(NamedTuple):
     """What disentangled attention (DeBERTa) adds to a row's scores, by the distance from query to key.
 

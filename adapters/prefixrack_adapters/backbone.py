@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prefixrack.errors import InvalidRequest, PositionOutOfRange, TokenOutOfRange
+from prefixrack.errors import InvalidRequest, PositionOutOfRange, TokenOutOfRange, UnsupportedBackbone
 from prefixrack_adapters.architectures import GLM_2021
 from prefixrack_adapters.attention import AttentionBackend, PackLayout, Prefix, RowLoop
-from prefixrack_adapters.devices import resolve_device, resolve_dtype
+from prefixrack_adapters.devices import DTYPES, INT8, fastest_dtype, resolve_device, resolve_dtype
 from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_adapters.families import Family, load_family
+from prefixrack_adapters.families.stock import stored_dtype
 from prefixrack_adapters.gates import GatedPrefix
 from prefixrack_adapters.gpu import has_kernels
 from prefixrack_adapters.native.attention import NativeAttention
@@ -59,7 +60,9 @@ class Backbone:
         spec: BackboneSpec,
         tokenizer: BackboneTokenizer,
         attention: AttentionBackend | None = None,
+        weights: str | None = None,
     ) -> None:
+        """`weights` is how those of the layers are kept where that is not the dtype that is computed in."""
         self.family = family
         self.spec = spec
         self.tokenizer = tokenizer
@@ -69,6 +72,7 @@ class Backbone:
         self.readout: Readout = HeadByHead()
         self._recorded: RecordedPasses | None = None
         self.dtype = parameter.dtype
+        self.weights = weights or str(self.dtype).removeprefix("torch.")
 
     @property
     def is_asynchronous(self) -> bool:
@@ -83,11 +87,14 @@ class Backbone:
     def load(cls, path: str | Path, device: str = "auto", dtype: str = "auto") -> Backbone:
         """Load a folder, a hub id or "embedded". `device` auto: CUDA where there is one; `dtype` auto: float32.
 
+        `dtype` int8 is for inference on a CPU: the layers' weights are kept in int8, the rest is in the fastest dtype.
         Raises UnsupportedBackbone, listing the families that work.
         """
         folder = path if isinstance(path, Path) else resolve_backbone(path)
         spec = BackboneSpec.load(folder)
         tokenizer = BackboneTokenizer.load(folder, spec)
+        if dtype == INT8:
+            return cls(_quantised_family(folder, spec, device), spec, tokenizer, weights=INT8)
         family = load_family(folder, spec.architecture, resolve_dtype(dtype))
         family.model.requires_grad_(False).eval().to(resolve_device(device))
         return cls(family, spec, tokenizer)
@@ -277,6 +284,16 @@ class Backbone:
             raise InvalidRequest("parameters were given without an adapter")
         here = adapter.to(self.device, self.dtype)
         return predict(self, here, inputs, parameters, max_pack_tokens)
+
+
+def _quantised_family(folder: Path, spec: BackboneSpec, device: str) -> Family:
+    """From weights in the files' own dtype, which is mapped: what is not kept is never copied."""
+    if device not in ("auto", "cpu"):
+        raise UnsupportedBackbone(f"int8 is for CPUs, seen device {device!r}: use bfloat16 or float32 there")
+    family = load_family(folder, spec.architecture, stored_dtype(folder) or torch.float32)
+    family.model.requires_grad_(False).eval()
+    family.quantise(DTYPES[fastest_dtype("cpu")])
+    return family
 
 
 def compiled_attention() -> AttentionBackend | None:

@@ -6,6 +6,7 @@ import torch
 
 from prefixrack.errors import InvalidRequest
 
+INT8 = "int8"  # of weights; what is computed with them is in the processor's fastest dtype
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -26,7 +27,9 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     if dtype == "auto":
         return torch.float32
     if dtype not in DTYPES:
-        raise InvalidRequest(f"dtype {dtype!r} is not known: use auto, {', '.join(DTYPES)}")
+        raise InvalidRequest(
+            f"dtype {dtype!r} is not known: use auto, {', '.join(DTYPES)}, and for inference on a CPU {INT8}"
+        )
     return DTYPES[dtype]
 
 

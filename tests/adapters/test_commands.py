@@ -246,7 +246,7 @@ def test_bad_data_is_refused_with_its_place_and_leaves_nothing(
     [
         (["--column", "text"], "invalid_request: --column takes canonical=yours"),
         (["--data", "none.jsonl"], "invalid_request: none.jsonl does not exist"),
-        (["--dtype", "int8"], "dtype 'int8' is not known"),
+        (["--dtype", "int4"], "dtype 'int4' is not known"),
         (["--backbone", "/nowhere"], "unsupported_backbone: /nowhere is no folder"),
     ],
 )

@@ -45,6 +45,17 @@ class Family(ABC):
     def optimise_for_inference(self) -> None:  # noqa: B027 - a family that has nothing to gain stays as it is
         """Bring the weights into the form in which inference is fastest. There are no gradients afterwards."""
 
+    def quantise(self, dtype: torch.dtype) -> None:
+        """Keep the layers' weights in int8 and nothing else of them; what stays as it is, is cast to `dtype`.
+
+        For inference on a CPU, where the model has just been loaded in the dtype of its files. Raises
+        UnsupportedBackbone for families that are not computed so.
+        """
+        raise UnsupportedBackbone(
+            f"backbones of the family {type(self).__name__} are not computed in int8: those of bert, electra, roberta "
+            "and xlm-roberta are; use bfloat16 or float32"
+        )
+
     @property
     def is_recordable(self) -> bool:
         """Whether a pass depends on nothing but its tensors' contents, so that it can be recorded and run again.

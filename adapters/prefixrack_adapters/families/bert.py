@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from prefixrack_adapters.attention import AttentionCall, PackLayout
+from prefixrack.errors import UnsupportedBackbone
+from prefixrack_adapters.attention import AttentionCall, PackLayout, attend_side_by_side
+from prefixrack_adapters.families.casting import cast_parameters
 from prefixrack_adapters.families.fused_linear import Activation, FusedLinear
+from prefixrack_adapters.families.int8_layer import Int8Layer
 from prefixrack_adapters.families.stock import Encoder
 from prefixrack_adapters.families.sum_norm import SumNorm
 from prefixrack_adapters.file_pages import FilePages
@@ -20,30 +26,47 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+L = TypeVar("L", "FusedLayer", Int8Layer)
+
+
 class Bert(Encoder):
-    """Until `optimise_for_inference` the stock model; afterwards its layers are `FusedLayer`s."""
+    """Until `optimise_for_inference` the stock model; afterwards its layers are `FusedLayer`s, or `Int8Layer`s."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._fused: list[FusedLayer] | None = None
+        self._fused: list[FusedLayer] | list[Int8Layer] | None = None
 
     def optimise_for_inference(self) -> None:
+        activation = ACTIVATIONS.get(self.config.hidden_act)
+        if self._fused is None and activation is not None:
+            self._fused = self._replace_layers(partial(FusedLayer, activation=activation))
+
+    def quantise(self, dtype: torch.dtype) -> None:
+        activation = ACTIVATIONS.get(self.config.hidden_act)
+        if activation is None:
+            raise UnsupportedBackbone(
+                f"hidden_act {self.config.hidden_act!r} is not computed in int8: {', '.join(ACTIVATIONS)} are; use "
+                "bfloat16 or float32"
+            )
+        self._fused = self._replace_layers(partial(Int8Layer, activation=activation, dtype=dtype))
+        cast_parameters(self.model, dtype)
+        self.config.dtype = dtype
+
+    def _replace_layers(self, make: Callable[[Any, int], L]) -> list[L]:
         """Layer by layer, and each stock layer is let go at once: at no time are all weights there twice.
 
         What was read of a mapped file goes back to the system, which would count it beside its copy otherwise.
         """
-        activation = ACTIVATIONS.get(self.config.hidden_act)
-        if self._fused is not None or activation is None:
-            return
-        self._fused = []
+        made: list[L] = []
         pages = FilePages()
         layers: nn.ModuleList = self.model.encoder.layer  # type: ignore[union-attr, assignment]
         while layers:
-            self._fused.append(FusedLayer(layers[0], len(self._fused), activation))
+            made.append(make(layers[0], len(made)))
             for parameter in layers[0].parameters():
                 if parameter.is_cpu:
                     pages.give_back(parameter.data_ptr(), parameter.nbytes)
             del layers[0]
+        return made
 
     @property
     def is_recordable(self) -> bool:
@@ -69,8 +92,8 @@ class FusedLayer:
 
     def __init__(self, layer: Any, index: int, activation: Activation) -> None:
         attention = layer.attention.self
-        self._index = index
         self._head_dim = attention.attention_head_size
+        self._call = AttentionCall(index, self._head_dim**-0.5)
         self._activation = activation
         self._inputs = FusedLinear([attention.query, attention.key, attention.value])
         self._output = SumNorm(FusedLinear([layer.attention.output.dense]), layer.attention.output.LayerNorm)
@@ -85,7 +108,4 @@ class FusedLayer:
     def _attend(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         if pack.has_gates:
             pack.inputs = hidden
-        states = self._inputs(hidden).view(len(hidden), 3, -1, self._head_dim)
-        query, key, value = (part.transpose(0, 1)[None] for part in states.unbind(1))
-        call = AttentionCall(self._index, self._head_dim**-0.5)
-        return pack.backend.attend(call, query, key, value, pack).flatten(2)[0]
+        return attend_side_by_side(self._call, self._inputs(hidden), self._head_dim, pack)

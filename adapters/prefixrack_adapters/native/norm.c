@@ -6,16 +6,6 @@
 
 #define FEW 16384 /* elements that are not worth a second thread */
 
-static inline float total(vf x) {
-#ifdef __AVX512F__
-    return _mm512_reduce_add_ps((__m512)x);
-#else
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
-#endif
-}
-
 typedef struct {
     const void *states, *residual;
     int64_t first; /* element */

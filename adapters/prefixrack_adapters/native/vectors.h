@@ -27,6 +27,16 @@ static inline vf larger(vf x, vf y) {
 #endif
 }
 
+static inline float total(vf x) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+#endif
+}
+
 static inline vf load_bf16(const uint16_t *p) {
     return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
 }
