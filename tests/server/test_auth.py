@@ -136,6 +136,14 @@ async def test_a_tenants_admin_cannot_make_admins_of_all(guarded: Any) -> None:
     assert (await guarded.client.post(KEYS, json={"scopes": ["predict"]}, headers=headers)).status_code == 201
 
 
+async def test_a_tenants_admin_cannot_revoke_admins_of_all(guarded: Any) -> None:
+    admins = [await guarded.registry.create_key("default", ["admin"]) for _ in range(2)]
+    path, headers = f"{KEYS}/{admins[0].id}", bearer(guarded.secrets["tenant:admin"])
+    refused = await guarded.client.delete(path, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert (await guarded.client.delete(path, headers=bearer(admins[1].secret))).status_code == 204
+
+
 async def test_the_own_tenant_may_be_named(guarded: Any) -> None:
     own = ("POST", "/v1/default:intent/predict", {"inputs": "hello"})
     assert (await send(guarded, own, bearer(guarded.secrets["predict"]))).status_code == 200

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import (
     Conflict,
+    Forbidden,
     InvalidKey,
     InvalidRequest,
     InvalidToken,
@@ -149,9 +150,14 @@ async def page(conn: AsyncConnection, tenant: str, limit: int, cursor: str | Non
     return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
-async def revoke(write: Write, tenant: str, key_id: str) -> None:
-    """Raises KeyNotFound, or Conflict for the last `admin` key; a key revoked before keeps its first time."""
+async def revoke(write: Write, tenant: str, key_id: str, may_revoke_admins: bool) -> None:
+    """A key revoked before keeps its first time.
+
+    Raises KeyNotFound, Forbidden for a key with scope `admin` that the caller may not revoke, or Conflict for the last.
+    """
     row = await _get(write.conn, tenant, key_id)
+    if "admin" in row["scopes"] and not may_revoke_admins:
+        raise Forbidden(f"the key {key_id} has the scope 'admin': only a key with that scope can revoke it")
     if row["revoked_at"] is None:
         table = tables.api_keys
         await _check_not_last_admin(write, key_id)

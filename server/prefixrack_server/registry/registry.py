@@ -547,10 +547,10 @@ class Registry:
         async with self._database.read() as conn:
             return await keys.page(conn, tenant, limit, cursor)
 
-    async def revoke_key(self, tenant: str, key_id: str, *, by: Actor = NOBODY) -> None:
-        """Raises KeyNotFound, or Conflict for the last key with scope `admin` that still holds."""
+    async def revoke_key(self, tenant: str, key_id: str, *, may_revoke_admins: bool = True, by: Actor = NOBODY) -> None:
+        """Raises KeyNotFound, Forbidden for an admin's key, or Conflict for the last one that still holds."""
         async with self._write(self._grants.clear) as write:
-            await keys.revoke(write, tenant, key_id)
+            await keys.revoke(write, tenant, key_id, may_revoke_admins)
             await write.record(tenant, by, "key.revoke", key_id)
 
     async def authenticate(self, secret: str) -> Principal:

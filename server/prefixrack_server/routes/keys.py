@@ -54,8 +54,9 @@ async def list_keys(
 
 @router.delete("/{key_id}", status_code=204)
 async def revoke_key(request: Request, key_id: str, caller: TenantAdmin, tenant: TenantName = None) -> Response:
-    """From now on the key is refused."""
-    await services_of(request).registry.revoke_key(caller.owner(tenant), key_id, by=caller.actor)
+    """From now on the key is refused. Keys of admins of all tenants are revoked by such admins."""
+    is_admin, registry = "admin" in caller.principal.scopes, services_of(request).registry
+    await registry.revoke_key(caller.owner(tenant), key_id, may_revoke_admins=is_admin, by=caller.actor)
     return Response(status_code=204)
 
 
