@@ -18,6 +18,7 @@ TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
 .PHONY: demo test test-min bench bench-gpu check lint types contract format dist sbom clean
+.PHONY: demo test test-min ray bench bench-gpu check lint types contract format clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -27,6 +28,9 @@ test: $(VENV)/dev.stamp
 
 test-min:
 	@$(MAKE) --no-print-directory test VENV=$(MIN_VENV) CONSTRAINTS=constraints-min.txt TESTS=tests/adapters
+
+# Ray, for the tests of deploy/ray: `make ray test`
+ray: $(VENV)/ray.stamp
 
 # Results, a page and plots in build/bench. The peers' virtual environments are made beside benchmarks/peers.
 WITHOUT ?=
@@ -86,3 +90,7 @@ $(VENV)/demo.stamp: pyproject.toml $(VENV)/torch.stamp
 $(VENV)/dev.stamp: pyproject.toml $(VENV)/torch.stamp
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/ray.stamp: pyproject.toml $(VENV)/dev.stamp
+	$(PIP_INSTALL) --editable '.[ray]'
+	@touch $@
