@@ -17,10 +17,15 @@ from prefixrack import bulk, bundles, calls, typed
 from prefixrack.calls import Call, Page
 from prefixrack.connection import Connection
 from prefixrack.errors import APIStatusError, NotFoundError, ServiceUnavailableError, UnprocessableEntityError
+from prefixrack.file_map import FileMap, FileProgress, FileSummary
 from prefixrack.health import Health
+from prefixrack.progress_bar import bar_or
+from prefixrack.raw import AsyncRawClient
 from prefixrack.requests import ApiRequest, name_of
-from prefixrack.retries import RetryPolicy, Tries
+from prefixrack.responses import status_error
+from prefixrack.retries import RetryPolicy, Tries, connection_error
 from prefixrack.settings import Settings, find_api_key, find_base_url
+from prefixrack.stream import LineStream
 from prefixrack.typed import Classified, Many, TypedTask
 from prefixrack.types import (
     AdapterDetail,
@@ -28,6 +33,7 @@ from prefixrack.types import (
     AliasInfo,
     AnyOutput,
     AuditLine,
+    BulkLine,
     ChoiceOutput,
     EmbeddingOutput,
     FailedOutput,
@@ -74,6 +80,7 @@ class AsyncClient:
         self._is_owner = http_client is None
         self._http = http_client if http_client is not None else httpx2.AsyncClient(transport=transport)
         self._sleep = sleep
+        self._observe: Callable[[httpx2.Response], None] | None = None
 
     def with_options(
         self, *, timeout_s: float | None = None, deadline_s: float | None = None, max_retries: int | None = None
@@ -82,6 +89,18 @@ class AsyncClient:
         other = copy(self)
         options = {"timeout_s": timeout_s, "deadline_s": deadline_s, "max_retries": max_retries}
         other._connection = self._connection.with_options(options)
+        other._is_owner = False
+        return other
+
+    @property
+    def with_raw_response(self) -> AsyncRawClient:
+        """The same methods, each giving its value with the HTTP response: `.value`, `.response`, `.request_id`."""
+        return AsyncRawClient(self)
+
+    def observed(self, observe: Callable[[httpx2.Response], None]) -> Self:
+        """This client, telling `observe` of each response; connections are shared, and closed with this client."""
+        other = copy(self)
+        other._observe = observe
         other._is_owner = False
         return other
 
@@ -174,6 +193,36 @@ class AsyncClient:
         """
         bulk.check_sizes(concurrency, batch_size)
         return self._predict_many(adapter, inputs, concurrency, batch_size, parameters)
+
+    async def map_file(
+        self,
+        adapter: str,
+        source: str | Path,
+        target: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        resume: bool = True,
+        progress: FileProgress | bool | None = None,
+        concurrency: int = 4,
+        batch_size: int = 32,
+        **parameters: Any,
+    ) -> FileSummary:
+        """Answers to a file of inputs, in order, with bounded memory; all that `Client.map_file` says."""
+        bulk.check_sizes(concurrency, batch_size)
+        with (
+            bar_or(progress, Path(source).name) as shown,
+            FileMap(source, target, adapter, parameters, columns=columns, resume=resume, progress=shown) as job,
+        ):
+            bound = job.start(job.resumed_adapter or await self._bound(adapter))
+            async for output in self._predict_many(bound, job.inputs(), concurrency, batch_size, parameters):
+                job.take(output)
+            return job.finish()
+
+    def predict_stream(
+        self, adapter: str, inputs: Iterable[Any] | AsyncIterable[Any], **parameters: Any
+    ) -> AsyncIterator[BulkLine]:
+        """One exchange of JSON Lines for inputs without end; all that `Client.predict_stream` says."""
+        return self._stream(LineStream(adapter, parameters), inputs)
 
     def list_adapters(
         self, *, search: str | None = None, tenant: str | None = None, page_size: int | None = None
@@ -415,6 +464,28 @@ class AsyncClient:
             outputs += await self._predict_batch(adapter, smaller, parameters)
         return outputs
 
+    async def _bound(self, ref: str) -> str:
+        """The version that a name or an alias means now."""
+        detail = await self.get_adapter(ref)
+        return f"{name_of(ref)}@{detail.version}"
+
+    async def _stream(self, stream: LineStream, inputs: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[BulkLine]:
+        arguments = self._connection.arguments(stream.request, self._connection.start(stream.request))
+        request = self._http.build_request(content=stream.aencoded(inputs), **arguments)
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    await response.aread()
+                    raise status_error(response)
+                async for text in response.aiter_lines():
+                    yield stream.decoded(text, response)
+            finally:
+                await response.aclose()
+        except httpx2.RequestError as failure:
+            raise connection_error(failure) from failure
+        stream.check_end(response)
+
     async def _pages(self, call_at: Callable[[str | None], Call[Any]]) -> AsyncIterator[Any]:
         cursor: str | None = None
         while True:
@@ -436,6 +507,8 @@ class AsyncClient:
             except httpx2.RequestError as failure:
                 pause_s = tries.after_failure(failure)
             else:
+                if self._observe is not None:
+                    self._observe(response)
                 answered = tries.after_response(response)
                 if answered is None:
                     return response

@@ -18,10 +18,15 @@ from prefixrack import bulk, bundles, calls, typed
 from prefixrack.calls import Call, Page
 from prefixrack.connection import Connection
 from prefixrack.errors import APIStatusError, NotFoundError, ServiceUnavailableError, UnprocessableEntityError
+from prefixrack.file_map import FileMap, FileProgress, FileSummary
 from prefixrack.health import Health
+from prefixrack.progress_bar import bar_or
+from prefixrack.raw import RawClient
 from prefixrack.requests import ApiRequest, name_of
-from prefixrack.retries import RetryPolicy, Tries
+from prefixrack.responses import status_error
+from prefixrack.retries import RetryPolicy, Tries, connection_error
 from prefixrack.settings import Settings, find_api_key, find_base_url
+from prefixrack.stream import LineStream
 from prefixrack.typed import Classified, Many, TypedTask
 from prefixrack.types import (
     AdapterDetail,
@@ -29,6 +34,7 @@ from prefixrack.types import (
     AliasInfo,
     AnyOutput,
     AuditLine,
+    BulkLine,
     ChoiceOutput,
     EmbeddingOutput,
     FailedOutput,
@@ -75,6 +81,7 @@ class Client:
         self._is_owner = http_client is None
         self._http = http_client if http_client is not None else httpx2.Client(transport=transport)
         self._sleep = sleep
+        self._observe: Callable[[httpx2.Response], None] | None = None
 
     def with_options(
         self, *, timeout_s: float | None = None, deadline_s: float | None = None, max_retries: int | None = None
@@ -83,6 +90,18 @@ class Client:
         other = copy(self)
         options = {"timeout_s": timeout_s, "deadline_s": deadline_s, "max_retries": max_retries}
         other._connection = self._connection.with_options(options)
+        other._is_owner = False
+        return other
+
+    @property
+    def with_raw_response(self) -> RawClient:
+        """The same methods, each giving its value with the HTTP response: `.value`, `.response`, `.request_id`."""
+        return RawClient(self)
+
+    def observed(self, observe: Callable[[httpx2.Response], None]) -> Self:
+        """This client, telling `observe` of each response; connections are shared, and closed with this client."""
+        other = copy(self)
+        other._observe = observe
         other._is_owner = False
         return other
 
@@ -165,6 +184,46 @@ class Client:
         """
         bulk.check_sizes(concurrency, batch_size)
         return self._predict_many(adapter, inputs, concurrency, batch_size, parameters)
+
+    def map_file(
+        self,
+        adapter: str,
+        source: str | Path,
+        target: str | Path,
+        *,
+        columns: Sequence[str] | None = None,
+        resume: bool = True,
+        progress: FileProgress | bool | None = None,
+        concurrency: int = 4,
+        batch_size: int = 32,
+        **parameters: Any,
+    ) -> FileSummary:
+        """Answers to a file of inputs, in order, with bounded memory. Each name ends in `.jsonl` or `.csv`.
+
+        A line of JSON Lines is an input, or `{"id", "inputs"}`. In csv `columns` make the input: one column a text,
+        several an object; by default those of text, text_pair, question, context and title that are there. A faulty
+        line fails alone. The target appears when it is whole. What an interrupted run answered is kept beside it, and
+        the same call goes on there, with the version it began with; ValueError where that was other work.
+        A bar is shown on a terminal, or as `progress` says: True, False, or a function of bytes done and in all.
+        """
+        bulk.check_sizes(concurrency, batch_size)
+        with (
+            bar_or(progress, Path(source).name) as shown,
+            FileMap(source, target, adapter, parameters, columns=columns, resume=resume, progress=shown) as job,
+        ):
+            bound = job.start(job.resumed_adapter or self._bound(adapter))
+            for output in self._predict_many(bound, job.inputs(), concurrency, batch_size, parameters):
+                job.take(output)
+            return job.finish()
+
+    def predict_stream(self, adapter: str, inputs: Iterable[Any], **parameters: Any) -> Iterator[BulkLine]:
+        """One exchange of JSON Lines for inputs without end: sent as they are taken, answers read as they come.
+
+        An input may be a `prefixrack.lines.Line`, whose id comes back. Answers begin once all is sent, as HTTP/1.1
+        clients do it; the server keeps them meanwhile. Nothing is sent again: where the connection breaks, an
+        APIConnectionError says so. `predict_many` retries, and is the better choice but for very many small inputs.
+        """
+        return self._stream(LineStream(adapter, parameters), inputs)
 
     def list_adapters(
         self, *, search: str | None = None, tenant: str | None = None, page_size: int | None = None
@@ -399,6 +458,28 @@ class Client:
             outputs += self._predict_batch(adapter, smaller, parameters)
         return outputs
 
+    def _bound(self, ref: str) -> str:
+        """The version that a name or an alias means now."""
+        detail = self.get_adapter(ref)
+        return f"{name_of(ref)}@{detail.version}"
+
+    def _stream(self, stream: LineStream, inputs: Iterable[Any]) -> Iterator[BulkLine]:
+        arguments = self._connection.arguments(stream.request, self._connection.start(stream.request))
+        request = self._http.build_request(content=stream.encoded(inputs), **arguments)
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                    raise status_error(response)
+                for text in response.iter_lines():
+                    yield stream.decoded(text, response)
+            finally:
+                response.close()
+        except httpx2.RequestError as failure:
+            raise connection_error(failure) from failure
+        stream.check_end(response)
+
     def _pages(self, call_at: Callable[[str | None], Call[Any]]) -> Iterator[Any]:
         cursor: str | None = None
         while True:
@@ -419,6 +500,8 @@ class Client:
             except httpx2.RequestError as failure:
                 pause_s = tries.after_failure(failure)
             else:
+                if self._observe is not None:
+                    self._observe(response)
                 answered = tries.after_response(response)
                 if answered is None:
                     return response

@@ -526,3 +526,15 @@ class TestPlugins:
         plugin = plugins.Plugin(EntryPoint("x", "y:z", plugins.GROUP))
         monkeypatch.setattr(EntryPoint, "load", lambda _self: app)
         assert plugin.load().name == "inner"
+
+
+def test_a_file_is_mapped_into_a_file(run: Run, script: Any, wire: Any, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_text("note\nhi\n")
+    script.queue(wire.detail(), wire.prediction(wire.label("pos")))
+    result = run("predict", "intent", "--file", str(source), "-o", str(target), "--column", "note")
+    assert result.exit_code == 0, result.output
+    assert "1 inputs by intent@3, 0 failed" in result.stdout
+    assert json.loads(target.read_text())["output"]["label"] == "pos"
+    for args in (["hi", "-o", "x.jsonl"], ["--file", str(source), "-o", "out.txt"]):
+        assert run("predict", "intent", *args).exit_code == 2

@@ -1,16 +1,13 @@
-"""From command-line arguments to the inputs of a predict request. Pure but for reading the lines it is given."""
+"""From command-line arguments to the inputs of a predict request. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import typer
-
-from prefixrack.types import AnyOutput, BulkLine, FailedOutput, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,40 +61,6 @@ def _parsed(text: str) -> Any:
         ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class FileLine:
-    """One line of a JSON Lines file: an input, or what is wrong with the line."""
-
-    index: int
-    id: Any = None
-    given: Any = None
-    error: InputError | None = None
-
-
-def parse_line(index: int, line: str) -> FileLine:
-    """`{"id"?, "inputs": X}`, or X itself: a string or an object."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        message = f'line {index + 1} is no JSON ({error}): write one input a line, as in "a text", with the quotes'
-        return FileLine(index, error=InputError(code="malformed_json", message=message))
-    if isinstance(value, dict) and "inputs" in value:
-        return FileLine(index, id=value.get("id"), given=value["inputs"])
-    return FileLine(index, given=value)
-
-
-def predict_lines(
-    lines: Iterable[str], predict: Callable[[Iterator[Any]], Iterator[AnyOutput]]
-) -> Iterator[tuple[FileLine, BulkLine]]:
-    """Each line with its answer, in order; a broken line fails alone. Holds what `predict` reads ahead, no more."""
-    waiting: deque[FileLine] = deque()
-    for output in predict(_good_inputs(lines, waiting)):
-        yield from _broken_ones(waiting)
-        line = waiting.popleft()
-        yield line, _answer(line, output)
-    yield from _broken_ones(waiting)
-
-
 def parse_parameter(text: str) -> tuple[str, Any]:
     """`top_k=3`: the value is JSON where it can be, else the text itself."""
     name, equals, value = text.partition("=")
@@ -107,26 +70,3 @@ def parse_parameter(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _good_inputs(lines: Iterable[str], waiting: deque[FileLine]) -> Iterator[Any]:
-    """Good lines' inputs; every line is put on `waiting` in order as it is read."""
-    for index, line in enumerate(lines):
-        if not line.strip():
-            continue
-        parsed = parse_line(index, line)
-        waiting.append(parsed)
-        if parsed.error is None:
-            yield parsed.given
-
-
-def _broken_ones(waiting: deque[FileLine]) -> Iterator[tuple[FileLine, BulkLine]]:
-    while waiting and waiting[0].error is not None:
-        line = waiting.popleft()
-        yield line, BulkLine(index=line.index, id=line.id, error=line.error)
-
-
-def _answer(line: FileLine, output: AnyOutput) -> BulkLine:
-    if isinstance(output, FailedOutput):
-        return BulkLine(index=line.index, id=line.id, error=output.error)
-    return BulkLine(index=line.index, id=line.id, output=output)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 
 from prefixrack.cli.exits import ExitCode
-from prefixrack.cli.inputs import GivenInput, parse_parameter, predict_lines
-from prefixrack.cli.printing import console, show_json, show_json_line
+from prefixrack.cli.inputs import GivenInput, parse_parameter
+from prefixrack.cli.printing import console, show_json, show_json_line, show_line
 from prefixrack.cli.rendering import render
 from prefixrack.cli.session import JsonOption, open_client
 from prefixrack.client import Client
+from prefixrack.lines import predict_lines
 from prefixrack.types import BulkLine, FailedOutput, PredictResponse
 
 STDIN = Path("-")
@@ -32,7 +34,16 @@ def predict(
     input_json: Annotated[
         list[str] | None, typer.Option("--input", help="One input as JSON, like the example of `show`; repeatable.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="JSON Lines, one input a line; - for stdin.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="JSON Lines, one input a line; - for stdin. With --output csv too.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the answers to --file here, .jsonl or .csv; again goes on."),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="A column of the csv that makes the input; repeat it for several.")
+    ] = None,
     param: Annotated[list[str] | None, typer.Option(help="Task parameter as NAME=VALUE, as in top_k=3.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -41,13 +52,42 @@ def predict(
     parameters = dict(parse_parameter(text) for text in param or ())
     if file is not None and given != GivenInput():
         raise typer.BadParameter("--file brings the inputs: give no others beside it")
+    if output is not None and (file is None or file == STDIN):
+        raise typer.BadParameter("--output goes with --file: name the file that holds the inputs")
     with open_client(context) as client:
-        if file is None:
+        if file is not None and output is not None:
+            has_failed = _map_file(client, adapter, file, output, column, parameters, json)
+        elif file is None:
             has_failed = _predict_given(client, adapter, given, parameters, json)
         else:
             has_failed = _predict_file(client, adapter, file, parameters, json)
     if has_failed:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _map_file(
+    client: Client,
+    adapter: str,
+    file: Path,
+    output: Path,
+    columns: Sequence[str] | None,
+    parameters: Mapping[str, Any],
+    as_json: bool,
+) -> bool:
+    try:
+        done = client.map_file(
+            adapter, file, output, columns=columns, progress=False if as_json else None, **parameters
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        show_json(asdict(done))
+    else:
+        resumed = f", {done.num_resumed} were there already" if done.num_resumed else ""
+        show_line(
+            f"{done.num_inputs} inputs by {done.adapter}{resumed}, {done.num_failed} failed: {output}", "bold green"
+        )
+    return done.num_failed > 0
 
 
 def _predict_given(
