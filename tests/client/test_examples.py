@@ -21,7 +21,7 @@ SPAN = {"label": "PER", "start": 0, "end": 3, "text": "Ada", "score": 0.9}
 SHOWN = {
     "classify": ["a 0.900", "failed: empty_input"],
     "entities_async": ["[('PER', 'Ada')]"],
-    "map_a_file": ["2 inputs, 0 failed, 0 were there already, by intent@3"],
+    "map_a_file": ["intent@3: 2 inputs, 0 failed, 0 were there already"],
     "raw_response": ["req-1 200 dddddddddddd", "404 adapter_not_found req-9"],
     "stream_lines": ["0 of 1000 failed"],
 }
@@ -48,7 +48,7 @@ def test_they_run(
     path: Path, wire: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def respond(request: httpx2.Request) -> httpx2.Response:
-        answer = _answer(wire, request)
+        answer: httpx2.Response = _answer(wire, request)
         answer.headers["x-request-id"] = "req-1"
         return answer
 
