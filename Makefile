@@ -6,6 +6,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 MIN_VENV ?= .venv-min
+KSERVE_VENV := .venv-kserve
+KSERVE_PINS := tests/compatibility/kserve-requirements.txt
 CONSTRAINTS ?= constraints.txt
 TESTS ?= tests
 PORT ?= 8000
@@ -23,7 +25,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp $(KSERVE_VENV)/stamp
 	$(BIN)/python -m pytest $(TESTS)
 
 test-min:
@@ -73,7 +75,7 @@ sbom: $(VENV)/dev.stamp
 		--output-reproducible --output-file dist/prefixrack.cdx.json
 
 clean:
-	rm -rf $(VENV) $(MIN_VENV)
+	rm -rf $(VENV) $(MIN_VENV) $(KSERVE_VENV)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -93,4 +95,10 @@ $(VENV)/dev.stamp: pyproject.toml $(VENV)/torch.stamp
 
 $(VENV)/ray.stamp: pyproject.toml $(VENV)/dev.stamp
 	$(PIP_INSTALL) --editable '.[ray]'
+	@touch $@
+
+# KServe's client, which one test runs, asks for older libraries than the server has.
+$(KSERVE_VENV)/stamp: $(KSERVE_PINS)
+	$(PYTHON) -m venv $(KSERVE_VENV)
+	$(KSERVE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $(KSERVE_PINS)
 	@touch $@

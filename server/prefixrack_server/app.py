@@ -14,6 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
 from prefixrack_server.auth import DEFAULT_TENANT, Gate
+from prefixrack_server.compat import openai_embeddings, openai_models
+from prefixrack_server.compat.huggingface import routes as huggingface
+from prefixrack_server.compat.open_inference import routes as open_inference
 from prefixrack_server.config import ServerConfig
 from prefixrack_server.console_page import install_console
 from prefixrack_server.declared import POLL_S, Follower
@@ -47,6 +50,9 @@ from prefixrack_server.usage import UsageCounter
 
 log = structlog.stdlib.get_logger("prefixrack.app")
 
+# Routes of other protocols.
+COMPATIBLE = (huggingface, openai_models, openai_embeddings, open_inference)
+
 
 def create_app(
     config: ServerConfig,
@@ -72,7 +78,7 @@ def create_app(
         telemetry=telemetry(),
     )
     app.state.services = services
-    for routes in (predict, health, adapters, admin, keys, tenants, records):
+    for routes in (predict, health, adapters, admin, keys, tenants, records, *COMPATIBLE):
         app.include_router(routes.router)
     install_problem_handlers(app)
     install_openapi(app, needs_key=config.http.auth == "keys")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sized
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs
@@ -23,6 +23,7 @@ from prefixrack_adapters.tasks import as_inputs
 MAX_ADAPTERS = 256
 MAX_ROUTING_KEY_LEN = 256
 DEFAULTS = Parameters()
+Fields = TypeVar("Fields", bound=BaseModel)
 BULK_WAY = "send them as JSON Lines (Content-Type: application/jsonl, one input a line)"
 
 
@@ -94,13 +95,13 @@ def parse_json(body: bytes) -> Any:
 
 def parse_predict(body: bytes, max_inputs: int) -> Envelope:
     """Body of `POST /v1/{adapter}/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs."""
-    document = _object(parse_json(body), {"inputs", "parameters", "routing_key"})
+    document = json_object(parse_json(body), {"inputs", "parameters", "routing_key"})
     return _envelope(document, len(body), max_inputs)
 
 
 def parse_fan_out(body: bytes, max_inputs: int, max_bytes: int) -> FanOutEnvelope:
     """Body of `POST /v1/predict`. Raises MalformedJson, InvalidRequest, TooManyInputs, PayloadTooLarge."""
-    document = _object(parse_json(body), {"adapters", "inputs", "parameters", "routing_key"})
+    document = json_object(parse_json(body), {"adapters", "inputs", "parameters", "routing_key"})
     adapters = document.get("adapters")
     if not isinstance(adapters, list) or not all(isinstance(ref, str) for ref in adapters):
         raise InvalidRequest('`adapters` must be a list of names, e.g. {"adapters": ["intent", "ner@3"], "inputs": …}')
@@ -129,16 +130,20 @@ def _check_fan_out(fan_out: FanOutEnvelope, max_inputs: int, max_bytes: int) -> 
 def _envelope(document: Mapping[str, Any], num_bytes: int, max_inputs: int) -> Envelope:
     if "inputs" not in document:
         raise InvalidRequest('the body has no `inputs`: send {"inputs": one input or a list of them}')
-    inputs = as_inputs(document["inputs"])
+    check_inputs(inputs := as_inputs(document["inputs"]), max_inputs)
+    return Envelope(
+        inputs, parse_parameters(document.get("parameters")), num_bytes, _routing_key(document.get("routing_key"))
+    )
+
+
+def check_inputs(inputs: Sized, max_inputs: int) -> None:
+    """Raises InvalidRequest for none, TooManyInputs for more than a request may have."""
     if not inputs:
         raise InvalidRequest("`inputs` is an empty list: send at least one input")
     if len(inputs) > max_inputs:
         raise TooManyInputs(
             f"the request has {len(inputs)} inputs, allowed are {max_inputs}: split them up, or {BULK_WAY}"
         )
-    return Envelope(
-        inputs, parse_parameters(document.get("parameters")), num_bytes, _routing_key(document.get("routing_key"))
-    )
 
 
 def check_routing_key(key: str) -> str:
@@ -159,7 +164,8 @@ def _routing_key(key: Any) -> str | None:
     return check_routing_key(key)
 
 
-def _object(document: Any, fields: set[str]) -> Mapping[str, Any]:
+def json_object(document: Any, fields: Collection[str]) -> Mapping[str, Any]:
+    """Raises InvalidRequest where it is none, or has another field than `fields`."""
     allowed = ", ".join(sorted(fields))
     if not isinstance(document, dict):
         raise InvalidRequest(f"the body is a JSON {_json_kind(document)}, an object is needed with {allowed}")
@@ -180,17 +186,22 @@ def parse_parameters(document: Any) -> Parameters:
         return DEFAULTS
     if not isinstance(document, dict):
         raise InvalidRequest(f"`parameters` is a JSON {_json_kind(document)}, an object is needed")
+    return parse_fields(Parameters, document)
+
+
+def parse_fields(kind: type[Fields], document: Mapping[str, Any]) -> Fields:
+    """Raises InvalidRequest for a field that does not exist or has a value out of range."""
     try:
-        return Parameters.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequest(_first_problem(error)) from None
+        raise InvalidRequest(_first_problem(error, kind)) from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = ascii(".".join(str(part) for part in problem["loc"])[:40])
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {name}: allowed are {', '.join(Parameters.model_fields)}"
+        return f"unknown parameter {name}: allowed are {', '.join(kind.model_fields)}"
     return f"parameter {name}: {problem['msg']}"
 
 

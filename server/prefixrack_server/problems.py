@@ -1,4 +1,4 @@
-"""Faults as HTTP answers: the one table from fault class to status, and `application/problem+json`. Knows no route.
+"""Faults as HTTP answers: the one table from fault class to status. Knows no route; bodies are `dialects.py`'s.
 
 The way back, from status to exception, is `prefixrack.errors.STATUS_ERRORS`; a test holds the two together.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from prefixrack import errors
+from prefixrack_server.dialects import PROBLEM, Dialect, Refusal, dialect_of
 from prefixrack_server.request_context import request_id_of
 
-MEDIA_TYPE = "application/problem+json"
 MAX_PATH_SHOWN = 120
 
 STATUS_OF: Mapping[type[errors.Fault], int] = {
@@ -74,32 +72,18 @@ def status_of(kind: type[errors.Fault]) -> int:
     return next(STATUS_OF[ancestor] for ancestor in kind.__mro__ if ancestor in STATUS_OF)
 
 
-def problem_response(fault: errors.Fault, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+def problem_response(
+    fault: errors.Fault, request_id: str, headers: Mapping[str, str] | None = None, dialect: Dialect = PROBLEM
+) -> Response:
     """The answer that tells `fault`: never the input itself, only what the message chose to show of it."""
     status = status_of(type(fault))
-    body = problem_document(fault, status, request_id)
     return Response(
         # ASCII only: a lone surrogate in a message must not break the answer that reports it.
-        json.dumps(body).encode("ascii"),
+        json.dumps(dialect.document(Refusal(fault, status, request_id))).encode("ascii"),
         status_code=status,
-        media_type=MEDIA_TYPE,
+        media_type=dialect.media_type,
         headers={**fault_headers(fault, status), **(headers or {})},
     )
-
-
-def problem_document(fault: errors.Fault, status: int, request_id: str) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": fault.detail,
-        "code": fault.code,
-        "request_id": request_id,
-        "error": fault.detail,
-    }
-    if isinstance(fault, errors.AllInputsFailed):
-        document["errors"] = fault.errors
-    return document
 
 
 def fault_headers(fault: errors.Fault, status: int) -> dict[str, str]:
@@ -112,15 +96,19 @@ def fault_headers(fault: errors.Fault, status: int) -> dict[str, str]:
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Answer every refusal as a problem document; unexpected exceptions are `RequestContext`'s."""
+    """Answer every refusal, each path's in its dialect; unexpected exceptions are `RequestContext`'s."""
     app.add_exception_handler(errors.Fault, _on_fault)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
 
 
+def _respond(request: Request, fault: errors.Fault, headers: Mapping[str, str] | None = None) -> Response:
+    return problem_response(fault, request_id_of(request.scope), headers, dialect_of(request.scope["path"]))
+
+
 async def _on_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.Fault)
-    return problem_response(error, request_id_of(request.scope))
+    return _respond(request, error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -130,7 +118,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if kind is errors.MethodNotAllowed:
         headers["Allow"] = ", ".join(allowed_methods(request))
     detail = _detail_of(kind, request, headers)
-    return problem_response(kind(detail or str(error.detail)), request_id_of(request.scope), headers)
+    return _respond(request, kind(detail or str(error.detail)), headers)
 
 
 def _detail_of(kind: type[errors.Fault], request: Request, headers: Mapping[str, str]) -> str:
@@ -159,7 +147,7 @@ def _is_routed(request: Request, method: str) -> bool:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return problem_response(_validation_fault(error), request_id_of(request.scope))
+    return _respond(request, _validation_fault(error))
 
 
 def _validation_fault(error: RequestValidationError) -> errors.RequestFault:

@@ -1,4 +1,4 @@
-"""What every HTTP exchange gets: a request id, a count and a last line of defence. Knows no route and no fault.
+"""What every HTTP exchange gets: a request id, a count and a last line of defence. Knows no route.
 
 Plain ASGI, outside of routing: one wrapper around `send`, no task and no copied context per request.
 """
@@ -11,11 +11,13 @@ import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prefixrack.errors import InternalFault
+from prefixrack_server.dialects import Refusal, dialect_of
 
 ID_KEY = "prefixrack.request_id"
 HEADERS_KEY = "prefixrack.headers"
@@ -88,8 +90,11 @@ class _Exchange:
         await self._send_internal_error()
 
     async def _send_internal_error(self) -> None:
-        body = json.dumps(_internal_error(self._scope[ID_KEY])).encode()
-        headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+        request_id = self._scope[ID_KEY]
+        fault = InternalFault(f"the server failed on this request: report request id {request_id} to its operator")
+        dialect = dialect_of(self._scope["path"])
+        body = json.dumps(dialect.document(Refusal(fault, 500, request_id))).encode()
+        headers = [(b"content-type", dialect.media_type.encode()), (b"content-length", str(len(body)).encode())]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
@@ -102,16 +107,3 @@ def _accepted_id(scope: Scope) -> bytes | None:
 def _new_id() -> bytes:
     """No secret. The system's own randomness would give the interpreter's lock away each time, and wait for it."""
     return b"%032x" % random.getrandbits(128)
-
-
-def _internal_error(request_id: str) -> dict[str, Any]:
-    detail = f"the server failed on this request: report request id {request_id} to its operator"
-    return {
-        "type": "about:blank",
-        "title": "Internal Server Error",
-        "status": 500,
-        "detail": detail,
-        "code": "internal_error",
-        "request_id": request_id,
-        "error": detail,
-    }
