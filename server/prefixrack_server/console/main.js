@@ -55,7 +55,7 @@ function Page({ route, server }) {
   if (page === "adapters" && rest[0]) return html`<${AdapterPage} key=${rest[0]} name=${rest[0]} query=${query} server=${server} />`;
   if (page === "adapters") return html`<${AdaptersPage} server=${server} />`;
   const known = PAGES[page];
-  if (known) return html`<${known} key=${page} query=${query} server=${server} />`;
+  if (known) return html`<${known} key=${`${page}?${query}`} query=${query} server=${server} />`;
   return html`<h1>Not here</h1><${Empty} title="There is no such page" icon="search">
     <a href="#/adapters">All adapters</a>
   <//>`;

@@ -1,8 +1,8 @@
 // A request as code to copy. The key is named by its variable, never written out.
 import { urlOf } from "./api.js";
 
-export function curlSnippet(refs, inputs, parameters, needsKey) {
-  const { path, body } = requestOf(refs, inputs, parameters);
+export function curlSnippet(refs, inputs, needsKey) {
+  const { path, body } = requestOf(refs, inputs);
   const key = needsKey ? `  -H "Authorization: Bearer $PREFIXRACK_API_KEY" \\\n` : "";
   return (
     `curl -s ${shellQuote(urlOf(path).href)} \\\n${key}  -H 'Content-Type: application/json' \\\n` +
@@ -10,26 +10,24 @@ export function curlSnippet(refs, inputs, parameters, needsKey) {
   );
 }
 
-export function pythonSnippet(refs, inputs, parameters) {
-  const options = Object.entries(parameters).map(([name, value]) => `, ${name}=${pythonValue(value)}`).join("");
+export function pythonSnippet(refs, inputs) {
   const url = urlOf("./").href.replace(/\/$/, "");
   const lines = ["from prefixrack import Client", "", `# the key is read from PREFIXRACK_API_KEY`];
   lines.push(`with Client(${pythonValue(url)}) as client:`);
   if (refs.length === 1) {
-    lines.push(`    answer = client.predict(${pythonValue(refs[0])}, ${pythonValue(inputs)}${options})`);
+    lines.push(`    answer = client.predict(${pythonValue(refs[0])}, ${pythonValue(inputs)})`);
     lines.push("    print(answer.outputs[0])");
   } else {
-    lines.push(`    answer = client.fan_out(${pythonValue(refs)}, ${pythonValue(inputs)}${options})`);
+    lines.push(`    answer = client.fan_out(${pythonValue(refs)}, ${pythonValue(inputs)})`);
     lines.push("    for adapter, result in answer.results.items():", "        print(adapter, result)");
   }
   return lines.join("\n");
 }
 
 // What the playground itself sends.
-export function requestOf(refs, inputs, parameters) {
-  const body = Object.keys(parameters).length ? { inputs, parameters } : { inputs };
-  if (refs.length === 1) return { path: `v1/${refInPath(refs[0])}/predict`, body };
-  return { path: "v1/predict", body: { adapters: refs, ...body } };
+export function requestOf(refs, inputs) {
+  if (refs.length === 1) return { path: `v1/${refInPath(refs[0])}/predict`, body: { inputs } };
+  return { path: "v1/predict", body: { adapters: refs, inputs } };
 }
 
 const shellQuote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;

@@ -6,8 +6,9 @@ export const FILES = { "adapter.json": "manifest", "adapter.safetensors": "tenso
 
 // Files out of a drop, folders too.
 export async function droppedFiles(items) {
-  const entries = [...items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  return (await Promise.all(entries.map(filesOf))).flat();
+  // Read before anything is awaited: the browser empties the list then. What is no entry is a file of a script's making.
+  const found = [...items].map((item) => ({ entry: item.webkitGetAsEntry(), file: item.getAsFile() }));
+  return (await Promise.all(found.map(({ entry, file }) => (entry ? filesOf(entry) : file ?? [])))).flat();
 }
 
 async function filesOf(entry) {

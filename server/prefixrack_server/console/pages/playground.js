@@ -128,7 +128,7 @@ function readInput(fields, texts) {
 
 // One adapter's answer comes as it is; where every input failed, its error is its answer.
 async function ask(refs, input) {
-  const { path, body } = requestOf(refs, [input], { offset_unit: "utf16" });
+  const { path, body } = requestOf(refs, [input]);
   const answer = await (await send("POST", path, { body })).json();
   if (refs.length === 1) return { ...answer, results: [{ ref: refs[0], ...answer }] };
   // Answers are named by the version that gave them, refusals by what was asked for.
@@ -168,7 +168,7 @@ function Field({ field, value, onValue }) {
 
 function Code({ refs, input, needsKey }) {
   const [language, setLanguage] = useState("curl");
-  const code = language === "curl" ? curlSnippet(refs, input, {}, needsKey) : pythonSnippet(refs, input, {});
+  const code = language === "curl" ? curlSnippet(refs, input, needsKey) : pythonSnippet(refs, input);
   return html`<section class="card bench-code" aria-label="The request as code">
     <div class="code-head">
       <div class="switch" role="group" aria-label="Language">${["curl", "Python"].map((word) => html`<button type="button"

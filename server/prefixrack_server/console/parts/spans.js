@@ -1,4 +1,4 @@
-// A text with marked spans. Offsets are of UTF-16 units, as JavaScript's strings have them.
+// A text with marked spans. Offsets count code points, as the API does, not the UTF-16 units of JavaScript's strings.
 import { html } from "../lib/html.js";
 import { percent } from "../lib/format.js";
 
@@ -13,17 +13,19 @@ export function hueOf(label, labels) {
 const kindOf = (label) => label.split(/[-/]/)[0];
 
 export function MarkedText({ text, spans }) {
+  const letters = [...text];
+  const cut = (start, stop) => letters.slice(start, stop).join("");
   const labels = spans.map(({ label }) => label);
   const pieces = [];
   let end = 0;
   for (const span of [...spans].sort((a, b) => a.start - b.start)) {
     if (span.start < end) continue; // one inside another: the list below has it
-    pieces.push(text.slice(end, span.start));
+    pieces.push(cut(end, span.start));
     pieces.push(html`<mark class=${`span hue-${hueOf(span.label, labels)}`} title=${titleOf(span)}>
-      ${text.slice(span.start, span.end)}<span class="span-label">${span.label}</span></mark>`);
+      ${cut(span.start, span.end)}<span class="span-label">${span.label}</span></mark>`);
     end = span.end;
   }
-  pieces.push(text.slice(end));
+  pieces.push(cut(end));
   return html`<p class="marked">${pieces}</p>`;
 }
 
