@@ -110,3 +110,14 @@ async def test_the_most_labels_of_a_request(serving: Any, bundles: Any) -> None:
         await server.upload(bundles("rte", labels=["not_entailment", "entailment"]))
         refused = await ask(server, "rte", "hello", candidate_labels=["a", "b", "c"])
     assert refused["code"] == "too_many_inputs"
+
+
+async def test_a_text_for_many_labels_counts_as_often(serving: Any, bundles: Any) -> None:
+    """Or a small body would have the server tokenise a long text a thousand times."""
+    async with serving(limits={"max_body_bytes": 2000}) as server:
+        await server.upload(bundles("rte", labels=["not_entailment", "entailment"]))
+        labels, text = [f"label {number}" for number in range(20)], "hello " * 20
+        refused = await ask(server, "rte", text, candidate_labels=labels)
+        answered = await ask(server, "rte", text, candidate_labels=labels[:5])
+    assert (refused["status"], refused["code"]) == (413, "payload_too_large")
+    assert len(answered) == 5

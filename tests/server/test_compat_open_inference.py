@@ -7,6 +7,11 @@ import struct
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefixrack.errors import RequestFault
+from prefixrack_server.compat.open_inference.inference import parse_infer
 
 TEXT = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["hello"]}
 URL = "/v2/models/intent/infer"
@@ -82,7 +87,10 @@ async def test_shapes(ready: Any, shape: list[int], data: Any) -> None:
         ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES"}]}, "either `data` or"),
         ({"inputs": [TEXT | {"parameters": {"shared_memory_region": "r"}}]}, "shared_memory_region"),
         ({"inputs": [TEXT], "outputs": [{"name": "label", "parameters": {"classification": 3}}]}, "classification"),
+        ({"inputs": [TEXT], "outputs": [{"name": "label"}] * 2}, "twice"),
         ({"inputs": [TEXT], "parameters": {"sequence_id": 7}}, "sequence_id"),
+        ({"inputs": [TEXT], "parameters": {"timeout": 10**400}}, "timeout"),
+        ({"inputs": [TEXT], "parameters": {"timeout": -1}}, "timeout"),
         ({"inputs": [TEXT], "parameters": {"threshold": 0.5}}, "'threshold' means nothing"),
     ],
 )
@@ -208,3 +216,36 @@ async def test_what_is_predicted_is_counted_under_its_route(ready: Any) -> None:
     lines = (await ready.client.get("/metrics")).text.splitlines()
     assert any('route="/v2/models/{model}/infer",status="200"} 1.0' in line for line in lines)
     assert any(line.startswith("prefixrack_adapter_requests_total") and 'adapter="intent"' in line for line in lines)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> Any:
+    """Nearly right ones: what is wrong is one field or two."""
+    tensor: dict[str, Any] = TEXT | {"parameters": {"binary_data_size": draw(st.integers(-1, 12))}}
+    for field in draw(st.sets(st.sampled_from([*tensor]), max_size=2)):
+        tensor[field] = draw(JSON | st.just({"binary_data_size": draw(st.integers(0, 12))}))
+    if draw(st.booleans()):
+        tensor.pop("data", None)
+    return tensor
+
+
+@given(
+    st.lists(tensors(), max_size=2), st.dictionaries(st.sampled_from(["id", "outputs", "parameters"]), JSON), st.data()
+)
+def test_any_body_is_read_or_refused(inputs: Any, more: Any, data: st.DataObject) -> None:
+    text = json.dumps({"inputs": inputs, **more}).encode()
+    rest = data.draw(st.binary(max_size=16) | st.text(max_size=4).map(lambda value: element(value.encode())))
+    length = data.draw(st.just(str(len(text))) | st.none() | st.text(max_size=4))
+    try:
+        request = parse_infer(text + rest, length)
+    except RequestFault:
+        return
+    assert request.columns
+    assert all(isinstance(value, str) for column in request.columns.values() for value in column)

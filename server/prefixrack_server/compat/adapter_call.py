@@ -43,9 +43,13 @@ class AdapterCall:
     async def predict(
         self, inputs: Sequence[Any], parameters: Parameters, num_bytes: int, timeout_s: float | None = None
     ) -> Answers:
-        """Raises every fault of the request as a whole, and that of its first faulty input."""
+        """Raises every fault of the request as a whole, and that of its first faulty input.
+
+        `num_bytes` is the text of all inputs: a body that makes more of it than a body may have is refused too.
+        """
         services, request = services_of(self.request), self.request
         check_inputs(inputs, services.config.limits.max_inputs)
+        _check_bytes(num_bytes, services.config.limits.max_body_bytes)
         timeout_s = timeout_s or requested_timeout_s(request, services.config.http)
         call = new_call(request, self.allowance, timeout_s)
         envelope = Envelope(list(inputs), parameters, num_bytes)
@@ -67,6 +71,14 @@ async def bind(request: Request, allowance: Allowance, ref: str, key: str | None
     route = await resolve(services_of(request), allowance.principal, ref)
     key = routing_key(request) or key or request_id_of(request.scope)
     return AdapterCall(request, allowance, route, key, route.choose(key)[0])
+
+
+def _check_bytes(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise errors.PayloadTooLarge(
+            f"the request makes inputs of {num_bytes} bytes, allowed are {max_bytes}: send a shorter text, or less to "
+            "judge it by"
+        )
 
 
 def first_fault(outputs: Sequence[Mapping[str, Any]]) -> errors.Fault | None:

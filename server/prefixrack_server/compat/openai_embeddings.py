@@ -41,8 +41,8 @@ async def embed(request: Request) -> Response:
     content = await read_body(request, services.config.limits.max_body_bytes)
     body = parse_fields(EmbeddingsBody, json_object(parse_json(content), EmbeddingsBody.model_fields))
     call = await bind(request, allowance, body.model, body.user)
-    check_embeds(call.version)
-    _check_dimensions(body.dimensions, embedding_size(call))
+    _check_embeds(call.version)
+    _check_dimensions(body.dimensions, _embedding_size(call))
     answers = await call.predict(_texts(body.input), Parameters(), len(content))
     vectors = [output["embedding"] for output in answers.outputs]
     usage = {"prompt_tokens": answers.num_tokens, "total_tokens": answers.num_tokens}
@@ -50,7 +50,7 @@ async def embed(request: Request) -> Response:
     return Response(to_json({"object": "list", "data": data, "model": body.model, "usage": usage}), media_type=JSON)
 
 
-def check_embeds(version: Version) -> None:
+def _check_embeds(version: Version) -> None:
     """Raises InvalidRequest for an adapter that gives no vector."""
     task = version.manifest.task
     if task != "text-embedding":
@@ -60,7 +60,7 @@ def check_embeds(version: Version) -> None:
         )
 
 
-def embedding_size(call: AdapterCall) -> int:
+def _embedding_size(call: AdapterCall) -> int:
     return call.version.manifest.head.num_outputs or services_of(call.request).spec.hidden_size
 
 

@@ -18,9 +18,12 @@ Outputs = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """`num_bytes` is set where the inputs have more text than the body: the limit of a body holds for it too."""
+
     inputs: Sequence[Any]
     parameters: Parameters
     answer: Callable[[Outputs], Any]
+    num_bytes: int | None = None
 
 
 class Options(BaseModel):

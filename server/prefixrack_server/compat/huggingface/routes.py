@@ -30,7 +30,7 @@ async def infer(request: Request) -> Response:
     check_media_type(request, (JSON,))
     body = await read_body(request, services.config.limits.max_body_bytes)
     plan = plan_of(parse_json(body), call.version.manifest, services.spec.hidden_size)
-    answers = await call.predict(plan.inputs, plan.parameters, len(body))
+    answers = await call.predict(plan.inputs, plan.parameters, plan.num_bytes or len(body))
     return Response(to_json(plan.answer(answers.outputs)), media_type=JSON)
 
 

@@ -57,7 +57,12 @@ def plan_zero_shot(inputs: Any, parameters: Mapping[str, Any], manifest: Manifes
         return ranked(options.candidate_labels, scores)
 
     pairs = [{"text": inputs, "text_pair": hypothesis} for hypothesis in hypotheses]
-    return Plan(pairs, Parameters(logits=True), answer)
+    num_bytes = _num_bytes(inputs) * len(pairs) + sum(map(_num_bytes, hypotheses))
+    return Plan(pairs, Parameters(logits=True), answer, num_bytes)
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _scores(outputs: Outputs, columns: Columns, multi_label: bool) -> list[float]:

@@ -40,7 +40,7 @@ class InferParameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     binary_data_output: bool = False
-    timeout: Annotated[int, Field(ge=0)] = 0
+    timeout: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     overlong: Overlong | None = None
     offset_unit: OffsetUnit = "codepoint"

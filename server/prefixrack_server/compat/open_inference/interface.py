@@ -67,7 +67,10 @@ class Interface:
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def chosen(self, names: Sequence[str] | None) -> tuple[TensorSpec, ...]:
-        """Outputs by name, in the order asked; None: all. Raises InvalidRequest for a name that there is not."""
+        """Outputs by name, in the order asked; None: all.
+
+        Raises InvalidRequest for a name that there is not, or that is there twice: an answer has no more than is known.
+        """
         if names is None:
             return self.outputs
         known = {spec.name: spec for spec in self.outputs}
@@ -76,6 +79,8 @@ class Interface:
             raise InvalidRequest(
                 f"there is no output tensor {unknown[0][:40]!a}: this adapter gives {', '.join(known)}"
             )
+        if len(set(names)) < len(names):
+            raise InvalidRequest("an output tensor is asked for twice: name each once")
         return tuple(known[name] for name in names)
 
 
