@@ -424,6 +424,10 @@ class AsyncClient:
             return Health(live=True, ready=False, reason=str(error))
         return Health(live=True, ready=True)
 
+    async def metrics(self) -> str:
+        """What the server counts, in Prometheus' text format (`prefixrack.exposition` reads it)."""
+        return await self._run(calls.metrics())
+
     async def _typed(self, task: TypedTask[T], adapter: str, inputs: Any, parameters: dict[str, Any]) -> Any:
         try:
             response = await self.predict(adapter, inputs, **parameters)

@@ -222,6 +222,12 @@ def list_usage(
     return Call(request, partial(decode, UsagePage))
 
 
+def metrics() -> Call[str]:
+    """In Prometheus' text format; asked once, as a probe is."""
+    request = ApiRequest("GET", "/metrics", headers={"Accept": "text/plain"}, can_retry=False)
+    return Call(request, lambda response: response.text)
+
+
 def live() -> Call[None]:
     """A probe is asked once: an answer that needed retries would not say how the server is now."""
     return Call(read("/health/live", can_retry=False), _nothing)

@@ -425,6 +425,10 @@ class Client:
             return Health(live=True, ready=False, reason=str(error))
         return Health(live=True, ready=True)
 
+    def metrics(self) -> str:
+        """What the server counts, in Prometheus' text format (`prefixrack.exposition` reads it)."""
+        return self._run(calls.metrics())
+
     def _typed(self, task: TypedTask[T], adapter: str, inputs: Any, parameters: dict[str, Any]) -> Any:
         try:
             response = self.predict(adapter, inputs, **parameters)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prefixrack.cli.completion import adapter_refs
 from prefixrack.cli.printing import show_facts, show_json, show_line, show_table
 from prefixrack.cli.session import JsonOption, open_client
 from prefixrack.types import AdapterDetail, AdapterSummary, VersionInfo
@@ -43,7 +44,7 @@ def list_held(
 
 def show(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(help="name, name@alias or name@7")],
+    ref: Annotated[str, typer.Argument(help="name, name@alias or name@7", autocompletion=adapter_refs)],
     json: JsonOption = False,
 ) -> None:
     """Show what an adapter does and how to ask it."""
@@ -57,7 +58,7 @@ def show(
 
 def delete(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(help="name for all versions, name@7 for one")],
+    ref: Annotated[str, typer.Argument(help="name for all versions, name@7 for one", autocompletion=adapter_refs)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: JsonOption = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prefixrack.calls import PRODUCTION
+from prefixrack.cli.completion import adapter_refs
 from prefixrack.cli.printing import show_json, show_line
 from prefixrack.cli.session import JsonOption, open_client
 from prefixrack.client import Client
@@ -18,7 +19,13 @@ AliasOption = Annotated[str, typer.Option(help="The alias to move.")]
 
 def promote(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(help="name@7 or name@alias; a bare name means its latest version")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="name@7 or name@alias; a bare name means its latest version",
+            autocompletion=adapter_refs,
+        ),
+    ],
     alias: AliasOption = PRODUCTION,
     require: Annotated[
         list[str] | None,
@@ -37,7 +44,12 @@ def promote(
 
 def canary(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(help="name@7: the version that is to answer a share of the requests.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="name@7: the version that is to answer a share of the requests.", autocompletion=adapter_refs
+        ),
+    ],
     share: Annotated[float, typer.Option(min=0.0001, max=0.9999, help="The share, from 0 to 1.")] = 0.05,
     alias: AliasOption = PRODUCTION,
     json: JsonOption = False,
@@ -51,7 +63,12 @@ def canary(
 
 def shadow(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(help="name@7: the version that is to compute what the alias is asked.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="name@7: the version that is to compute what the alias is asked.", autocompletion=adapter_refs
+        ),
+    ],
     alias: AliasOption = PRODUCTION,
     json: JsonOption = False,
 ) -> None:
@@ -64,7 +81,7 @@ def shadow(
 
 def gates(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The adapter's name.")],
+    name: Annotated[str, typer.Argument(help="The adapter's name.", autocompletion=adapter_refs)],
     require: Annotated[
         list[str] | None, typer.Option(help="What every version must claim, e.g. f1>=0.9; repeat as needed.")
     ] = None,
@@ -86,7 +103,7 @@ def gates(
 
 def rollback(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The adapter's name.")],
+    name: Annotated[str, typer.Argument(help="The adapter's name.", autocompletion=adapter_refs)],
     alias: AliasOption = PRODUCTION,
     json: JsonOption = False,
 ) -> None:

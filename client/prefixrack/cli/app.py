@@ -9,16 +9,25 @@ import typer
 
 from prefixrack.cli.adapters import delete, list_held, show
 from prefixrack.cli.aliases import canary, gates, promote, rollback, shadow
+from prefixrack.cli.bench import bench
 from prefixrack.cli.bundles import pull, push
 from prefixrack.cli.doctor import doctor
 from prefixrack.cli.group import RootGroup
 from prefixrack.cli.keys import keys_app
+from prefixrack.cli.playground import playground
 from prefixrack.cli.predict import predict
 from prefixrack.cli.session import Session
 from prefixrack.cli.tenants import tenants_app
+from prefixrack.cli.top import top
 from prefixrack.settings import API_KEY_VARIABLE, BASE_URL_VARIABLE, DEFAULT_BASE_URL
 from prefixrack.version import installed_version
 
+COMMANDS = (
+    *(push, pull, show, delete),
+    *(predict, playground),
+    *(promote, canary, shadow, gates, rollback),
+    *(top, bench, doctor),
+)
 HELP = """Thousands of small prompt adapters on one frozen backbone.
 
 Exit codes: 0 ok, 1 an input failed, 2 usage or a missing extra, 3 no answer, 4 refused by the server, 5 server failed.
@@ -32,7 +41,22 @@ def main() -> None:
 def build_app() -> typer.Typer:
     app = typer.Typer(name="prefixrack", cls=RootGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
     app.callback()(options)
-    for command in (push, pull, show, predict, promote, canary, shadow, gates, rollback, delete, doctor):
+    for command in (
+        push,
+        pull,
+        show,
+        predict,
+        promote,
+        canary,
+        shadow,
+        gates,
+        rollback,
+        delete,
+        playground,
+        top,
+        bench,
+        doctor,
+    ):
         app.command(command.__name__)(command)
     app.command("list")(list_held)
     app.add_typer(keys_app(), name="keys")

@@ -11,6 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from prefixrack import bundles
+from prefixrack.cli.completion import adapter_refs
 from prefixrack.cli.printing import error_console, show_facts, show_json, show_line
 from prefixrack.cli.session import JsonOption, open_client
 from prefixrack.requests import name_of
@@ -44,7 +45,7 @@ def push(
 
 def pull(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(help="name, name@alias or name@7")],
+    ref: Annotated[str, typer.Argument(help="name, name@alias or name@7", autocompletion=adapter_refs)],
     folder: Annotated[Path | None, typer.Argument(help="Where to; by default a folder of the adapter's name.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     json: JsonOption = False,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from prefixrack.cli.completion import adapter_refs
 from prefixrack.cli.exits import ExitCode
 from prefixrack.cli.inputs import GivenInput, parse_parameter
 from prefixrack.cli.printing import console, show_json, show_json_line, show_line
@@ -25,7 +26,7 @@ STDIN = Path("-")
 
 def predict(
     context: typer.Context,
-    adapter: Annotated[str, typer.Argument(help="name, name@alias or name@7")],
+    adapter: Annotated[str, typer.Argument(help="name, name@alias or name@7", autocompletion=adapter_refs)],
     texts: Annotated[list[str] | None, typer.Argument(help="One text or several.")] = None,
     pair: Annotated[str | None, typer.Option(help="The second text, for adapters of pairs.")] = None,
     question: Annotated[str | None, typer.Option(help="The question, with --context.")] = None,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import httpx2
 import typer
 
+from prefixrack.async_client import AsyncClient
 from prefixrack.client import Client
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -25,7 +27,7 @@ class Session:
 
     def open_client(self) -> Client:
         """The client of this invocation; the caller closes it. Raises BadParameter for unusable settings."""
-        try:
+        with _usable():
             return Client(
                 self.base_url,
                 self.api_key,
@@ -33,8 +35,26 @@ class Session:
                 transport=self.transport,
                 sleep=self.sleep,
             )
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+
+    @asynccontextmanager
+    async def open_async_client(self) -> AsyncIterator[AsyncClient]:
+        """One for load: no retries, and as many connections as requests in flight."""
+        transport = self.transport if isinstance(self.transport, httpx2.AsyncBaseTransport) else None
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx2.AsyncClient(transport=transport, limits=limits) as http:
+            with _usable():
+                client = AsyncClient(
+                    self.base_url, self.api_key, timeout_s=self.timeout_s, max_retries=0, http_client=http
+                )
+            yield client
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def open_client(context: typer.Context) -> Client:
