@@ -267,7 +267,7 @@ def make_tenant(server: Server, admin: str, name: str, requests: Sequence[Reques
     with httpx2.Client(base_url=server.base_url, headers={"X-API-Key": admin}) as http:
         http.post("/admin/v1/tenants", json={"name": name}).raise_for_status()
         body = {"tenant": name, "scopes": ["predict", "adapters:write"]}
-        key: str = http.post("/admin/v1/keys", json=body).raise_for_status().json()["key"]
+        key: str = http.post("/admin/v1/keys", json=body).raise_for_status().json()["secret"]
     with Client(server.base_url, key) as client:
         for adapter in {request.adapter.name: request.adapter for request in requests}.values():
             client.push(adapter.name, adapter.folder)
