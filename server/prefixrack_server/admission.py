@@ -21,7 +21,7 @@ UNKNOWN_RETRY_S: Final = 1.0
 
 # Where several tenants share the engine, a pack takes no longer than this: a row waits for the pack before it too, and
 # who floods would make all of them as large as they may be.
-SHARED_PACK_S: Final = 0.1
+SHARED_PACK_S: Final = 0.05
 MIN_SHARED_TOKENS: Final = 256
 
 

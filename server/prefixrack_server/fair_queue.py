@@ -2,7 +2,7 @@
 
 Tenants are served in proportion to their weights by virtual token counters (Sheng et al., "Fairness in Serving Large
 Language Models", arXiv 2401.00588): the tenant that was given least comes first, and one that becomes active is lifted
-to where the others are, so that nobody saves up for a flood by being idle.
+to where the others are, but for a burst, so that nobody saves up for a flood by being idle.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ MAX_PASSED_OVER: Final = 64
 # A row that has waited longer than this has its turn whatever its priority: one such row in so many of its tenant's.
 AGED_AFTER_S: Final = 1.0
 AGED_EVERY: Final = 8
+# So many tokens, by its weight, a tenant may be behind the others when it becomes active, however long it was idle: one
+# within its share sends in bursts, and beside a flood each of them would wait as if the tenant always sent as much.
+BURST_TOKENS: Final = 2048
 # A heap is rebuilt without its dead entries once they outnumber the live ones by more than this.
 COMPACT_SLACK: Final = 64
 # Tenants that have nothing queued are remembered while they were given more than the others: looked through when these
@@ -79,7 +82,7 @@ class FairQueue:
         queue = queued.queue
         queued.is_ready = True
         if not queue.num_ready:
-            queue.counter = max(queue.counter, self._now)
+            queue.counter = max(queue.counter, self._start)
         queue.num_ready += 1
         self.num_ready += 1
         heapq.heappush(queue.by_priority, (queued.work.priority, queued.order, queued))
@@ -142,7 +145,7 @@ class FairQueue:
             self._give_turn(queue)
         self._passed_over.clear()
         if not self.num_ready:
-            self._now = self._latest
+            self._now = self._latest + BURST_TOKENS
 
     def _next(self, now: float, room: int | None) -> QueuedRow | None:
         if room is None and self._opener is not None:
@@ -187,6 +190,11 @@ class FairQueue:
         self._opener = self._opener or queued
         return None
 
+    @property
+    def _start(self) -> float:
+        """Where a tenant starts that was idle for long."""
+        return self._now - BURST_TOKENS
+
     def _give_turn(self, queue: TenantQueue) -> None:
         if not queue.has_turn:
             queue.has_turn = True
@@ -197,7 +205,7 @@ class FairQueue:
         if len(self._tenants) < self._num_remembered:
             return
         self._tenants = {
-            name: queue for name, queue in self._tenants.items() if queue.num_rows or queue.counter > self._now
+            name: queue for name, queue in self._tenants.items() if queue.num_rows or queue.counter > self._start
         }
         self._num_remembered = max(MIN_REMEMBERED, 2 * len(self._tenants))
 

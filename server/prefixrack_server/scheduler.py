@@ -16,6 +16,7 @@ from prefixrack_server.queued_row import QueuedRow
 
 # So long after several tenants wanted the engine at once it counts as shared.
 SHARED_FOR_S: Final = 1.0
+USUAL_SHARED_TOKENS: Final = 512
 
 
 class Selection(NamedTuple):
@@ -42,7 +43,7 @@ class Scheduler:
 
     def __init__(self, max_pack_tokens: int, max_pack_rows: int) -> None:
         self.max_pack_tokens = max_pack_tokens  # may change between packs
-        self.shared_pack_tokens = max_pack_tokens  # where several tenants want some; may change too
+        self.shared_pack_tokens = USUAL_SHARED_TOKENS  # where several tenants want some, until the speed is known
         self._shared_until = 0.0
         self._max_pack_rows = max_pack_rows
         self._orders = itertools.count()

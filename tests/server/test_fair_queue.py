@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefixrack_adapters.rows import Row
-from prefixrack_server.fair_queue import AGED_AFTER_S, AGED_EVERY, COMPACT_SLACK, MIN_REMEMBERED
+from prefixrack_server.fair_queue import AGED_AFTER_S, AGED_EVERY, BURST_TOKENS, COMPACT_SLACK, MIN_REMEMBERED
 from prefixrack_server.messages import RowWork
 from prefixrack_server.scheduler import Scheduler
 
@@ -70,15 +70,17 @@ def test_what_one_does_not_use_is_the_others() -> None:
     assert queue.tokens_of(1) == {"flood": 64}
 
 
-def test_idling_earns_no_credit() -> None:
-    """One that comes back after a long time shares from then on; it does not catch up."""
+def test_idling_earns_a_burst_however_long_it_was() -> None:
+    """One that comes back after a long time is ahead for a moment and shares from then on; it does not catch up."""
     queue = Queue()
     queue.add("late", [4])
-    queue.add("steady", [4] * 2000)
-    queue.tokens_of(100)
-    queue.add("late", [4] * 1000)
-    tokens = queue.tokens_of(10)
-    assert abs(tokens["late"] - tokens["steady"]) <= 8
+    queue.add("steady", [4] * 20_000)
+    queue.tokens_of(1000)
+    queue.add("late", [4] * 10_000)
+    tokens = queue.tokens_of(100)
+    assert abs(tokens["late"] - tokens["steady"] - BURST_TOKENS) <= 8
+    later = queue.tokens_of(100)
+    assert abs(later["late"] - later["steady"]) <= 8
 
 
 def test_leaving_for_a_moment_clears_no_debt() -> None:
