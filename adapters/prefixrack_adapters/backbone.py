@@ -43,12 +43,14 @@ LOG = logging.getLogger(__name__)
 class PackRow:
     """A row and the adapter that computes it; None is the bare backbone, whose answer is the hidden states.
 
-    `predicting` are tokens whose next word is asked for, in place of what the head says.
+    `predicting` are tokens whose next word is asked for, in place of what the head says. `is_exact` rows are for
+    `BesideReference`; a backbone alone has one way to compute.
     """
 
     row: Row
     adapter: Adapter | None
     predicting: range | None = None
+    is_exact: bool = False
 
 
 class Backbone:

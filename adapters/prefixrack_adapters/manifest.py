@@ -20,6 +20,7 @@ SCHEMA_VERSION: Literal[1] = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 MAX_PREFIX_LEN = 4096
 MAX_LABELS = 10_000
+MAX_EXAMPLES = 64
 
 TensorDtype = Literal["float32", "float16", "bfloat16"]
 Activation = Literal["tanh", "gelu", "relu"]
@@ -235,6 +236,7 @@ class Manifest(Part):
     tokenization: TokenizationSpec
     decoding: DecodingSpec = DecodingSpec()
     example: Any = None
+    examples: Annotated[list[Any], Field(max_length=MAX_EXAMPLES)] = []
     metrics: list[Metric] = []
     provenance: Provenance
     licence: str | None = None

@@ -14,7 +14,8 @@
     │   │   └── KeyNotFound · TenantNotFound
     │   ├── BundleFault                an uploaded or loaded adapter bundle is not acceptable
     │   │   ├── MalformedBundle · UnsafeArchive · BundleTooLarge · InvalidManifest
-    │   │   └── TensorMismatch · NonfiniteTensor · BackboneMismatch · LabelMismatch · ProbeFailed
+    │   │   └── TensorMismatch · NonfiniteTensor · BackboneMismatch · LabelMismatch · ProbeFailed ·
+    │   │       AccuracyTooLow
     │   ├── RegistryFault              the registry cannot do that now
     │   │   ├── Conflict → IdempotencyConflict · PreconditionFailed → RequirementNotMet · PreconditionRequired
     │   │   └── RegistryReadOnly · DiskFull
@@ -237,6 +238,12 @@ class LabelMismatch(BundleFault):
 
 class ProbeFailed(BundleFault):
     code = "probe_failed"
+
+
+class AccuracyTooLow(BundleFault):
+    """With int8 weights the adapter answers its own examples otherwise than with the original ones."""
+
+    code = "accuracy_gate"
 
 
 class RegistryFault(Fault):

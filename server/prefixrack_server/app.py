@@ -13,11 +13,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tokenizer import BackboneTokenizer
+from prefixrack_server.accuracy_gate import AccuracyBounds, AccuracyGate
 from prefixrack_server.auth import DEFAULT_TENANT, Gate
 from prefixrack_server.compat import openai_embeddings, openai_models
 from prefixrack_server.compat.huggingface import routes as huggingface
 from prefixrack_server.compat.open_inference import routes as open_inference
-from prefixrack_server.config import ServerConfig
+from prefixrack_server.config import BackboneConfig, ServerConfig
 from prefixrack_server.console_page import install_console
 from prefixrack_server.declared import POLL_S, Follower
 from prefixrack_server.dispatch import Dispatcher
@@ -99,7 +100,11 @@ def build_services(
     limits, verifier = config.limits, TokenVerifier(config.oidc) if config.oidc.issuer else None
     dispatcher = Dispatcher(engine, limits.max_held_rows, limits.max_held_tokens, seat.noticeboard)
     usage = UsageCounter(registry)
-    predictor = Predictor(Tokeniser(spec, tokenizer), dispatcher, Holds(), limits.max_tokens, seat.traffic, usage)
+    holds = Holds()
+    accuracy = accuracy_gate(config.backbone, dispatcher, holds)
+    predictor = Predictor(
+        Tokeniser(spec, tokenizer), dispatcher, holds, limits.max_tokens, seat.traffic, usage, accuracy
+    )
     metrics = Metrics(engine, seat.noticeboard, seat.traffic, facts_of(config, spec), seat.metrics_dir)
     spool = Spool(seat.spool_dir, limits.max_bundle_bytes)
     return Services(
@@ -118,6 +123,12 @@ def build_services(
         metrics=metrics,
         rollouts=RolloutTraffic(predictor, metrics.counters),
     )
+
+
+def accuracy_gate(config: BackboneConfig, dispatcher: Dispatcher, holds: Holds) -> AccuracyGate | None:
+    """None where the weights are those of the backbone's files, but for their dtype."""
+    bounds = AccuracyBounds(config.min_agreement, config.max_score_drift)
+    return AccuracyGate(dispatcher, holds, bounds) if config.dtype == "int8" else None
 
 
 def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

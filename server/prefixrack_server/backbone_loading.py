@@ -10,7 +10,8 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from prefixrack_adapters.backbone import Backbone
-from prefixrack_adapters.devices import fastest_dtype, resolve_device
+from prefixrack_adapters.devices import INT8, fastest_dtype, resolve_device
+from prefixrack_adapters.reference import BesideReference, load_reference
 from prefixrack_server.allocator import keep_freed_memory
 from prefixrack_server.config import ServerConfig, resolve
 
@@ -21,7 +22,7 @@ SWITCH_INTERVAL_S = 0.001
 class Loaded(NamedTuple):
     """A backbone, and the settings with what is really used in place of "auto"."""
 
-    backbone: Backbone
+    backbone: Backbone | BesideReference
     config: ServerConfig
 
 
@@ -36,5 +37,6 @@ def load_backbone(config: ServerConfig, folder: Path) -> Loaded:
     device, dtype = resolve_device(config.backbone.device), config.backbone.dtype
     backbone = Backbone.load(folder, device, fastest_dtype(device) if dtype == "auto" else dtype)
     backbone.optimise_for_inference()
-    in_use: Any = str(backbone.dtype).removeprefix("torch.")
-    return Loaded(backbone, resolve(config, str(backbone.device), in_use, num_threads))
+    in_use: Any = backbone.weights
+    served = BesideReference(backbone, load_reference(folder)) if in_use == INT8 else backbone
+    return Loaded(served, resolve(config, str(backbone.device), in_use, num_threads))

@@ -24,7 +24,8 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or auto. [default: auto]")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16, or auto: the fastest. [default: auto]")
+        str | None,
+        typer.Option(help="float32, bfloat16, float16, int8 (CPU), or auto: the fastest but int8. [default: auto]"),
     ] = None,
     state_dir: Annotated[
         Path | None, typer.Option(help="Folder for database, bundles and spool. [default: prefixrack-data]")

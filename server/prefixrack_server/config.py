@@ -77,14 +77,24 @@ class HttpConfig(Section):
 
 
 class BackboneConfig(Section):
-    """Which backbone, where and how precise; "auto" is filled in when it is loaded."""
+    """Which backbone, where and how precise; "auto" is filled in when it is loaded.
+
+    With dtype int8 an adapter is served if at least `min_agreement` of its examples are decided as with the original
+    weights, and scores differ by `max_score_drift` at most, in the mean over them.
+    """
 
     path: str = "embedded"
     device: str = "auto"
-    dtype: Literal["auto"] | ServingDtype = "auto"
+    dtype: Literal["auto", "int8"] | ServingDtype = "auto"
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.9
+    max_score_drift: Annotated[float, Field(ge=0)] = 0.1
 
     @property
     def serving_dtype(self) -> ServingDtype:
+        """What an adapter's values must be finite in. Beside int8 weights that is bfloat16 or float32, by processor:
+        what is finite in the former is in the latter."""
+        if self.dtype == "int8":
+            return "bfloat16"
         return "float32" if self.dtype == "auto" else self.dtype
 
 
@@ -276,7 +286,7 @@ def load_config(arguments: Mapping[str, Mapping[str, Any]]) -> ServerConfig:
         raise ConfigError(_first_problem(error)) from None
 
 
-def resolve(config: ServerConfig, device: str, dtype: ServingDtype, num_threads: int) -> ServerConfig:
+def resolve(config: ServerConfig, device: str, dtype: Literal["int8"] | ServingDtype, num_threads: int) -> ServerConfig:
     """The same settings with "auto" replaced by what the loaded backbone really uses, and an absolute state folder.
 
     `num_threads` is what computes where `engine.num_threads` is not set.

@@ -28,6 +28,7 @@ class BoundRow(NamedTuple):
 
     row: Row
     bundle: BundleRef | None
+    is_exact: bool = False
 
 
 class Payer(NamedTuple):
@@ -153,7 +154,7 @@ class Dispatcher:
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
         self._unsent += [
-            RowWork(row_id, bound.row, bound.bundle, deadline, priority, *payer)
+            RowWork(row_id, bound.row, bound.bundle, deadline, priority, *payer, is_exact=bound.is_exact)
             for row_id, bound in zip(ticket.row_ids, rows, strict=True)
         ]
         return ticket

@@ -35,6 +35,7 @@ class RowWork:
 
     `deadline` is in seconds of `time.monotonic()`; a row past it is answered with `deadline_exceeded`, uncomputed.
     Lower `priority` runs first, among the rows of its `tenant`; tenants get their parts of a busy engine by `weight`.
+    `is_exact`: with the original weights, where those in use are in int8.
     """
 
     row_id: int
@@ -44,6 +45,7 @@ class RowWork:
     priority: int = 0
     tenant: str = ""
     weight: float = 1.0
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,8 @@ class PackRunner:
 
 
 def _pack_row(queued: QueuedRow, adapter_of: AdapterOf) -> PackRow:
-    return PackRow(queued.work.row, None if queued.digest is None else adapter_of(queued.digest))
+    adapter = None if queued.digest is None else adapter_of(queued.digest)
+    return PackRow(queued.work.row, adapter, is_exact=queued.work.is_exact)
 
 
 def _finite(logits: Logits) -> Logits | RowFailure:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from prefixrack import errors
 from prefixrack.types import AdapterRef, Output, Parameters
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import AnyTask, Prepared
+from prefixrack_server.accuracy_gate import AccuracyGate
 from prefixrack_server.dispatch import BoundRow, Dispatcher, IsGone, Payer
 from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, output_json, to_json
 from prefixrack_server.holds import Holds
@@ -22,22 +21,10 @@ from prefixrack_server.messages import BundleRef, RowDone, RowFailure
 from prefixrack_server.quotas import Allowance
 from prefixrack_server.registry.principal import Principal
 from prefixrack_server.registry.registry import Version
+from prefixrack_server.row_faults import fault_of, logits_of
 from prefixrack_server.tokenise import Tokeniser, is_big
 from prefixrack_server.traffic import Traffic
 from prefixrack_server.usage import UsageCounter
-
-# Not the fault of a row: the caller should send the whole request again.
-RETRYABLE = (
-    errors.DeadlineExceeded,
-    errors.NotReady,
-    errors.RegistryUnavailable,
-    errors.ServerOverloaded,
-    errors.RateLimited,
-)
-FAULT_OF_CODE: Mapping[str, type[errors.Fault]] = {
-    **{kind.code: kind for kind in errors.fault_classes()},
-    errors.InternalFault.code: errors.InternalFault,
-}
 
 # Lower runs first: somebody waits for a request, a bulk body can wait, a probe of an upload waits for everything.
 REQUEST_PRIORITY = 0
@@ -123,19 +110,6 @@ class Batch:
             )
 
 
-def logits_of(answers: Iterable[RowDone]) -> list[NDArray[np.float32]]:
-    return [answer.logits for answer in answers if answer.logits is not None]
-
-
-def fault_of(failure: RowFailure) -> errors.Fault:
-    """The fault that a row's failure stands for. Raises it where the whole request should be sent again."""
-    kind = FAULT_OF_CODE.get(failure.code, errors.InternalFault)
-    fault = kind(failure.detail, retry_after_s=failure.retry_after_s)
-    if isinstance(fault, RETRYABLE):
-        raise fault
-    return fault
-
-
 class Predictor:
     """Lives as long as the process."""
 
@@ -147,13 +121,16 @@ class Predictor:
         max_tokens: int,
         traffic: Traffic,
         usage: UsageCounter,
+        accuracy: AccuracyGate | None = None,
     ) -> None:
+        """`accuracy` is there where weights are in int8."""
         self.tokeniser = tokeniser
         self.dispatcher = dispatcher
         self.holds = holds
         self.traffic = traffic
         self.usage = usage
         self._max_tokens = max_tokens
+        self._accuracy = accuracy
 
     def task(self, version: Version) -> AnyTask:
         return self.tokeniser.task(version.digest, version.manifest)
@@ -240,7 +217,7 @@ class Predictor:
                 continue  # two references to one version
             try:
                 batches[key] = await self.prepare(version, envelope.inputs, envelope.parameters, big)
-            except errors.RequestFault as fault:
+            except (errors.RequestFault, errors.AccuracyTooLow) as fault:
                 faults[key] = fault
                 continue
             num_tokens += batches[key].num_tokens
@@ -249,6 +226,8 @@ class Predictor:
 
     async def prepare(self, version: Version, inputs: Sequence[Any], parameters: Parameters, big: bool) -> Batch:
         task = self.task(version)
+        if self._accuracy is not None:
+            await self._accuracy.admit(task, version.manifest, version.bundle, Payer(""), REQUEST_PRIORITY)
         prepared = await self.tokeniser.prepare(task, inputs, parameters, big)
         return Batch(version, task, parameters, prepared)
 
@@ -266,7 +245,8 @@ class Predictor:
             self.usage.add(principal.tenant, name, num_requests, num_rows, num_tokens)
 
     async def probe(self, manifest: Manifest, bundle: BundleRef, payer: Payer) -> None:
-        """Run the adapter once on its example. Raises ProbeFailed where that gives no finite logits or no output."""
+        """Run the adapter once on its example. Raises ProbeFailed where that gives no finite logits or no output, and
+        AccuracyTooLow where int8 weights change its answers."""
         task = self.tokeniser.task(bundle.digest, manifest)
         item = task.prepare_many([task.example()], Parameters())[0]
         if isinstance(item, errors.InputFault):
@@ -285,6 +265,8 @@ class Predictor:
                 "upload it again later"
             ) from None
         check_finish(task, item, answers)
+        if self._accuracy is not None:
+            await self._accuracy.admit(task, manifest, bundle, payer, PROBE_PRIORITY)
 
     def check_tokens(self, num_tokens: int) -> None:
         if num_tokens > self._max_tokens:

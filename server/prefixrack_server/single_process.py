@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.reference import BesideReference
 from prefixrack_server.admin_key import show_admin_key
 from prefixrack_server.admission import QueueLimits
 from prefixrack_server.app import create_app, running
@@ -32,7 +33,7 @@ def serve_alone(
 
 
 async def _serve(
-    config: ServerConfig, backbone: Backbone, on_ready: Callable[[], None] | None, new_admin_key: bool
+    config: ServerConfig, backbone: Backbone | BesideReference, on_ready: Callable[[], None] | None, new_admin_key: bool
 ) -> None:
     blobs = open_blobs(config.registry)
     registry = await Registry.open(config.registry.sqlalchemy_url, blobs, grace_s=config.grace_s)

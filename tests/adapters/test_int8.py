@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.families import FAMILIES, int8_layer, int8_linear
 from prefixrack_adapters.families.int8_linear import Int8Linear, check_products
+from prefixrack_adapters.reference import BesideReference, load_reference
 from prefixrack_adapters.rows import Row
 from tiny import make_manifest, random_arrays, random_row, write_backbone
 
@@ -88,6 +90,23 @@ def test_blocks_of_any_size_give_the_same(quantised: Backbone, monkeypatch: pyte
 def test_the_weights_of_the_layers_are_kept_in_int8_alone(quantised: Backbone) -> None:
     assert not [name for name, _ in quantised.model.named_parameters() if ".layer." in name]
     assert all(parameter.dtype == quantised.dtype for parameter in quantised.model.parameters())
+
+
+def test_exact_rows_have_the_answers_of_the_original_weights(tmp_path: Path) -> None:
+    folder = write_backbone(tmp_path, **WIDE)
+    exact, narrow = Backbone.load(folder, device="cpu"), load(folder)
+    beside = BesideReference(narrow, load_reference(folder))
+    adapters, generator = adapters_for(narrow), np.random.default_rng(0)
+    pack = [PackRow(random_row(generator, 5 + index, 20), adapters[index % 4]) for index in range(8)]
+    mixed = [replace(entry, is_exact=index % 3 == 0) for index, entry in enumerate(pack)]
+    of_exact = exact.compute([replace(one, adapter=one.adapter and one.adapter.to("cpu", exact.dtype)) for one in pack])
+    for entry, seen, in_int8, in_float32 in zip(
+        mixed, beside.launch(mixed).wait(), narrow.compute(pack), of_exact, strict=True
+    ):
+        wanted = in_float32 if entry.is_exact else in_int8
+        np.testing.assert_allclose(seen, wanted, atol=1e-4, rtol=1e-4)
+        assert np.abs(in_float32 - in_int8).max() > 1e-3
+    np.testing.assert_array_equal(beside.launch(pack[:1]).wait()[0], narrow.compute(pack[:1])[0])
 
 
 def test_each_output_has_a_scale_of_its_own() -> None:
