@@ -14,12 +14,12 @@ from fastapi import Request
 from prefixrack import errors
 from prefixrack.types import Parameters
 from prefixrack_server.envelope import Envelope, check_inputs
-from prefixrack_server.predict import FAULT_OF_CODE
 from prefixrack_server.quotas import Allowance
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.registry.rollouts import Route
 from prefixrack_server.request_context import request_id_of
 from prefixrack_server.routes.predict import new_call, requested_timeout_s, resolve, routing_key
+from prefixrack_server.row_faults import FAULT_OF_CODE
 from prefixrack_server.services import services_of
 
 
