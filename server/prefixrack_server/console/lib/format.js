@@ -28,7 +28,7 @@ export function rate(value) {
 
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return NOTHING;
-  if (!Number.isFinite(seconds)) return "> 10 s";
+  if (seconds === 0) return "0";
   if (seconds >= 1) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
   const ms = seconds * 1000;
   return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;

@@ -17,12 +17,13 @@ function flatten(value, path = "", found = new Map()) {
   return found;
 }
 
-// Of two lists of plain values, what only one of them has; null for anything else.
+// Of two lists, what only one of them has; null for anything else.
 export function diffLists(before, after) {
-  const arePlain = [before, after].every((list) => Array.isArray(list) && list.every((entry) => typeof entry !== "object"));
-  if (!arePlain) return null;
-  return {
-    removed: before.filter((entry) => !after.includes(entry)),
-    added: after.filter((entry) => !before.includes(entry)),
-  };
+  if (!Array.isArray(before) || !Array.isArray(after)) return null;
+  return { removed: without(before, after), added: without(after, before) };
+}
+
+function without(entries, others) {
+  const known = new Set(others.map((entry) => JSON.stringify(entry)));
+  return entries.filter((entry) => !known.has(JSON.stringify(entry)));
 }

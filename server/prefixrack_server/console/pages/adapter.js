@@ -24,7 +24,7 @@ export function AdapterPage({ name, server }) {
       <a class="button primary" href=${playgroundHash([name])}><${Icon} name="playground" />Playground</a></div>
     <${ProblemNotice} problem=${problem} onRetry=${reload} />
     ${!data && isLoading && html`<${Loading} what="Loading the adapter" />`}
-    ${data && html`<${Traffic} name=${name} detail=${data.detail} />
+    ${data && html`<${Traffic} name=${name} detail=${data.detail} tenant=${server.tenant} />
       <div class="columns">
         <div class="stack">
           <${Rollout} name=${name} aliases=${data.aliases} versions=${data.versions} onChange=${reload} />
@@ -48,14 +48,14 @@ async function loadAdapter(name) {
   return { detail, versions, aliases: aliases.data };
 }
 
-function Traffic({ name, detail }) {
+function Traffic({ name, detail, tenant }) {
   const feed = useFeed();
-  const { perSecond, total, p95 } = trafficOf(feed, { adapter: name });
+  const { perSecond, total, p95 } = trafficOf(feed, tenant, name);
   const [first] = detail.metrics;
   return html`<dl class="tiles">
     <div class="tile"><dt>Requests/s</dt><dd><b class="figure">${rate(perSecond)}</b><span>in the last minute</span></dd></div>
     <div class="tile"><dt>p95 latency</dt><dd><b class="figure">${duration(p95)}</b><span>on the server</span></dd></div>
-    <div class="tile"><dt>Requests</dt><dd><b class="figure">${count(total ?? 0)}</b><span>since the server's start</span></dd></div>
+    <div class="tile"><dt>Requests</dt><dd><b class="figure">${count(total)}</b><span>since the server's start</span></dd></div>
     ${first && html`<div class="tile"><dt>${first.name}</dt><dd><b class="figure">${metric(first).text}</b><span>claimed on ${first.dataset}, ${first.split}</span></dd></div>`}
   </dl>`;
 }
@@ -72,7 +72,7 @@ function Facts({ detail }) {
   ];
   return html`<section class="card stack" aria-labelledby="facts"><h2 id="facts">About</h2>
     <dl class="facts">${facts.map(([word, value]) => html`<div><dt>${word}</dt><dd>${value}</dd></div>`)}
-      <div><dt>Digest</dt><dd class="digest"><code>${detail.digest.slice(0, 16)}…</code><${CopyButton} text=${detail.digest} label="Copy digest" what="Digest copied" /></dd></div></dl>
+      <div><dt>Digest</dt><dd class="digest"><code>${detail.digest.slice(0, 12)}…</code><${CopyButton} text=${detail.digest} what="Digest copied" /></dd></div></dl>
     ${detail.metrics.length > 0 && html`<div><h3>Claimed scores</h3><${Metrics} metrics=${detail.metrics} /></div>`}
     ${labels.length > 0 && html`<div><h3>${labels.length} labels</h3>
       <p class="labels">${labels.slice(0, MAX_LABELS).map((label) => html`<code>${label}</code>`)}</p>

@@ -13,7 +13,7 @@ import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
 
 const PAGE_SIZE = 25;
 
-export function AdaptersPage() {
+export function AdaptersPage({ server }) {
   const [search, setSearch] = useState("");
   const wanted = useDelayed(search, 200);
   const [cursors, setCursors] = useState([]); // of the pages after the first
@@ -34,7 +34,7 @@ export function AdaptersPage() {
     <${ProblemNotice} problem=${problem} onRetry=${reload} />
     ${!data && isLoading && html`<${Loading} what="Loading adapters" />`}
     ${data?.adapters.length === 0 && html`<${NoAdapters} search=${wanted} />`}
-    ${data?.adapters.length > 0 && html`<${AdapterTable} adapters=${data.adapters} />`}
+    ${data?.adapters.length > 0 && html`<${AdapterTable} adapters=${data.adapters} tenant=${server.tenant} />`}
     ${data?.next && html`<button class="button more" disabled=${isLoading}
       onClick=${() => setCursors([...cursors, data.next])}>${isLoading ? "Loading…" : "Show more"}</button>`}`;
 }
@@ -58,7 +58,7 @@ function NoAdapters({ search }) {
   <//>`;
 }
 
-function AdapterTable({ adapters }) {
+function AdapterTable({ adapters, tenant }) {
   const feed = useFeed();
   return html`<div class="card flush"><table class="table rows">
     <caption class="hidden">Adapters</caption>
@@ -68,14 +68,14 @@ function AdapterTable({ adapters }) {
       <th scope="col" class="number" title="In the last minute; where it was quiet, since the server's start">p95</th>
       <th scope="col">Where</th><th scope="col"><span class="hidden">Try</span></th>
     </tr></thead>
-    <tbody>${adapters.map((adapter) => html`<${AdapterRow} key=${adapter.name} adapter=${adapter} feed=${feed} />`)}</tbody>
+    <tbody>${adapters.map((adapter) => html`<${AdapterRow} key=${adapter.name} adapter=${adapter} feed=${feed} tenant=${tenant} />`)}</tbody>
   </table></div>`;
 }
 
-function AdapterRow({ adapter, feed }) {
+function AdapterRow({ adapter, feed, tenant }) {
   const { name, task, aliases, version, num_versions: numVersions } = adapter;
   const { data } = useLoad(() => loadRow(name, version), [name, version]);
-  const { perSecond, p95 } = trafficOf(feed, { adapter: name });
+  const { perSecond, p95 } = trafficOf(feed, tenant, name);
   return html`<tr>
     <th scope="row" class="row-name"><a href=${adapterHash(name)}>${name}</a></th>
     <td data-label="Task"><${TaskChip} task=${task} /></td>

@@ -31,7 +31,7 @@ export function KeysPage({ server }) {
     ${!isForbidden && html`<${ProblemNotice} problem=${keys.problem} onRetry=${keys.reload} />`}
     ${!keys.data && keys.isLoading && html`<${Loading} what="Loading keys" />`}
     ${keys.data && html`<${KeyTable} keys=${keys.data} onChange=${keys.reload} />`}
-    ${keys.data && server.hasTenants && html`<${Quotas} tenant=${keys.data[0]?.tenant ?? "default"} server=${server} />`}
+    ${keys.data && server.hasTenants && server.tenant && html`<${Quotas} own=${server.tenant} server=${server} />`}
     ${isOpen && html`<${NewKeyDialog} onClose=${() => setIsOpen(false)} onMade=${keys.reload} />`}`;
 }
 

@@ -147,7 +147,7 @@ function Result({ result, input }) {
   return html`<section class="card result" aria-label=${`Answer of ${ref}`}>
     <header class="result-head">
       <h2><a href=${adapterHash(nameOf(ref))}>${ref}</a></h2>
-      ${adapter && html`<span class="muted small-text" title=${adapter.digest}>version ${adapter.version} · ${shortDigest(adapter.digest)}</span>`}
+      ${adapter && html`<span class="muted small-text" title=${adapter.digest}>${ref.includes("@") ? "" : `version ${adapter.version} · `}${shortDigest(adapter.digest)}</span>`}
       ${task && html`<span class="push"><${TaskChip} task=${task} /></span>`}
     </header>
     <${Answer} output=${error ? { error } : outputs[0]} input=${input} />

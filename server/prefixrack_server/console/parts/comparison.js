@@ -20,11 +20,18 @@ export function Comparison({ name, older, newer }) {
 
 function Change({ path, before, after }) {
   const lists = diffLists(before, after);
-  const [left, right] = lists ? [lists.removed, lists.added].map((entries) => entries.join(", ")) : [before, after].map(show);
+  const [left, right] = lists ? [lists.removed, lists.added].map((entries) => entries.map(show).join(entries.some(isObject) ? "\n" : ", ")) : [before, after].map(show);
   const isMoved = lists && !left && !right;
   return html`<tr><th scope="row"><code>${path}</code></th>
     <td>${isMoved ? html`<span class="muted">the same entries</span>` : left && html`<del>${left}</del>`}</td>
     <td>${isMoved ? html`<span class="muted">in another order</span>` : right && html`<ins>${right}</ins>`}</td></tr>`;
 }
 
-const show = (value) => (value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value, null, 1));
+const isObject = (value) => value !== null && typeof value === "object";
+
+function show(value) {
+  if (value === undefined) return "";
+  if (typeof value === "string") return value;
+  if (!isObject(value) || Array.isArray(value)) return JSON.stringify(value);
+  return Object.entries(value).map(([key, inner]) => `${key} ${show(inner)}`).join(", ");
+}

@@ -1,4 +1,5 @@
 // What a tenant may take, what it has, and what it had computed by day.
+import { useState } from "preact/hooks";
 import { getAll, getJson, part } from "../lib/api.js";
 import { bytes, count } from "../lib/format.js";
 import { useLoad } from "../lib/hooks.js";
@@ -14,10 +15,15 @@ const LIMITS = [
   ["Storage", "max_bytes", bytes, "num_bytes"],
 ];
 
-export function Quotas({ tenant, server }) {
+export function Quotas({ own, server }) {
+  const [tenant, setTenant] = useState(own);
+  const others = useLoad(listTenants, []);
   const { data, problem, isLoading, reload } = useLoad(() => getJson(`admin/v1/tenants/${part(tenant)}`), [tenant]);
   return html`<div class="board">
     <section class="card panel" aria-labelledby="quotas"><h2 id="quotas">Quotas of ${tenant}</h2>
+      ${others.data?.length > 1 && html`<label class="field"><span class="field-name">Tenant</span>
+        <select class="select wide" value=${tenant} onChange=${(event) => setTenant(event.currentTarget.value)}>
+          ${others.data.map(({ name }) => html`<option value=${name}>${name}</option>`)}</select></label>`}
       <${ProblemNotice} problem=${problem} onRetry=${reload} />
       ${!data && isLoading && html`<${Loading} what="Loading quotas" />`}
       ${data && html`<${Limits} info=${data} />`}</section>
@@ -25,11 +31,22 @@ export function Quotas({ tenant, server }) {
   </div>`;
 }
 
+// All tenants, for who may see them; nobody else's for the admin of one.
+async function listTenants() {
+  try {
+    return await getAll("admin/v1/tenants");
+  } catch (problem) {
+    if (problem.status === 403) return [];
+    throw problem;
+  }
+}
+
 function Limits({ info }) {
   const { quotas, stored } = info;
   return html`<dl class="facts">${LIMITS.map(([word, name, format, field]) => {
-      const has = field && stored ? `${format(stored[field])} of ` : "";
-      return html`<div><dt>${word}</dt><dd>${has}${quotas[name] === null ? "no limit" : format(quotas[name])}</dd></div>`;
+      const limit = quotas[name] === null ? "no limit" : format(quotas[name]);
+      const has = field && stored ? `${format(stored[field])}${quotas[name] === null ? ", " : " of "}` : "";
+      return html`<div><dt>${word}</dt><dd>${has}${limit}</dd></div>`;
     })}
     <div><dt>Weight on a busy server</dt><dd>${info.weight}</dd></div></dl>`;
 }

@@ -47,7 +47,7 @@ function Alias({ name, alias, versions, onChange }) {
         ${versions.length > 1 && html`<button class="button small" aria-expanded=${open === "canary"} onClick=${() => setOpen(open === "canary" ? null : "canary")}>Canary</button>`}
         <button class="button small" disabled=${!canReturn} onClick=${() => setOpen("rollback")}>Roll back</button></span>`}
     </div>
-    ${alias.canary && html`<p class="canary-line"><span class="canary-bar" aria-hidden="true"><span style=${{ width: percent(alias.canary.share) }}></span></span>
+    ${alias.canary && html`<p class="canary-line"><span class="canary-bar" aria-hidden="true"><span style=${{ width: `${100 * alias.canary.share}%` }}></span></span>
       ${percent(alias.canary.share, 0)} of the callers get version ${alias.canary.version}</p>`}
     ${alias.shadow_version !== null && html`<p class="muted small-text">Version ${alias.shadow_version} computes beside it, and answers nobody.</p>`}
     ${open === "canary" && html`<${Canary} name=${name} alias=${alias} versions=${versions} onDone=${done} />`}
