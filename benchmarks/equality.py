@@ -12,8 +12,9 @@ from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone, PackRow
 from workload import Request
 
-# Largest allowed difference between two ways to compute a row, relative to the largest output.
-TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2}
+# Largest allowed difference between two ways to compute a row, relative to the largest output. Weights in int8 are
+# other numbers than those of the stock model: `precision.py` measures what that does.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 1e-2, "int8": 0.3}
 
 
 def difference(seen: NDArray[Any], expected: NDArray[Any]) -> float:

@@ -42,6 +42,12 @@ class Stand:
 
     @property
     def dtype(self) -> str:
+        """As a server is told."""
+        return self.backbone.weights
+
+    @property
+    def computed_in(self) -> str:
+        """The dtype of what goes through the layers; weights in int8 have another."""
         return str(self.backbone.dtype).removeprefix("torch.")
 
     def adapters(self, num_adapters: int, prefix_len: int = 16) -> list[RandomAdapter]:

@@ -299,7 +299,7 @@ def measure_memory(bench: Bench) -> None:
 
 
 def bare_process_bytes(here: Stand) -> int:
-    command = [sys.executable, "-c", BARE_PROCESS, str(here.folder), here.dtype]
+    command = [sys.executable, "-c", BARE_PROCESS, str(here.folder), here.computed_in]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
