@@ -54,8 +54,14 @@ assert prefixrack.__file__.startswith({site!r}), prefixrack.__file__
 names = [module.name for module in pkgutil.walk_packages(prefixrack.__path__, "prefixrack.")]
 assert "prefixrack.cli.app" in names, names
 for name in names:
-    importlib.import_module(name)
+    if name != "prefixrack.testing":  # pytest loads it, where pytest is
+        importlib.import_module(name)
 prefixrack.Client, prefixrack.AsyncClient
+"""
+PLUGIN_IS_LOADED = """
+def test_it(pytestconfig):
+    plugin = pytestconfig.pluginmanager.get_plugin("prefixrack.testing")
+    assert plugin.__file__.startswith({site!r})
 """
 RUN = """
 from prefixrack.cli.app import main
@@ -202,6 +208,31 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(site: Path, tmp
 def test_every_command_of_the_wheel_has_such_a_line(site: Path) -> None:
     (own,) = metadata.distributions(name="prefixrack", path=[str(site)])
     assert {entry.name for entry in own.entry_points.select(group="prefixrack.commands")} == set(EXTRA_OF_COMMAND)
+
+
+def test_pytest_finds_the_plugin_of_the_wheel(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(PLUGIN_IS_LOADED.format(site=str(site)))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:asyncio",
+            "-p",
+            "no:cacheprovider",
+            str(tmp_path),
+        ],
+        env=os.environ | {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_bill_of_materials_lists_every_pin(tmp_path: Path) -> None:
