@@ -142,6 +142,23 @@ async def test_async_takes_iterables_of_both_kinds(wire: Any) -> None:
     assert from_list == ["a", "empty_input", "b"]
 
 
+async def test_async_reads_an_endless_iterable_a_bounded_way_ahead(wire: Any) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield str(taken)
+
+    async with async_client_of(EchoServer(wire)) as client:
+        outputs = client.predict_many("intent", endless(), concurrency=3, batch_size=5)
+        for number in range(1, 101):
+            assert shown(await anext(outputs)) == str(number)
+            assert taken - number < 3 * 5
+        await outputs.aclose()  # type: ignore[attr-defined]
+
+
 async def test_leaving_early_cancels_what_is_under_way(wire: Any) -> None:
     never = asyncio.Event()
     num_cancelled = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,11 @@ from prefixrack import (
     UnprocessableEntityError,
 )
 from prefixrack.bundles import bundle_digest
-from prefixrack.types import ClassificationOutput, FailedOutput
+from prefixrack.cli import top_view
+from prefixrack.cli.top_view import Activity
+from prefixrack.exposition import Interval, Scrape
+from prefixrack.lines import Line
+from prefixrack.types import BulkLine, ClassificationOutput, FailedOutput, PredictResponse
 
 
 @pytest.fixture
@@ -76,6 +83,48 @@ async def test_predict_many_equals_predict(sdk: AsyncClient, bundles: Any) -> No
     many = [output async for output in sdk.predict_many("intent", [*texts, ""], concurrency=3, batch_size=4)]
     assert many[:-1] == (await sdk.predict("intent", texts)).outputs
     assert isinstance(many[-1], FailedOutput)
+
+
+async def test_files_and_streams_equal_predict(sdk: AsyncClient, bundles: Any, tmp_path: Path) -> None:
+    await push(sdk, bundles("intent"))
+    texts = [f"hello {number}" if number % 10 else "" for number in range(300)]
+    expected = (await sdk.predict("intent", texts)).outputs
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(text) + "\n" for text in texts))
+
+    summary = await sdk.map_file("intent", source, target, batch_size=7)
+    mapped = [BulkLine.model_validate_json(line) for line in target.read_bytes().splitlines()]
+    streamed = [line async for line in sdk.predict_stream("intent", (Line(text, id=text) for text in texts))]
+    assert (summary.adapter, summary.num_failed) == ("intent@1", 30)
+    assert [line.id for line in streamed] == texts
+    for lines in (mapped, streamed):
+        assert [line.index for line in lines] == list(range(300))
+        assert [line.output or FailedOutput(error=line.error) for line in lines] == expected
+
+
+async def test_a_response_as_it_came(sdk: AsyncClient, bundles: Any) -> None:
+    await push(sdk, bundles("intent"))
+    got = await sdk.with_raw_response.predict("intent", "hello")
+    assert got.request_id == got.value.id
+    assert got.value == PredictResponse.model_validate_json(got.response.content)
+    assert got.headers["content-type"] == "application/json"
+
+
+async def test_metrics_are_read_as_they_are_written(sdk: AsyncClient, bundles: Any) -> None:
+    """What `prefixrack top` shows has names of its own; each of them is one that the server writes."""
+    await push(sdk, bundles("intent"))
+    before = Scrape.parse(await sdk.metrics(), 0.0)
+    await sdk.predict("intent", ["hello", "good"])
+    after = Scrape.parse(await sdk.metrics(), 1.0)
+    seen = Activity.of(Interval(before, after), "http://localhost")
+    assert seen.is_ready
+    assert seen.facts["backbone"]
+    (only,) = seen.adapters
+    assert (only.adapter, only.version, only.requests_per_s) == ("intent", "1", 1)
+    assert only.tokens_per_s > 0
+    read = {name for name in re.findall(r'"(prefixrack_\w+)"', inspect.getsource(top_view)) if name in after.samples}
+    histograms = {name for name in re.findall(r'"(prefixrack_\w+)"', inspect.getsource(top_view)) if name not in read}
+    assert all(f"{name}_count" in after.samples for name in histograms), histograms
 
 
 async def test_fan_out(sdk: AsyncClient, bundles: Any) -> None:

@@ -72,7 +72,8 @@ class Playground:
 
     def _introduce(self) -> None:
         detail = self._detail
-        labels = ", ".join(detail.labels[:MOST_LABELS]) + (" …" if len(detail.labels) > MOST_LABELS else "")
+        names = list(dict.fromkeys(label.removeprefix("B-").removeprefix("I-") for label in detail.labels))
+        labels = ", ".join(names[:MOST_LABELS]) + (" …" if len(names) > MOST_LABELS else "")
         self._out.print(
             printable(f"{detail.name}@{detail.version}", "bold cyan"), printable(f"{detail.task}  {labels}", "dim")
         )
