@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_train_then_evaluate(app: typer.Typer, train_options: list[str], data: t
     assert measured["num_examples"] == 10
     shown = CliRunner().invoke(app, common)
     assert f"{report['scores']['accuracy']:.4f}" in shown.stdout
+
+
+def test_dev_inputs_go_into_the_bundle_only_where_that_is_asked_for(
+    app: typer.Typer, train_options: list[str], data: tuple[str, str], tmp_path: Path
+) -> None:
+    manifest = tmp_path / "my-adapter" / "adapter.json"
+    for options, count in (([], 0), (["--num-examples", "4", "--restart"], 4)):
+        result = CliRunner().invoke(app, [*train_options, *options])
+        assert result.exit_code == 0, result.output
+        lines = Path(data[1]).read_text().splitlines()
+        assert json.loads(manifest.read_text())["examples"] == [json.loads(line)["text"] for line in lines[:count]]
+        shutil.rmtree(manifest.parent)
+    result = CliRunner().invoke(app, [*train_options, "--num-examples", "65"])
+    assert result.exit_code == 2
+    assert "num_examples" in result.stderr
 
 
 def test_scores_are_shown_as_a_table(app: typer.Typer, train_options: list[str]) -> None:

@@ -93,6 +93,7 @@ def train(
     dataset: options.Dataset = "",
     source: options.DataSource = "",
     licence: options.Licence = None,
+    num_examples: options.NumExamples = 0,
     prefix_dtype: options.PrefixDtype = "float16",
     trackers: options.Trackers = None,
     resume: options.Resume = False,

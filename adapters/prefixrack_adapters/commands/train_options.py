@@ -225,6 +225,15 @@ DataSource = Annotated[
     typer.Option("--source", metavar="TEXT", help="Where data comes from, in the card.", rich_help_panel=OUTPUT),
 ]
 Licence = Annotated[str | None, typer.Option(metavar="NAME", help="Of the data, in the card.", rich_help_panel=OUTPUT)]
+NumExamples = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Dev inputs to put into the bundle, for servers that compare int8 weights with the original ones on them. "
+        "They become as public as the bundle: give none where the data may not.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 PrefixDtype = Annotated[
     str, typer.Option(metavar="NAME", help="As stored: float16 or float32.", rich_help_panel=OUTPUT)
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -174,17 +175,36 @@ def short_example(task: AnyTask, dev: Sequence[Example]) -> Any:
 
     None where it takes none of them as they are, such as texts that are too long.
     """
-    inputs = [one.input[0] if isinstance(one.target, Similarity) else one.input for one in dev[:50]]
-    shortest_first = sorted(inputs, key=lambda value: len(str(value)))
-    prepared = task.prepare_many(shortest_first, Parameters())
-    usable = (value for value, one in zip(shortest_first, prepared, strict=True) if not isinstance(one, InputFault))
-    return next(usable, None)
+    return next(_usable(task, sorted(_inputs(dev[:50]), key=lambda value: len(str(value)))), None)
+
+
+def first_examples(task: AnyTask, dev: Sequence[Example], count: int) -> list[Any]:
+    """The first dev inputs that the adapter takes as they are: what a server may compare its answers on."""
+    return list(islice(_usable(task, _inputs(dev[: 4 * count])), count))
+
+
+def _inputs(dev: Sequence[Example]) -> list[Any]:
+    return [one.input[0] if isinstance(one.target, Similarity) else one.input for one in dev]
+
+
+def _usable(task: AnyTask, inputs: Sequence[Any]) -> Iterator[Any]:
+    prepared = task.prepare_many(inputs, Parameters())
+    return (value for value, one in zip(inputs, prepared, strict=True) if not isinstance(one, InputFault))
 
 
 def _recorded(settings: TrainSettings) -> dict[str, Any]:
     """What shaped the result; paths of this machine stay out of the bundle."""
     paths = {"backbone", "train_file", "dev_file", "output", "command", "init_from"}
     told_elsewhere = {"name", "task", "description", "licence", "dataset", "source", "seed", "device", "columns"}
-    without_effect = {"trackers", "pack_tokens", "train_split", "dev_split", "input_format", "method", "labels"}
+    without_effect = {
+        "trackers",
+        "num_examples",
+        "pack_tokens",
+        "train_split",
+        "dev_split",
+        "input_format",
+        "method",
+        "labels",
+    }
     recorded = settings.model_dump(mode="json", exclude=paths | told_elsewhere | without_effect)
     return recorded | {"learning_rate": settings.rate}

@@ -21,7 +21,7 @@ from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import build_task
 from prefixrack_adapters.training.card import Report, dataset_name, render_card
 from prefixrack_adapters.training.curves import draw_curves
-from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data, short_example
+from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, first_examples, read_data, short_example
 from prefixrack_adapters.training.memory import evaluate
 from prefixrack_adapters.training.model import Arrays
 from prefixrack_adapters.training.progress import Watch, watched
@@ -135,7 +135,8 @@ def finish_part(
     report.without_prefix.update(evaluate(backbone, adapter.without_prefix(), data.dev).scores)
     task = build_task(manifest, backbone.spec, backbone.tokenizer)
     claims = claims_of(report.scores, dataset_name(settings), "dev", report.num_dev)
-    shown = {"metrics": claims, "example": short_example(task, data.dev)}
+    examples = first_examples(task, data.dev, settings.num_examples)
+    shown = {"metrics": claims, "example": short_example(task, data.dev), "examples": examples}
     manifest = manifest.model_copy(update=shown)
     with staged(settings.output) as folder:
         pictures = _write_measured(folder, settings.name, report, scores)

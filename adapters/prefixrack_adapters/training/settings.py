@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prefixrack.types import TaskName
 from prefixrack_adapters.formats import PLAIN
-from prefixrack_adapters.manifest import NAME_PATTERN
+from prefixrack_adapters.manifest import MAX_EXAMPLES, NAME_PATTERN
 
 Method = Literal["p-tuning-v2", "prompt-tuning", "multitask", "fine-tuning", "head-only"]
 Problem = Literal["single_label", "multi_label", "regression"]
@@ -52,6 +52,7 @@ class TrainSettings(BaseModel):
     labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     description: str = ""
     licence: str | None = None
+    num_examples: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)] = 0
     dataset: str = ""
     source: str = ""
     method: Method = "p-tuning-v2"
