@@ -286,6 +286,22 @@ def test_labels_are_bars_and_answers_are_marked_in_the_context(open_tab: OpenTab
     assert page.locator("mark").evaluate("mark => mark.firstChild.textContent") == "1889"
 
 
+def test_semantic_roles_are_asked_for_by_words_and_marked(
+    world: World, open_tab: OpenTab, changed: Callable[..., Path]
+) -> None:
+    """The form follows the input's schema; the weights are those of the entities, which do as roles here."""
+    example = {"tokens": ["He", "left", "London"], "predicate_index": 1}
+    world.push("roles", changed("ner", input_format="srl", example=example))
+    page = open_tab().open("playground?adapters=roles")
+    assert page.get_by_label("Tokens").input_value() == "He left London"
+    assert page.get_by_label("Predicate index").input_value() == "1"
+    run(page, "Ada \N{WAVING HAND SIGN} moved to Paris in France")
+    marks = page.locator("mark").evaluate_all("marks => marks.map((mark) => mark.firstChild.textContent)")
+    listed = page.get_by_role("list", name="Spans").locator("b").all_inner_texts()
+    assert marks == listed
+    assert "Paris" in marks
+
+
 def test_adapters_and_versions_answer_side_by_side(open_tab: OpenTab, two_versions: str) -> None:
     page = open_tab().open(f"playground?adapters={two_versions}@1,{two_versions}@2,ner")
     run(page, SENTENCE)

@@ -121,5 +121,6 @@ function PromoteDialog({ name, aliases, versions, onClose, onDone }) {
 function promotionText(alias, current, version) {
   if (!current) return `${alias || "The alias"} is new.`;
   if (String(current.version) === version) return `${alias} answers with version ${version} already.`;
-  return `${alias} moves from version ${current.version} to ${version}. Requests in flight finish where they are.`;
+  const ending = current.canary ? " Its canary ends." : "";
+  return `${alias} moves from version ${current.version} to ${version}.${ending} Requests in flight finish where they are.`;
 }
