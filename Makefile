@@ -66,7 +66,7 @@ format: $(VENV)/dev.stamp
 dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 dist: $(VENV)/dev.stamp
 	$(BIN)/python -m build --no-isolation --outdir dist
-	$(BIN)/twine check --strict dist/*
+	$(BIN)/twine check --strict dist/*.tar.gz dist/*.whl
 
 # What is tested, as a bill of materials that scanners read (CycloneDX).
 sbom: $(VENV)/dev.stamp
