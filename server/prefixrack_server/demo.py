@@ -50,7 +50,7 @@ def demo(
 
 
 def _greet(port: int) -> None:
-    typer.echo(f"\nPrefixrack answers on http://127.0.0.1:{port} (API reference: /docs). Try:\n")
+    typer.echo(f"\nPrefixrack answers on http://127.0.0.1:{port} (console: /console, API reference: /docs). Try:\n")
     for name, example in EXAMPLES:
         typer.echo(f"{curl_line(port, name, example)}\n")
     typer.echo("Ctrl-C ends it.")
