@@ -68,8 +68,8 @@ def test_hidden_states_are_close_to_those_in_float32(family: str, activation: st
 def test_a_row_has_the_same_answer_alone_and_in_any_pack(
     quantised: Backbone, kinds: list[tuple[int, int]], seed: int
 ) -> None:
-    """What is rounded to int8 looks at its own token alone, so neighbours can change nothing: to the last bit here,
-    because attention adds up in the same order."""
+    """What is rounded to int8 looks at its own token alone, so neighbours can change nothing. A head is a product of
+    all its rows, which may add up in another order."""
     generator, adapters = np.random.default_rng(seed), adapters_for(quantised)
     pack = [PackRow(random_row(generator, length, 20), adapters[which]) for length, which in kinds]
     together = quantised.compute(pack)
