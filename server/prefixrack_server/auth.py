@@ -147,12 +147,13 @@ class Caller(NamedTuple):
         """The tenant that is asked for, by default the caller's own.
 
         Raises TenantNotFound for others than the own, whether they are there or not, unless for an admin of all.
+        Raises InvalidName for what can be no tenant: it goes into headers and databases from here.
         """
         if tenant is None or tenant == self.tenant:
             return self.tenant
         if "admin" not in self.principal.scopes:
             raise unknown_tenant(tenant)
-        return tenant
+        return check_tenant(tenant)
 
 
 def can(scope: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from prefixrack_server.front_end import OrderedServer
+from listening import Listening
 
 LIMITS = {"max_queued_rows": 1}
 BODY = json.dumps({"inputs": "hello"}).encode()
@@ -22,32 +22,6 @@ BODY = json.dumps({"inputs": "hello"}).encode()
 def head(length: int, *more: str, media_type: str = "application/json") -> bytes:
     lines = ["POST /v1/intent/predict HTTP/1.1", "Host: localhost", f"Content-Type: {media_type}"]
     return "\r\n".join([*lines, f"Content-Length: {length}", *more, "", ""]).encode()
-
-
-class Listening:
-    """The app behind `OrderedServer`, on a port."""
-
-    def __init__(self, server: Any) -> None:
-        self.server = server
-        self.http = OrderedServer(server.config.http.model_copy(update={"port": 0}), server.app, None)
-        self.http.config.lifespan = "off"  # the fixture's
-
-    @property
-    def port(self) -> int:
-        port: int = self.http.servers[0].sockets[0].getsockname()[1]
-        return port
-
-    @property
-    def num_rows(self) -> int:
-        num_rows: int = self.server.app.state.services.dispatcher.num_rows
-        return num_rows
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-    async def predict(self) -> int:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}") as client:
-            return (await client.post("/v1/intent/predict", json={"inputs": "hello"})).status_code
 
 
 @asynccontextmanager
