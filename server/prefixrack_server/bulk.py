@@ -298,7 +298,7 @@ class BulkAnswer(Response):
         if isinstance(outcome, errors.Fault):
             self._predictor.traffic.failed(self._version, outcome)
         elif pending.batch is not None:
-            num_tokens, num_rows, _ = pending.batch.usage()
+            num_tokens, num_rows, _ = pending.batch.usage
             self._predictor.traffic.answered(self._version, num_rows, num_tokens, seconds=None)
 
     async def _is_gone(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -56,6 +56,14 @@ class Call:
         return Payer(self.principal.tenant, self.principal.weight)
 
 
+class Usage(NamedTuple):
+    """What is computed for a request; `truncated` counts inputs."""
+
+    tokens: int
+    rows: int
+    truncated: int
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The inputs of one request as one adapter version sees them."""
@@ -64,6 +72,16 @@ class Batch:
     task: AnyTask
     parameters: Parameters
     prepared: list[Prepared | errors.InputFault]
+    usage: Usage = field(init=False)  # added up once: quotas, metrics, records and the answer ask for it
+
+    def __post_init__(self) -> None:
+        ready = list(self.ready())
+        usage = Usage(
+            sum(item.num_tokens for item in ready),
+            sum(len(item.rows) for item in ready),
+            sum(item.truncated for item in ready),
+        )
+        object.__setattr__(self, "usage", usage)
 
     def rows(self) -> Iterator[BoundRow]:
         bundle = self.version.bundle
@@ -74,15 +92,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        return sum(item.num_tokens for item in self.ready())
-
-    def usage(self) -> tuple[int, int, int]:
-        ready = list(self.ready())
-        return (
-            sum(item.num_tokens for item in ready),
-            sum(len(item.rows) for item in ready),
-            sum(item.truncated for item in ready),
-        )
+        return self.usage.tokens
 
     def split(self) -> Iterator[Batch]:
         """One batch for each input."""
@@ -197,7 +207,7 @@ class Predictor:
     def _count(self, batches: Iterable[Batch], call: Call) -> None:
         seconds = time.perf_counter() - call.started
         for batch in batches:
-            num_tokens, num_rows, _ = batch.usage()
+            num_tokens, num_rows, _ = batch.usage
             self.traffic.answered(batch.version, num_rows, num_tokens, seconds)
 
     async def _prepare_all(
@@ -240,7 +250,7 @@ class Predictor:
         """Of the caller's tenant, whoever owns the adapter: it is the one that had it computed."""
         version = batch.version
         name = version.name if version.tenant == principal.tenant else f"{version.tenant}:{version.name}"
-        num_tokens, num_rows, _ = batch.usage()
+        num_tokens, num_rows, _ = batch.usage
         if num_rows:
             self.usage.add(principal.tenant, name, num_requests, num_rows, num_tokens)
 
@@ -340,7 +350,7 @@ def result_json(batch: Batch, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def usage_json(batches: Sequence[Batch]) -> dict[str, int]:
-    totals = [batch.usage() for batch in batches]
+    totals = [batch.usage for batch in batches]
     tokens, rows, truncated = (sum(column) for column in zip(*totals, strict=True))
     return {"tokens": tokens, "rows": rows, "truncated": truncated}
 
