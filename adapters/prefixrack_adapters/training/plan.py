@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.training.settings import TrainSettings
 
-NOT_SWEPT = ("seed", "task")  # seeds have an option of their own; a task belongs to its data
+# Seeds have an option of their own, a task belongs to its data, and examples are only written down.
+NOT_SWEPT = ("seed", "task", "num_examples")
 
 
 @dataclass(frozen=True, slots=True)
