@@ -130,5 +130,9 @@ class Admission:
 
     def _seconds(self, num_tokens: float, share: float) -> float:
         """How long a tenant with this share of the engine waits until so many tokens are computed."""
-        speed = self.speed.tokens_per_s
-        return max(num_tokens, 0.0) / (speed * share) if speed else UNKNOWN_RETRY_S
+        return retry_seconds(num_tokens, self.speed.tokens_per_s * share)
+
+
+def retry_seconds(num_tokens: float, tokens_per_s: float) -> float:
+    """Of so many tokens at this speed, which is 0 where it is not known yet."""
+    return max(num_tokens, 0.0) / tokens_per_s if tokens_per_s else UNKNOWN_RETRY_S

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from prefixrack.errors import DeadlineExceeded, Fault, NotReady, ServerOverloaded
 from prefixrack_adapters.rows import Row
+from prefixrack_server.admission import retry_seconds
 from prefixrack_server.messages import BundleRef, Engine, RowDone, RowWork
 from prefixrack_server.noticeboard import Noticeboard
 from prefixrack_server.spans import Caller, Spans
@@ -199,13 +200,10 @@ class Dispatcher:
             raise ServerOverloaded(
                 f"{waiting_rows} rows with {waiting_tokens} tokens are waiting, allowed are {self._max_rows} rows "
                 f"and {self._max_tokens} tokens: try again later",
-                retry_after_s=self._seconds(waiting_tokens + num_tokens - self._max_tokens),
+                retry_after_s=retry_seconds(
+                    waiting_tokens + num_tokens - self._max_tokens, self._engine.stats().tokens_per_s
+                ),
             )
-
-    def _seconds(self, num_tokens: int) -> float:
-        """How long the engine takes for so many tokens, as far as it is known."""
-        speed = self._engine.stats().tokens_per_s
-        return max(num_tokens, 0) / speed if speed else 1.0
 
     def _post(self) -> None:
         self._noticeboard.post(self.num_rows, self.num_tokens)

@@ -6,15 +6,15 @@ only, and all others are servers to run. Slots lie in sets; a key's set is known
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from prefixrack_server.file_turns import file_turn
 
 NUM_SETS: Final = 4096
 SLOTS_A_SET: Final = 16
@@ -50,7 +50,7 @@ class SharedStorage:
 
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """Count `amount` if it fits."""
-        with self._turn():
+        with file_turn(self._file):  # the event loop waits for the microseconds that another one takes
             now = self._clock()
             place, slot = self._find(key, int(now // expiry))
             weighted = slot.previous * (1 - now / expiry % 1) + slot.current
@@ -61,7 +61,7 @@ class SharedStorage:
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
         """Count and seconds to live of the previous window, and of the current one."""
-        with self._turn():
+        with file_turn(self._file):
             now = self._clock()
             _, slot = self._find(key, int(now // expiry))
         left_s = (1 - now / expiry % 1) * expiry
@@ -83,18 +83,6 @@ class SharedStorage:
                 return place, slot.at(window)
         oldest = min(range(SLOTS_A_SET), key=lambda index: (slots[index].window, slots[index].current))
         return places[oldest], Slot(key_id, window, 0, 0)
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Alone among the processes; the event loop waits for the microseconds that another one takes."""
-        if self._file is None:
-            yield
-            return
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 def make_quota_file(path: Path) -> None:

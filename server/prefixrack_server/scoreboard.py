@@ -13,9 +13,10 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from prefixrack_server.file_turns import file_turn
 
 Key = tuple[str, ...]
 
@@ -83,7 +84,7 @@ class Scoreboard:
 
     def turn(self) -> None:
         """Give slots to keys that have become busier than those that hold them, and forget older traffic by half."""
-        with self._locked():
+        with file_turn(self._file):
             self._read_slots()
             for key in sorted(self._unplaced, key=self._unplaced.__getitem__, reverse=True)[:MAX_CHANGES]:
                 heats = {slot: self._heat(slot) for slot in range(1, self._num_slots)}
@@ -97,7 +98,7 @@ class Scoreboard:
 
     def scores(self) -> list[Score]:
         """Of all front ends together; the others come first."""
-        with self._locked():
+        with file_turn(self._file):
             return [
                 Score(self._key(slot), self._counts(slot)) for slot in range(self._num_slots) if self._is_used(slot)
             ]
@@ -109,7 +110,7 @@ class Scoreboard:
         if self._is_full:
             self._unplaced[key] = self._unplaced.get(key, 0) + heat
             return others
-        with self._locked():
+        with file_turn(self._file):
             self._read_slots()
             free = next((slot for slot in range(1, self._num_slots) if not self._is_used(slot)), None)
             if key not in self._places and free is not None:
@@ -171,19 +172,6 @@ class Scoreboard:
             for index, count in enumerate(self.cells[at + FIRST : at + self._num_cells]):
                 counts[index] += count
         return counts
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        if self._file is None:
-            yield
-            return
-        import fcntl  # not on every system; where it is not, there is one front end
-
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 def make_scoreboard(path: Path, num_keys: int, num_counts: int, num_lines: int) -> None:
