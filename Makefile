@@ -19,8 +19,7 @@ TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test test-min bench bench-gpu check lint types contract format dist sbom clean
-.PHONY: demo test test-min ray bench bench-gpu check lint types contract format clean
+.PHONY: demo test test-min ray bench bench-gpu check lint types contract format docs dist sbom clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -53,7 +52,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/dev.stamp
-	$(BIN)/mypy client adapters server benchmarks deploy tests
+	$(BIN)/mypy client adapters server benchmarks deploy docs tests
 
 contract: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
@@ -61,6 +60,11 @@ contract: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation as a site in build/site. A link that leads nowhere stops it. (The variable: no notice about mkdocs'
+# future among the messages.)
+docs: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Times inside the archives are those of the last commit: the same commit gives the same bytes.
 dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
