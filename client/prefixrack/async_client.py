@@ -47,6 +47,7 @@ from prefixrack.types import (
     TokenClassificationOutput,
     UsageLine,
     VersionInfo,
+    WhoAmI,
 )
 
 T = TypeVar("T")
@@ -346,6 +347,10 @@ class AsyncClient:
         """Hold the version on the device, or let it be evicted again."""
         return await self._run(calls.set_residency(name, version, keep_resident))
 
+    async def whoami(self) -> WhoAmI:
+        """Whom the server takes this client for: tenant, key, scopes, limits."""
+        return await self._run(calls.who_am_i())
+
     async def create_key(
         self,
         scopes: Sequence[str],
@@ -353,12 +358,14 @@ class AsyncClient:
         expires_at: str | None = None,
         adapters: Sequence[str] = (),
         tenant: str | None = None,
+        name: str | None = None,
     ) -> KeyInfo:
         """A new API key; its `secret` is in this answer and never again.
 
-        `adapters` are patterns of the names that it is limited to; `tenant` is for admins of all tenants.
+        `adapters` are patterns of the names that it is limited to; `tenant` is for admins of all tenants; `name` says
+        to people which key it is.
         """
-        return await self._run(calls.create_key(scopes, expires_at, adapters, tenant))
+        return await self._run(calls.create_key(scopes, expires_at, adapters, tenant, name))
 
     def list_keys(self, *, tenant: str | None = None, page_size: int | None = None) -> AsyncIterator[KeyInfo]:
         return self._pages(lambda cursor: calls.list_keys(page_size, cursor, tenant))

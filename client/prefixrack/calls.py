@@ -31,6 +31,7 @@ from prefixrack.types import (
     UsagePage,
     VersionInfo,
     VersionPage,
+    WhoAmI,
 )
 
 T = TypeVar("T")
@@ -178,10 +179,18 @@ def set_residency(name: str, version: int, keep_resident: bool) -> Call[Residenc
     return Call(request, partial(decode, ResidencyInfo))
 
 
+def who_am_i() -> Call[WhoAmI]:
+    return Call(read("/v1/whoami"), partial(decode, WhoAmI))
+
+
 def create_key(
-    scopes: Sequence[str], expires_at: str | None, adapters: Sequence[str] = (), tenant: str | None = None
+    scopes: Sequence[str],
+    expires_at: str | None,
+    adapters: Sequence[str] = (),
+    tenant: str | None = None,
+    name: str | None = None,
 ) -> Call[KeyInfo]:
-    options = {"expires_at": expires_at, "adapters": list(adapters) or None, "tenant": tenant}
+    options = {"expires_at": expires_at, "adapters": list(adapters) or None, "tenant": tenant, "name": name}
     request = write("POST", KEYS, {"scopes": list(scopes)} | _given(options))
     return Call(request, partial(decode, KeyInfo))
 

@@ -53,6 +53,7 @@ class RawClient:
         self.set_gates = _raw(client, lambda one: one.set_gates)
         self.get_residency = _raw(client, lambda one: one.get_residency)
         self.set_residency = _raw(client, lambda one: one.set_residency)
+        self.whoami = _raw(client, lambda one: one.whoami)
         self.create_key = _raw(client, lambda one: one.create_key)
 
 
@@ -73,6 +74,7 @@ class AsyncRawClient:
         self.set_gates = _araw(client, lambda one: one.set_gates)
         self.get_residency = _araw(client, lambda one: one.get_residency)
         self.set_residency = _araw(client, lambda one: one.set_residency)
+        self.whoami = _araw(client, lambda one: one.whoami)
         self.create_key = _araw(client, lambda one: one.create_key)
 
 

@@ -326,17 +326,19 @@ class GatesInfo(Wire):
 
 
 class ResidencyInfo(Wire):
+    """Where a version's tensors are: on the device (`resident`), in host memory (`host`), or in files (`absent`)."""
+
     name: str
     version: int
     digest: str
     keep_resident: bool
-    state: Literal["absent", "loading", "resident", "failed"]
+    state: Literal["absent", "host", "loading", "resident", "failed"]
 
 
 class KeyInfo(Wire):
     """An API key as the server lists it; `secret` is present once, in the answer that made the key.
 
-    `adapters` has patterns of the names that the key is limited to, none for all.
+    `adapters` has patterns of the names that the key is limited to, none for all; `name` is what people call it.
     """
 
     id: str
@@ -345,6 +347,7 @@ class KeyInfo(Wire):
     created_at: str
     expires_at: str | None = None
     adapters: list[str] = []
+    name: str | None = None
     secret: str | None = None
 
 
@@ -394,6 +397,24 @@ class TenantInfo(Wire):
 class TenantPage(Wire):
     data: list[TenantInfo]
     next_cursor: str | None = None
+
+
+class WhoAmI(Wire):
+    """Who the server takes the caller for, and what that lets it do.
+
+    `key_id` is what the audit log has for its changes. An adapter's name must fit a pattern of each list in
+    `adapter_patterns`; with no list every name does.
+    """
+
+    tenant: str
+    key_id: str
+    key_name: str | None = None
+    authenticated_by: Literal["key", "token", "none"]
+    scopes: list[str]
+    expires_at: str | None = None
+    adapter_patterns: list[list[str]] = []
+    weight: float = 1.0
+    quotas: Quotas = Quotas()
 
 
 class AuditLine(Wire):

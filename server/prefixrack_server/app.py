@@ -37,7 +37,7 @@ from prefixrack_server.quotas import QuotaMeter, fleet_storage
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.request_context import RequestContext
 from prefixrack_server.rollout_traffic import RolloutTraffic
-from prefixrack_server.routes import adapters, admin, health, keys, predict, records, tenants
+from prefixrack_server.routes import adapters, admin, health, keys, predict, records, tenants, whoami
 from prefixrack_server.routes.shortcut import PredictShortcut
 from prefixrack_server.scoreboard import TURN_S
 from prefixrack_server.seat import Seat
@@ -79,7 +79,7 @@ def create_app(
         telemetry=telemetry(),
     )
     app.state.services = services
-    for routes in (predict, health, adapters, admin, keys, tenants, records, *COMPATIBLE):
+    for routes in (predict, health, adapters, whoami, admin, keys, tenants, records, *COMPATIBLE):
         app.include_router(routes.router)
     install_problem_handlers(app)
     install_openapi(app, needs_key=config.http.auth == "keys")

@@ -39,8 +39,11 @@ class Gate:
         self._cors_origins = cors_origins
         self._verifier = verifier
 
-    async def admit(self, headers: Headers, scope: str) -> Principal:
-        """The principal of the request's key or token. Raises MissingKey, InvalidKey, or Forbidden without `scope`."""
+    async def admit(self, headers: Headers, scope: str | None) -> Principal:
+        """The principal of the request's key or token. Raises MissingKey, InvalidKey, or Forbidden without `scope`.
+
+        None is for what every key may have.
+        """
         if self._mode == "none":
             check_local(headers, self._cors_origins)
             return EVERYONE
@@ -49,7 +52,8 @@ class Gate:
             principal = await self._registry.authenticate_token(secret, self._verifier.verify)
         else:
             principal = await self._registry.authenticate(secret)
-        check_scope(principal, scope)
+        if scope is not None:
+            check_scope(principal, scope)
         return principal
 
 

@@ -176,7 +176,8 @@ class EngineThread:
 
     async def residency(self, digest: str) -> ResidencyState:
         with self._wake:
-            return self._residency.state(digest)
+            state = self._residency.state(digest)
+        return "host" if state == "absent" and self._host.holds(digest) else state
 
     def stats(self) -> EngineStats:
         with self._wake:

@@ -59,6 +59,11 @@ class HostTier(Generic[A]):
         with self._lock:
             return self._touch(digest)
 
+    def holds(self, digest: str) -> bool:
+        """Without wanting it: nothing is moved."""
+        with self._lock:
+            return digest in self._held
+
     def drop(self, digest: str) -> None:
         with self._lock:
             self._drop(digest)

@@ -17,7 +17,7 @@ from prefixrack_adapters.rows import Row
 from prefixrack_server.distributions import Distribution
 
 NOTHING: Final = Distribution()
-ResidencyState = Literal["absent", "loading", "resident", "failed"]
+ResidencyState = Literal["absent", "host", "loading", "resident", "failed"]
 
 
 @dataclass(frozen=True, slots=True)

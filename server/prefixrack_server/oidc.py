@@ -26,6 +26,7 @@ from prefixrack_server.registry.keys import SCOPES
 from prefixrack_server.registry.principal import TokenClaims
 
 MAX_TOKEN_CHARS: Final = 16_384
+ACTOR_PREFIX: Final = "oidc:"  # no key's id has a colon
 REFRESH_S: Final = 300.0
 KEYS_LAST_S: Final = 86_400.0  # when no refresh succeeds: an issuer that is away must not stop everything
 UNKNOWN_KEY_PAUSE_S: Final = 30.0
@@ -149,5 +150,5 @@ def _actor(subject: Any) -> str:
     """How the audit log names the subject: as it is, or by its sha256 where it is long or has other signs."""
     text = str(subject)
     if _SUBJECT.fullmatch(text):
-        return f"oidc:{text}"
-    return f"oidc:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"
+        return f"{ACTOR_PREFIX}{text}"
+    return f"{ACTOR_PREFIX}{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"

@@ -356,6 +356,32 @@ def test_keys_of_another_tenant(run: Run, script: Any, wire: Any) -> None:
     assert [dict(request.url.params) for request in script.requests[1:]] == [{"tenant": "acme"}] * 2
 
 
+def test_whoami(run: Run, script: Any) -> None:
+    found = {
+        "tenant": "acme",
+        "key_id": "k1",
+        "key_name": "nightly",
+        "authenticated_by": "key",
+        "scopes": ["adapters:read", "predict"],
+        "adapter_patterns": [["a.*", "b"], ["team-*"]],
+        "quotas": {"requests_per_minute": 60},
+    }
+    script.queue(httpx2.Response(200, json=found), httpx2.Response(200, json=found))
+    shown = run("whoami").stdout
+    for text in ("acme", "k1", "nightly", "adapters:read, predict", "a.*, b and team-*", "requests_per_minute=60"):
+        assert text in shown
+    assert json.loads(run("whoami", "--json").stdout)["key_name"] == "nightly"
+    assert script.requests[0].url.path == "/v1/whoami"
+
+
+def test_whoami_without_keys(run: Run, script: Any) -> None:
+    everybody = {"tenant": "default", "key_id": "none", "authenticated_by": "none", "scopes": ["admin"]}
+    script.queue(httpx2.Response(200, json=everybody))
+    shown = run("whoami").stdout
+    assert "asks for no keys" in shown
+    assert "all names" in shown
+
+
 def test_the_key_option_and_the_environment(run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFIXRACK_API_KEY", "pr_env_1")
     monkeypatch.setenv("PREFIXRACK_BASE_URL", "http://elsewhere:9")

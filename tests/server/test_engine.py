@@ -445,6 +445,17 @@ def test_the_heartbeat_goes_on_when_idle(bench: Bench) -> None:
     assert bench.engine.stats().heartbeat > before
 
 
+def test_what_is_in_host_memory_is_not_called_absent() -> None:
+    bench = Bench(is_asynchronous=True)  # as on a GPU: a CPU's host memory is the device's
+    bench.engine._host.put("a4", cast("Adapter", FakeAdapter("a4", 4)), 4)
+    assert (state_of(bench.engine, "a4"), state_of(bench.engine, "a5")) == ("host", "absent")
+    bench.engine.start(bench.deliver)
+    bench.engine.submit([work(1, digest="a4")])
+    bench.collect(1)
+    assert state_of(bench.engine, "a4") == "resident"
+    bench.engine.stop()
+
+
 def test_stats_count_what_was_done(bench: Bench) -> None:
     bench.engine.submit([work(1, 1, 2, 3, digest="a4"), work(2, OUT_OF_RANGE)])
     bench.collect(2)

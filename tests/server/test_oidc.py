@@ -112,6 +112,9 @@ async def test_a_token_speaks_for_its_tenant(server: Any, issuer: Issuer) -> Non
     assert (await ask(server, issuer.token())).status_code == 200
     assert (await ask(server, issuer.token(), "/v1/adapters")).json()["data"][0]["name"] == "intent"
     assert (await ask(server, server.secrets["admin"], "/v1/adapters")).json()["data"] == [], "keys go on beside it"
+    found = (await ask(server, issuer.token(), "/v1/whoami")).json()
+    assert (found["tenant"], found["authenticated_by"]) == ("acme", "token")
+    assert found["expires_at"] is not None
 
 
 async def test_a_token_has_the_scopes_that_it_names(server: Any, issuer: Issuer) -> None:

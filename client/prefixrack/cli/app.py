@@ -19,14 +19,14 @@ from prefixrack.cli.predict import predict
 from prefixrack.cli.session import Session
 from prefixrack.cli.tenants import tenants_app
 from prefixrack.cli.top import top
+from prefixrack.cli.whoami import whoami
 from prefixrack.settings import API_KEY_VARIABLE, BASE_URL_VARIABLE, DEFAULT_BASE_URL
 from prefixrack.version import installed_version
 
 COMMANDS = (
-    *(push, pull, show, delete),
-    *(predict, playground),
-    *(promote, canary, shadow, gates, rollback),
-    *(top, bench, doctor),
+    *(push, pull, show, predict),
+    *(promote, canary, shadow, gates, rollback, delete),
+    *(playground, top, bench, whoami, doctor),
 )
 HELP = """Thousands of small prompt adapters on one frozen backbone.
 
@@ -41,22 +41,7 @@ def main() -> None:
 def build_app() -> typer.Typer:
     app = typer.Typer(name="prefixrack", cls=RootGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
     app.callback()(options)
-    for command in (
-        push,
-        pull,
-        show,
-        predict,
-        promote,
-        canary,
-        shadow,
-        gates,
-        rollback,
-        delete,
-        playground,
-        top,
-        bench,
-        doctor,
-    ):
+    for command in COMMANDS:
         app.command(command.__name__)(command)
     app.command("list")(list_held)
     app.add_typer(keys_app(), name="keys")

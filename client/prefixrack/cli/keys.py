@@ -22,12 +22,13 @@ def create(
         list[str] | None, typer.Option(help="Pattern of adapter names that it is limited to, as 'team-a.*'; repeat it.")
     ] = None,
     tenant: TenantOption = None,
+    name: Annotated[str | None, typer.Option(help="What people call it, as 'billing, nightly'.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Make a key. Without --scope it may predict and read adapters."""
     with open_client(context) as client:
         scopes = scope or ["predict", "adapters:read"]
-        key = client.create_key(scopes, expires_at=expires_at, adapters=adapter or (), tenant=tenant)
+        key = client.create_key(scopes, expires_at=expires_at, adapters=adapter or (), tenant=tenant, name=name)
     if json:
         show_json(key)
         return
@@ -35,6 +36,7 @@ def create(
         [
             ("key", key.secret),
             ("id", key.id),
+            ("name", key.name),
             ("tenant", key.tenant),
             ("scopes", ", ".join(key.scopes)),
             ("adapters", ", ".join(key.adapters)),
@@ -52,10 +54,13 @@ def list_keys(context: typer.Context, tenant: TenantOption = None, json: JsonOpt
         show_json({"data": keys})
         return
     rows = [
-        (key.id, key.tenant, ", ".join(key.scopes), ", ".join(key.adapters), key.created_at, key.expires_at or "never")
+        (
+            *(key.id, key.name or "", key.tenant, ", ".join(key.scopes), ", ".join(key.adapters)),
+            *(key.created_at, key.expires_at or "never"),
+        )
         for key in keys
     ]
-    show_table(("id", "tenant", "scopes", "adapters", "created", "expires"), rows, empty="no keys")
+    show_table(("id", "name", "tenant", "scopes", "adapters", "created", "expires"), rows, empty="no keys")
 
 
 def revoke(

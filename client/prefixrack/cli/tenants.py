@@ -52,7 +52,7 @@ def list_tenants(context: typer.Context, json: JsonOption = False) -> None:
         show_json({"data": tenants})
         return
     rows = [
-        (tenant.name, tenant.weight, _shown_quotas(tenant.quotas), ", ".join(tenant.adapters), tenant.disabled_at or "")
+        (tenant.name, tenant.weight, shown_quotas(tenant.quotas), ", ".join(tenant.adapters), tenant.disabled_at or "")
         for tenant in tenants
     ]
     show_table(("name", "weight", "quotas", "adapters", "disabled"), rows, empty="no tenants")
@@ -167,7 +167,7 @@ def _show(tenant: TenantInfo, json: bool) -> None:
     facts: list[tuple[str, Any]] = [
         ("tenant", tenant.name),
         ("weight", tenant.weight),
-        ("quotas", _shown_quotas(tenant.quotas)),
+        ("quotas", shown_quotas(tenant.quotas)),
         ("adapters", ", ".join(tenant.adapters) or "all names"),
         ("created", tenant.created_at),
         ("disabled", tenant.disabled_at),
@@ -177,7 +177,7 @@ def _show(tenant: TenantInfo, json: bool) -> None:
     show_facts(facts)
 
 
-def _shown_quotas(quotas: Quotas) -> str:
+def shown_quotas(quotas: Quotas) -> str:
     return ", ".join(f"{name}={value}" for name, value in quotas if value is not None) or UNLIMITED
 
 

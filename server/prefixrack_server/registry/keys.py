@@ -10,7 +10,6 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, get_args
 
@@ -40,24 +39,11 @@ SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
 ADMIN_SCOPES: Final = frozenset({"tenant:admin", "admin"})
 NUM_ID_BYTES: Final = 6
 NUM_SECRET_BYTES: Final = 32
+MAX_NAME_LEN: Final = 100
 
 _KEY: Final = re.compile(r"pr_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 NO_SHA256: Final = "-" * 64  # equal to no sha256
 NEXT_STEP: Final = "make a new one with `prefixrack keys create`"
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A principal, and until when its key holds."""
-
-    principal: Principal
-    expires_at: str | None
-
-    def check(self, now: datetime) -> Principal:
-        """Raises InvalidKey once the key has expired."""
-        if self.expires_at is not None and self.expires_at <= as_text(now):
-            raise InvalidKey(f"the key or token {self.principal.key_id} expired at {self.expires_at}: {NEXT_STEP}")
-        return self.principal
 
 
 def key_sha256(key: str) -> str:
@@ -67,8 +53,15 @@ def key_sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-async def find_grant(conn: AsyncConnection, key: str) -> Grant:
-    """What the key allows. Raises InvalidKey if it is unknown or revoked, TenantDisabled if its tenant is."""
+def check_unexpired(principal: Principal, now: datetime) -> Principal:
+    """Raises InvalidKey once the key has expired."""
+    if principal.expires_at is not None and principal.expires_at <= as_text(now):
+        raise InvalidKey(f"the key or token {principal.key_id} expired at {principal.expires_at}: {NEXT_STEP}")
+    return principal
+
+
+async def find_principal(conn: AsyncConnection, key: str) -> Principal:
+    """Whose the key is. Raises InvalidKey if it is unknown or revoked, TenantDisabled if its tenant is."""
     sha256 = key_sha256(key)
     table, owners = tables.api_keys, tables.tenants
     of_owner: list[Any] = [owners.c[name] for name in ("weight", *tenants.QUOTAS, "disabled_at")]
@@ -80,19 +73,21 @@ async def find_grant(conn: AsyncConnection, key: str) -> Grant:
     if row["revoked_at"] is not None:
         raise InvalidKey(f"the API key {row['id']} was revoked at {row['revoked_at']}: {NEXT_STEP}")
     _check_enabled(row["tenant"], row["disabled_at"])
-    return Grant(_principal(row), row["expires_at"])
+    return _principal(row)
 
 
-async def token_grant(conn: AsyncConnection, claims: TokenClaims) -> Grant:
-    """What a verified token allows. Raises InvalidToken or TenantDisabled."""
+async def token_principal(conn: AsyncConnection, claims: TokenClaims) -> Principal:
+    """Whom a verified token speaks for. Raises InvalidToken or TenantDisabled."""
     try:
         tenant = await tenants.get(conn, claims.tenant)
     except TenantNotFound:
         raise InvalidToken("the token names no tenant of this server: ask an administrator") from None
     _check_enabled(tenant.name, tenant.disabled_at)
     patterns = (tuple(tenant.adapters),) if tenant.adapters else ()
-    principal = Principal(claims.key_id, tenant.name, claims.scopes, tenant.weight, tenant.quotas, patterns)
-    return Grant(principal, as_text(claims.expires_at))
+    expires_at = as_text(claims.expires_at)
+    return Principal(
+        claims.key_id, tenant.name, claims.scopes, tenant.weight, tenant.quotas, patterns, expires_at=expires_at
+    )
 
 
 def _check_enabled(tenant: str, disabled_at: str | None) -> None:
@@ -108,17 +103,25 @@ def _principal(row: RowMapping) -> Principal:
         weight=row["weight"],
         quotas=tenants.quotas_of(row),
         patterns=tuple(tuple(some) for some in (row["adapters"], row["tenant_adapters"]) if some),
+        key_name=row["name"],
+        expires_at=row["expires_at"],
     )
 
 
 async def create(
-    write: Write, tenant: str, scopes: Iterable[str], expires_at: datetime | None, adapters: Iterable[str] = ()
+    write: Write,
+    tenant: str,
+    scopes: Iterable[str],
+    expires_at: datetime | None,
+    adapters: Iterable[str] = (),
+    name: str | None = None,
 ) -> KeyInfo:
     """A new key; only this answer holds the secret. `adapters` are patterns of the names that it is limited to.
 
-    Raises TenantNotFound, or InvalidRequest for scopes or patterns that cannot be.
+    Raises TenantNotFound, or InvalidRequest for scopes, patterns or a name that cannot be.
     """
     wanted, patterns = _check_scopes(scopes), check_patterns(adapters)
+    _check_name(name)
     _check_limited(wanted, patterns)
     await tenants.get(write.conn, tenant)
     key_id = secrets.token_hex(NUM_ID_BYTES)
@@ -131,6 +134,7 @@ async def create(
         "created_at": write.now_text,
         "expires_at": None if expires_at is None else as_text(expires_at),
         "adapters": patterns,
+        "name": name,
     }
     await write.conn.execute(insert(tables.api_keys).values(**row))
     return _as_info(await _get(write.conn, tenant, key_id), key)
@@ -212,6 +216,15 @@ def _check_limited(scopes: Iterable[str], patterns: Iterable[str]) -> None:
         )
 
 
+def _check_name(name: str | None) -> None:
+    """Raises InvalidRequest for what would not be seen as it is."""
+    if name is not None and not (0 < len(name) <= MAX_NAME_LEN and name.isprintable() and name == name.strip()):
+        raise InvalidRequest(
+            f"name has {len(name)} characters: 1 to {MAX_NAME_LEN} printable ones are allowed, none of them a space at "
+            "an end"
+        )
+
+
 def _check_scopes(scopes: Iterable[str]) -> list[str]:
     wanted = sorted(set(scopes))
     unknown = [scope for scope in wanted if scope not in SCOPES]
@@ -234,5 +247,6 @@ def _as_info(row: RowMapping, secret: str | None = None) -> KeyInfo:
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         adapters=row["adapters"],
+        name=row["name"],
         secret=secret,
     )

@@ -36,7 +36,7 @@ class TokenClaims:
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who is calling. `weight` is the tenant's share of a busy server; a name must fit a pattern of each of
-    `patterns`, those of the key and those of its tenant."""
+    `patterns`, those of the key and those of its tenant. `key_name` is what people call the key."""
 
     key_id: str
     tenant: str
@@ -44,6 +44,8 @@ class Principal:
     weight: float = 1.0
     quotas: Quotas = UNLIMITED
     patterns: tuple[Patterns, ...] = ()
+    key_name: str | None = None
+    expires_at: str | None = None
 
     def may_use(self, name: str) -> bool:
         """Whether the adapter's name is one of those that the key is limited to."""

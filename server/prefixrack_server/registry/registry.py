@@ -48,7 +48,6 @@ from prefixrack_server.registry import (
 from prefixrack_server.registry.aliases import Target
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Clock, Database, Write, utc_now
-from prefixrack_server.registry.keys import Grant
 from prefixrack_server.registry.names import check_name, parse_ref
 from prefixrack_server.registry.patterns import Patterns
 from prefixrack_server.registry.principal import NOBODY, Actor, Principal, TokenClaims
@@ -78,7 +77,7 @@ class BundleFiles(NamedTuple):
 
 
 class TimedGrant(NamedTuple):
-    grant: Grant
+    principal: Principal
     known_at: float  # seconds of the monotonic timer
 
 
@@ -522,21 +521,22 @@ class Registry:
         expires_at: datetime | None = None,
         adapters: Iterable[str] = (),
         *,
+        name: str | None = None,
         by: Actor = NOBODY,
     ) -> KeyInfo:
         """A new API key. Its secret is in this answer and nowhere else.
 
-        Raises TenantNotFound, or InvalidRequest for unknown scopes and patterns.
+        Raises TenantNotFound, or InvalidRequest for unknown scopes, patterns and names.
         """
         async with self._write(self._grants.clear) as write:
-            return await _create_key(write, tenant, scopes, expires_at, adapters, by)
+            return await _create_key(write, tenant, scopes, expires_at, adapters, name, by)
 
     async def ensure_admin_key(self) -> str | None:
         """The secret of a first administrator's key, if there was never any key; else None."""
         async with self._write(self._grants.clear) as write:
             if await keys.is_any(write.conn):
                 return None
-            return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, (), NOBODY)).secret
+            return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, (), None, NOBODY)).secret
 
     async def new_admin_key(self) -> str | None:
         """The secret of one more administrator's key, for who can start the server but has lost the others."""
@@ -560,30 +560,30 @@ class Registry:
         database does not answer, for nobody can revoke a key then.
         """
 
-        async def find() -> Grant:
+        async def find() -> Principal:
             async with self._database.read() as conn:
-                return await keys.find_grant(conn, secret)
+                return await keys.find_principal(conn, secret)
 
         return await self._admit(keys.key_sha256(secret), find)
 
     async def authenticate_token(self, token: str, verify: Verify) -> Principal:
         """Who a signed token speaks for; remembered as a key is. Raises what `verify` does, and TenantDisabled."""
 
-        async def find() -> Grant:
+        async def find() -> Principal:
             claims = await verify(token)
             async with self._database.read() as conn:
-                return await keys.token_grant(conn, claims)
+                return await keys.token_principal(conn, claims)
 
         return await self._admit(hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest(), find)
 
-    async def _admit(self, sha256: str, find: Callable[[], Awaitable[Grant]]) -> Principal:
+    async def _admit(self, sha256: str, find: Callable[[], Awaitable[Principal]]) -> Principal:
         self._see_changes()
         known = self._grants.get(sha256)
         if known is None or self._timer() - known.known_at > GRANT_LIFE_S:
             known = await self._find_grant(sha256, find)
-        return known.grant.check(self._database.now())
+        return keys.check_unexpired(known.principal, self._database.now())
 
-    async def _find_grant(self, sha256: str, find: Callable[[], Awaitable[Grant]]) -> TimedGrant:
+    async def _find_grant(self, sha256: str, find: Callable[[], Awaitable[Principal]]) -> TimedGrant:
         generation, known_at = self._grants.generation, self._timer()
         try:
             found = TimedGrant(await find(), known_at)
@@ -677,10 +677,11 @@ async def _create_key(
     scopes: Iterable[str],
     expires_at: datetime | None,
     adapters: Iterable[str],
+    name: str | None,
     by: Actor,
 ) -> KeyInfo:
-    made = await keys.create(write, tenant, scopes, expires_at, adapters)
-    after = made.model_dump(mode="json", include={"scopes", "expires_at", "adapters"})
+    made = await keys.create(write, tenant, scopes, expires_at, adapters, name)
+    after = made.model_dump(mode="json", include={"name", "scopes", "expires_at", "adapters"})
     await write.record(tenant, by, "key.create", made.id, after=after)
     return made
 

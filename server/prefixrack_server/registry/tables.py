@@ -80,6 +80,7 @@ api_keys = Table(
     Column("expires_at", TIME),
     Column("revoked_at", TIME),
     Column("adapters", JSON, nullable=False, server_default="[]"),
+    Column("name", String(100)),
 )
 
 # A row stays when the adapter is deleted: its numbers are never given out again.

@@ -23,7 +23,8 @@ router = APIRouter(prefix="/admin/v1/keys", tags=["keys"], responses=ADMIN_PROBL
 class NewKey(BaseModel):
     """Body of `POST /admin/v1/keys`. `expires_at` needs a time zone; without it the key lasts until it is revoked.
 
-    `adapters` are patterns of the names that the key is limited to; `tenant` is for admins of all tenants.
+    `adapters` are patterns of the names that the key is limited to; `tenant` is for admins of all tenants; `name` says
+    to people which key it is.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,6 +33,7 @@ class NewKey(BaseModel):
     expires_at: AwareDatetime | None = None
     adapters: Annotated[list[str], Field(examples=[["team-a.*"]])] = []
     tenant: Annotated[str, Field(max_length=63)] | None = None
+    name: Annotated[str, Field(max_length=100)] | None = None
 
 
 @router.post("", status_code=201, response_model_exclude_none=True, openapi_extra=body_of(NewKey))
@@ -40,7 +42,9 @@ async def create_key(request: Request, caller: TenantAdmin) -> KeyInfo:
     body = await read_model(request, NewKey)
     _check_may_grant(caller.principal, body.scopes)
     tenant, registry = caller.owner(body.tenant), services_of(request).registry
-    return await registry.create_key(tenant, body.scopes, body.expires_at, body.adapters, by=caller.actor)
+    return await registry.create_key(
+        tenant, body.scopes, body.expires_at, body.adapters, name=body.name, by=caller.actor
+    )
 
 
 @router.get("", response_model_exclude={"data": {"__all__": {"secret"}}})
