@@ -53,6 +53,9 @@ log = structlog.stdlib.get_logger("prefixrack.app")
 
 # Routes of other protocols.
 COMPATIBLE = (huggingface, openai_models, openai_embeddings, open_inference)
+ROUTES = (predict, health, adapters, whoami, admin, keys, tenants, records, *COMPATIBLE)
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(
@@ -68,24 +71,30 @@ def create_app(
     Without a `seat` this is the server's only front end.
     """
     services = build_services(config, registry, engine, spec, tokenizer, seat or Seat.alone(config))
+    app = routed_app(needs_key=config.http.auth == "keys", lifespan=_lifespan(services))
+    app.state.services = services
+    install_docs_page(app)
+    install_console(app)
+    _add_middleware(app, services)
+    return app
+
+
+def routed_app(needs_key: bool, lifespan: Lifespan | None = None) -> FastAPI:
+    """The routes, their faults and what OpenAPI says about them, with nothing behind."""
     app = FastAPI(
         title="Prefixrack",
         summary="Thousands of small prompt adapters on one frozen backbone",
         version="1",
-        lifespan=_lifespan(services),
+        lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry=telemetry(),
     )
-    app.state.services = services
-    for routes in (predict, health, adapters, whoami, admin, keys, tenants, records, *COMPATIBLE):
+    for routes in ROUTES:
         app.include_router(routes.router)
     install_problem_handlers(app)
-    install_openapi(app, needs_key=config.http.auth == "keys")
-    install_docs_page(app)
-    install_console(app)
-    _add_middleware(app, services)
+    install_openapi(app, needs_key)
     return app
 
 
@@ -131,7 +140,7 @@ def accuracy_gate(config: BackboneConfig, dispatcher: Dispatcher, holds: Holds) 
     return AccuracyGate(dispatcher, holds, bounds) if config.dtype == "int8" else None
 
 
-def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(services: Services) -> Lifespan:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.dispatcher.spans.start()
