@@ -65,9 +65,17 @@ def test_nothing_comes_from_another_host(site: Path) -> None:
         reader.feed(page.read_text(encoding="utf-8"))
         looked_at += len(reader.addresses)
         assert [one for one in reader.addresses if re.match(r"(?:https?:)?//", one)] == [], page
+    assert looked_at
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
-    assert looked_at
+
+
+def test_what_a_page_loads_is_there(site: Path) -> None:
+    for page in site.rglob("index.html"):
+        reader = Loads()
+        reader.feed(page.read_text(encoding="utf-8"))
+        local = [one.partition("?")[0] for one in reader.addresses if not one.startswith(("data:", "javascript:"))]
+        assert [one for one in local if not (page.parent / one).exists()] == [], page
 
 
 @pytest.mark.parametrize(
