@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select
 
 from prefixrack.errors import (
     AdapterNotFound,
@@ -31,7 +32,7 @@ from prefixrack_adapters.manifest import (
     TokenizationSpec,
 )
 from prefixrack_server.holds import Holds
-from prefixrack_server.registry import Actor, LocalBlobStore, Registry, Version
+from prefixrack_server.registry import Actor, LocalBlobStore, Registry, Version, tables
 from prefixrack_server.upload import SpooledBundle
 
 TENANT = "default"
@@ -457,6 +458,18 @@ async def test_adapters_are_listed_in_pages(registry: Registry, bench: Bench) ->
     assert [item.name for item in found] == ["b_x"]
     await registry.delete_adapter(TENANT, "c")
     assert [item.name for item in (await registry.list_adapters(TENANT, 10))[0]] == ["a", "b_x", "bax"]
+
+
+async def test_the_largest_page_is_full(registry: Registry, bench: Bench) -> None:
+    await add(registry, bench, 0, "name-0000")
+    async with registry._database.append() as conn:
+        for table, columns in ((tables.adapters, ("name",)), (tables.versions, ("name", "digest"))):
+            row = dict((await conn.execute(select(table))).mappings().one())
+            rows = [row | dict.fromkeys(columns, f"name-{number:04}") for number in range(1, 1001)]
+            await conn.execute(insert(table), rows)
+    page, cursor = await registry.list_adapters(TENANT, 1000)
+    assert ([item.name for item in page], cursor) == ([f"name-{number:04}" for number in range(1000)], "name-0999")
+    assert all(item.aliases == {"latest": 1} for item in page)
 
 
 async def test_one_adapter_is_shown_as_the_list_shows_it(registry: Registry, bench: Bench) -> None:

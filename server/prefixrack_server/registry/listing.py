@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, Row, Subquery, and_, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.types import AdapterSummary, VersionInfo
@@ -14,15 +14,6 @@ from prefixrack_server.registry.cursors import number_of
 from prefixrack_server.registry.names import LATEST, PRODUCTION
 from prefixrack_server.registry.patterns import Patterns, fits_any
 from prefixrack_server.registry.versions import Version
-
-
-class Shelf(NamedTuple):
-    """What stands under one adapter name."""
-
-    name: str
-    created_at: str
-    latest: int
-    num_versions: int
 
 
 async def adapters_page(
@@ -34,16 +25,14 @@ async def adapters_page(
     patterns: Sequence[Patterns] = (),
 ) -> tuple[list[AdapterSummary], str | None]:
     """Adapters by name, after the name `cursor`; `search` is a part of the name, each of `patterns` must fit it."""
-    shelves = await _shelves(conn, _wanted(tenant, cursor, search, patterns), limit + 1)
-    next_cursor = shelves[limit - 1].name if len(shelves) > limit else None
-    return await _summaries(conn, tenant, shelves[:limit]), next_cursor
+    found = await _summaries(conn, tenant, _wanted(tenant, cursor, search, patterns), limit + 1)
+    return found[:limit], found[limit - 1].name if len(found) > limit else None
 
 
 async def summary(conn: AsyncConnection, tenant: str, name: str) -> AdapterSummary:
     """One adapter as the list shows it. Raises AdapterNotFound."""
     await versions.latest_number(conn, tenant, name)
-    shelves = await _shelves(conn, versions.of_adapter(tables.adapters, tenant, name), 1)
-    return (await _summaries(conn, tenant, shelves))[0]
+    return (await _summaries(conn, tenant, versions.of_adapter(tables.adapters, tenant, name), 1))[0]
 
 
 async def versions_page(
@@ -56,8 +45,8 @@ async def versions_page(
     if cursor is not None:
         chosen = chosen.where(table.c.number < number_of(cursor))
     rows = (await conn.execute(chosen.limit(limit + 1))).mappings().all()
-    pointers = (await _pointers(conn, tenant, [name])).get(name, {})
-    page = [version_info(versions.as_version(row), pointers) for row in rows[:limit]]
+    pointed = await pointers(conn, tenant, name)
+    page = [version_info(versions.as_version(row), pointed) for row in rows[:limit]]
     return page, str(page[-1].version) if len(rows) > limit else None
 
 
@@ -77,8 +66,9 @@ def version_info(version: Version, aliases: dict[str, int], is_new: bool = True)
 
 async def pointers(conn: AsyncConnection, tenant: str, name: str) -> dict[str, int]:
     """Every alias of an adapter, `latest` among them. Raises AdapterNotFound."""
-    await versions.latest_number(conn, tenant, name)
-    return (await _pointers(conn, tenant, [name]))[name]
+    newest = await versions.latest_number(conn, tenant, name)
+    aliases = await _aliases(conn, tenant, name, name)
+    return {LATEST: newest} | aliases.get(name, {})
 
 
 def _wanted(tenant: str, cursor: str | None, search: str | None, patterns: Sequence[Patterns]) -> ColumnElement[bool]:
@@ -91,55 +81,62 @@ def _wanted(tenant: str, cursor: str | None, search: str | None, patterns: Seque
     return and_(*wanted)
 
 
-async def _shelves(conn: AsyncConnection, wanted: ColumnElement[bool], limit: int) -> list[Shelf]:
+def _shelves(wanted: ColumnElement[bool], limit: int) -> Subquery:
+    """A page of names with how many versions each has, and the number of the newest one.
+
+    Asked of the names on the page alone: adding up all versions of a tenant would take longer the more it has.
+    """
     adapters, table = tables.adapters, tables.versions
-    same = and_(adapters.c.tenant == table.c.tenant, adapters.c.name == table.c.name)
+    own = _is_same(adapters, table)
+    newest = select(func.max(table.c.number)).where(own).scalar_subquery()
+    count = select(func.count()).where(own).scalar_subquery()
+    shelves = select(*adapters.c, newest.label("latest"), count.label("num_versions"))
+    return shelves.where(wanted, exists().where(own)).order_by(adapters.c.name).limit(limit).subquery()
+
+
+async def _summaries(
+    conn: AsyncConnection, tenant: str, wanted: ColumnElement[bool], limit: int
+) -> list[AdapterSummary]:
+    """Each with what its version says that callers of the bare name get; of manifests no more is read than is shown."""
+    shelves, table, production = _shelves(wanted, limit), tables.versions, tables.aliases
+    number = func.coalesce(production.c.number, shelves.c.latest)
+    at_production = and_(_is_same(production, shelves), production.c.alias == PRODUCTION)
+    shown = (table.c.number, table.c.digest, *(table.c.manifest[field].label(field) for field in ("task", "labels")))
     chosen = (
-        select(adapters.c.name, adapters.c.created_at, func.max(table.c.number), func.count())
-        .join(table, same)
-        .where(wanted)
-        .group_by(adapters.c.name, adapters.c.created_at)
-        .order_by(adapters.c.name)
-        .limit(limit)
+        select(shelves.c.name, shelves.c.created_at, shelves.c.latest, shelves.c.num_versions, *shown)
+        .outerjoin_from(shelves, production, at_production)
+        .join(table, and_(_is_same(table, shelves), table.c.number == number))
+        .order_by(shelves.c.name)
     )
-    return [Shelf(*row) for row in (await conn.execute(chosen))]
+    rows = (await conn.execute(chosen)).all()
+    aliases = await _aliases(conn, tenant, rows[0].name, rows[-1].name) if rows else {}
+    return [_summary(row, {LATEST: row.latest} | aliases.get(row.name, {})) for row in rows]
 
 
-async def _summaries(conn: AsyncConnection, tenant: str, shelves: Sequence[Shelf]) -> list[AdapterSummary]:
-    if not shelves:
-        return []
-    pointers = await _pointers(conn, tenant, [shelf.name for shelf in shelves])
-    chosen = {shelf.name: pointers[shelf.name].get(PRODUCTION, shelf.latest) for shelf in shelves}
-    found = await _versions(conn, tenant, chosen)
-    return [_summary(shelf, found[shelf.name], pointers[shelf.name]) for shelf in shelves]
+def _is_same(one: FromClause, other: FromClause) -> ColumnElement[bool]:
+    """Whether rows of two tables are of the same adapter."""
+    return and_(one.c.tenant == other.c.tenant, one.c.name == other.c.name)
 
 
-def _summary(shelf: Shelf, version: Version, aliases: dict[str, int]) -> AdapterSummary:
+def _summary(row: Row[Any], aliases: dict[str, int]) -> AdapterSummary:
     return AdapterSummary(
-        name=shelf.name,
-        task=version.manifest.task,
-        version=version.number,
-        digest=version.digest,
-        labels=version.manifest.labels,
+        name=row.name,
+        task=row.task,
+        version=row.number,
+        digest=row.digest,
+        labels=row.labels,
         aliases=aliases,
-        num_versions=shelf.num_versions,
-        created_at=shelf.created_at,
+        num_versions=row.num_versions,
+        created_at=row.created_at,
     )
 
 
-async def _pointers(conn: AsyncConnection, tenant: str, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    aliases, table = tables.aliases, tables.versions
-    newest = select(table.c.name, func.max(table.c.number)).where(table.c.tenant == tenant, table.c.name.in_(names))
-    found = {name: {LATEST: number} for name, number in (await conn.execute(newest.group_by(table.c.name)))}
-    chosen = select(aliases.c.name, aliases.c.alias, aliases.c.number)
-    chosen = chosen.where(aliases.c.tenant == tenant, aliases.c.name.in_(names)).order_by(aliases.c.alias)
+async def _aliases(conn: AsyncConnection, tenant: str, first: str, last: str) -> dict[str, dict[str, int]]:
+    """Those of the adapters from one name to another, by adapter."""
+    table = tables.aliases
+    chosen = select(table.c.name, table.c.alias, table.c.number)
+    chosen = chosen.where(table.c.tenant == tenant, table.c.name.between(first, last)).order_by(table.c.alias)
+    found: dict[str, dict[str, int]] = {}
     for name, alias, number in await conn.execute(chosen):
-        found[name][alias] = number
+        found.setdefault(name, {})[alias] = number
     return found
-
-
-async def _versions(conn: AsyncConnection, tenant: str, numbers: dict[str, int]) -> dict[str, Version]:
-    table = tables.versions
-    any_of = or_(*(versions.of_version(table, tenant, name, number) for name, number in numbers.items()))
-    rows = (await conn.execute(select(table).where(any_of))).mappings()
-    return {row["name"]: versions.as_version(row) for row in rows}
