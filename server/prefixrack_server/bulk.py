@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -181,8 +181,16 @@ class BulkAnswer(Response):
     media_type = "application/jsonl"
 
     def __init__(
-        self, request: Request, version: Version, predictor: Predictor, call: Call, limits: LimitsConfig, folder: Path
+        self,
+        request: Request,
+        version: Version,
+        predictor: Predictor,
+        call: Call,
+        limits: LimitsConfig,
+        folder: Path,
+        note: Callable[[str], None] | None = None,
     ) -> None:
+        """`note` is told of each line's outcome, `ok` or a code."""
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._request = request
@@ -191,6 +199,7 @@ class BulkAnswer(Response):
         self._call = call
         self._limits = limits
         self._folder = folder
+        self._note = note
         self._window = asyncio.Semaphore(limits.bulk_window)
         self._pending: asyncio.Queue[Pending | None] = asyncio.Queue()
         self._is_read = False
@@ -295,6 +304,8 @@ class BulkAnswer(Response):
         await self._submit(pending)
 
     def _count(self, pending: Pending, outcome: Outcome) -> None:
+        if self._note is not None:
+            self._note(outcome.code if isinstance(outcome, errors.Fault) else "ok")
         if isinstance(outcome, errors.Fault):
             self._predictor.traffic.failed(self._version, outcome)
         elif pending.batch is not None:

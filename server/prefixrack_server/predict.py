@@ -221,8 +221,7 @@ class Predictor:
             if isinstance(version, errors.Fault):
                 faults[ref] = version
                 continue
-            owner, delimiter, _ = ref.rpartition(":")
-            key = f"{owner}{delimiter}{version.name}@{version.number}"
+            key = result_key(ref, version)
             if key in batches:
                 continue  # two references to one version
             try:
@@ -347,6 +346,12 @@ def result_json(batch: Batch, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "task": version.manifest.task,
         "outputs": [outcome_json(outcome) for outcome in outcomes],
     }
+
+
+def result_key(ref: str, version: Version) -> str:
+    """What a fan-out's result stands under: the reference as sent, with the number of its version."""
+    owner, delimiter, _ = ref.rpartition(":")
+    return f"{owner}{delimiter}{version.name}@{version.number}"
 
 
 def usage_json(batches: Sequence[Batch]) -> dict[str, int]:

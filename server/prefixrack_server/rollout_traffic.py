@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -18,17 +18,22 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prefixrack.errors import Fault
 from prefixrack_server.agreement import agree
 from prefixrack_server.envelope import Envelope
-from prefixrack_server.predict import BULK_PRIORITY, Call, Predictor, outcome_json
+from prefixrack_server.metrics import OTHERS
+from prefixrack_server.predict import BULK_PRIORITY, Call, Predictor, outcome_json, result_key
 from prefixrack_server.registry.rollouts import Role, Route
 from prefixrack_server.registry.versions import Version
 from prefixrack_server.tokenise import is_big
+from prefixrack_server.traffic import LATENCIES
 
-# Names of more rollouts at once are counted together: labels are bounded.
-MAX_ROLLOUTS: Final = 200
+# Versions of rollouts with labels of their own; later ones are counted together: labels are bounded.
+MAX_LABELLED: Final = 300
 MAX_SHADOWS: Final = 64  # requests at once; what comes meanwhile is not shadowed
 SHADOW_TIMEOUT_S: Final = 30.0
-BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 NAMES: Final = ("tenant", "adapter", "alias", "version", "role")
+
+Labels = tuple[str, str, str, str, str]  # as NAMES
+Note = Callable[[str], None]  # of an outcome, `OK` or a code
+OK: Final = "ok"
 
 log = structlog.stdlib.get_logger("prefixrack.rollouts")
 
@@ -38,16 +43,20 @@ class RolloutTraffic:
 
     def __init__(self, predictor: Predictor, counters: CollectorRegistry | None) -> None:
         self._predictor = predictor
-        self._names: dict[tuple[str, str, str], tuple[str, str, str]] = {}
+        self._labelled: set[Labels] = set()
         self._shadows: set[asyncio.Task[None]] = set()
         self._requests = Counter(
             "prefixrack_rollout_requests",
-            "Requests for an alias with a canary or a shadow, by version and outcome (ok or a code)",
+            "Requests for an alias with a canary or a shadow, and lines, by version and outcome (ok or a code)",
             (*NAMES, "outcome"),
             registry=counters,
         )
         self._seconds = Histogram(
-            "prefixrack_rollout_seconds", "Time to an answer, by version", NAMES, buckets=BUCKETS, registry=counters
+            "prefixrack_rollout_seconds",
+            "Time to an answer, by version; no lines of bulk bodies",
+            NAMES,
+            buckets=LATENCIES,
+            registry=counters,
         )
         self._agreement = Counter(
             "prefixrack_shadow_outputs",
@@ -66,11 +75,30 @@ class RolloutTraffic:
         if route.rollout is None:
             return await self._predictor.predict(route.version, envelope, call)
         version, role = route.choose(key)
-        with self._counting(route, version, role):
+        with self._counting([self._labels(route, version, role)]):
             body = await self._predictor.predict(version, envelope, call)
         if route.rollout.shadow is not None:
             self._begin_shadow(route, route.rollout.shadow, body["outputs"], envelope, call)
         return body
+
+    async def fan_out(
+        self, routes: Mapping[str, Route | Fault], key: str | None, envelope: Envelope, call: Call
+    ) -> dict[str, Any]:
+        """As `predict`, for several aliases at once; shadows compute nothing of it. Raises as `Predictor.fan_out`."""
+        versions, labels = self._choose(routes, key)
+        with self._counting(labels.values()) as outcomes:
+            body = await self._predictor.fan_out(versions, envelope, call)
+            for result_of, own in labels.items():
+                if "error" in body["results"][result_of]:
+                    outcomes[own] = body["results"][result_of]["error"]["code"]
+        return body
+
+    def note_of(self, route: Route, version: Version, role: Role) -> Note | None:
+        """What counts the lines of a bulk body for this version; None where there is no rollout."""
+        if route.rollout is None:
+            return None
+        labels = self._labels(route, version, role)
+        return lambda outcome: self._requests.labels(*labels, outcome).inc()
 
     async def stop(self) -> None:
         """Let the shadows go: nobody waits for them."""
@@ -78,19 +106,37 @@ class RolloutTraffic:
             task.cancel()
         await asyncio.gather(*self._shadows, return_exceptions=True)
 
+    def _choose(
+        self, routes: Mapping[str, Route | Fault], key: str | None
+    ) -> tuple[dict[str, Version | Fault], dict[str, Labels]]:
+        """The version of each reference, and of those with a rollout the labels, by their keys in the results."""
+        versions: dict[str, Version | Fault] = {}
+        labels: dict[str, Labels] = {}
+        for ref, route in routes.items():
+            if isinstance(route, Fault):
+                versions[ref] = route
+                continue
+            version, role = route.choose(key)
+            versions[ref] = version
+            if route.rollout is not None:
+                labels[result_key(ref, version)] = self._labels(route, version, role)
+        return versions, labels
+
     @contextmanager
-    def _counting(self, route: Route, version: Version, role: Role) -> Iterator[None]:
-        labels = (*self._name(route), str(version.number), role)
-        started, outcome = time.perf_counter(), "failed"
+    def _counting(self, labels: Iterable[Labels]) -> Iterator[dict[Labels, str]]:
+        """Count a request of each at the end: as what the block notes, or as the fault that ends it."""
+        started, outcomes = time.perf_counter(), dict.fromkeys(labels, OK)
         try:
-            yield
-            outcome = "ok"
-            self._seconds.labels(*labels).observe(time.perf_counter() - started)
-        except Fault as fault:
-            outcome = fault.code
+            yield outcomes
+        except BaseException as error:
+            outcomes = dict.fromkeys(outcomes, error.code if isinstance(error, Fault) else "failed")
             raise
         finally:
-            self._requests.labels(*labels, outcome).inc()
+            seconds = time.perf_counter() - started
+            for own, outcome in outcomes.items():
+                self._requests.labels(*own, outcome).inc()
+                if outcome == OK:
+                    self._seconds.labels(*own).observe(seconds)
 
     def _begin_shadow(
         self, route: Route, shadow: Version, answered: Sequence[Mapping[str, Any]], envelope: Envelope, call: Call
@@ -106,7 +152,7 @@ class RolloutTraffic:
         self, route: Route, shadow: Version, answered: Sequence[Mapping[str, Any]], envelope: Envelope, call: Call
     ) -> None:
         try:
-            with self._counting(route, shadow, "shadow"):
+            with self._counting([self._labels(route, shadow, "shadow")]):
                 outputs = await self._compute(shadow, envelope, call)
         except Fault:
             self._note(route, shadow, "failed", len(answered))
@@ -128,12 +174,14 @@ class RolloutTraffic:
         return [outcome_json(outcome) for outcome in outcomes]
 
     def _note(self, route: Route, shadow: Version, agreement: str, count: int = 1) -> None:
-        self._agreement.labels(*self._name(route), str(shadow.number), agreement).inc(count)
+        *labels, _role = self._labels(route, shadow, "shadow")
+        self._agreement.labels(*labels, agreement).inc(count)
 
-    def _name(self, route: Route) -> tuple[str, str, str]:
+    def _labels(self, route: Route, version: Version, role: Role) -> Labels:
         assert route.rollout is not None, "only rollouts are counted"
-        version = route.version
-        name = (version.tenant, version.name, route.rollout.alias)
-        if name not in self._names:
-            self._names[name] = name if len(self._names) < MAX_ROLLOUTS else ("other", "other", "other")
-        return self._names[name]
+        labels = (version.tenant, version.name, route.rollout.alias, str(version.number), role)
+        if labels not in self._labelled:
+            if len(self._labelled) >= MAX_LABELLED:
+                return (OTHERS, OTHERS, OTHERS, "", role)
+            self._labelled.add(labels)
+        return labels

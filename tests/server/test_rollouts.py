@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
+from prefixrack_server import rollout_traffic
 from prefixrack_server.agreement import agree
 from prefixrack_server.registry.rollouts import Rollout, Route
 
@@ -80,27 +82,76 @@ async def test_a_canary_answers_its_share_by_header_or_field(server: Any, bundle
     )
     assert list(fan_out.json()["results"]) == [f"intent@{by_key['user-0']}"]
     assert (await server.predict("intent@3", "hello")).json()["adapter"]["version"] == 3
-    metrics = (await server.client.get("/metrics")).text
     for role, number in (("stable", 1), ("canary", 2)):
-        expected = 2 * list(by_key.values()).count(number)
-        assert (
-            f'prefixrack_rollout_requests_total{{adapter="intent",alias="production",outcome="ok",role="{role}",'
-            f'tenant="default",version="{number}"}} {expected}.0' in metrics
-        )
+        expected = 2 * list(by_key.values()).count(number) + (number == by_key["user-0"])
+        assert await num_counted(server, role, number) == expected
+
+
+async def canary_key(server: Any) -> str:
+    """A caller who falls to the canary."""
+    route = await server.registry.route("default", "intent")
+    return next(key for key in map("user-{}".format, range(99)) if route.choose(key)[1] == "canary")
+
+
+async def num_counted(server: Any, role: str, number: int, outcome: str = "ok") -> int:
+    """The requests that the metrics of the rollout of `intent@production` have."""
+    name = (
+        f'prefixrack_rollout_requests_total{{adapter="intent",alias="production",outcome="{outcome}",role="{role}",'
+        f'tenant="default",version="{number}"}}'
+    )
+    lines = (await server.client.get("/metrics")).text.splitlines()
+    return int(float(next((line.rpartition(" ")[2] for line in lines if line.startswith(name)), "0")))
 
 
 async def test_bulk_lines_go_to_one_version_by_header(server: Any, bundles: Any) -> None:
     await upload_two(server, bundles)
     await put(server, {"version": 1, "canary": {"version": 2, "share": 0.5}}, etag=None)
-    route = await server.registry.route("default", "intent")
-    key = next(f"user-{number}" for number in range(99) if route.choose(f"user-{number}")[1] == "canary")
+    key = await canary_key(server)
     before = len(server.engine.submitted)
-    lines = b'{"inputs": "hello"}\n' * 5
+    lines = b'{"inputs": "hello"}\n' * 5 + b'{"inputs": 7}\n'
     headers = {"Content-Type": "application/jsonl", "X-Routing-Key": key}
     answer = await server.client.post("/v1/intent/predict", content=lines, headers=headers)
     assert answer.status_code == 200
     digests = {work.bundle.digest for batch in server.engine.submitted[before:] for work in batch}
     assert digests == {(await server.registry.resolve("default", "intent@2")).digest}
+    assert await num_counted(server, "canary", 2) == 5
+    assert await num_counted(server, "canary", 2, json.loads(answer.text.splitlines()[-1])["error"]["code"]) == 1
+    assert await num_counted(server, "stable", 1) == 0
+
+
+async def test_a_fan_out_counts_each_alias_with_a_rollout_by_what_came_of_it(server: Any, bundles: Any) -> None:
+    await upload_two(server, bundles)
+    assert (await server.upload(bundles("other", seed=4))).status_code == 201
+    await put(server, {"version": 1, "canary": {"version": 2, "share": 0.5}}, etag=None)
+    adapters = ["intent", "intent@production", "other", "nobody"]
+    body: dict[str, Any] = {"adapters": adapters, "inputs": "hello", "routing_key": await canary_key(server)}
+    assert set((await server.client.post("/v1/predict", json=body)).json()["results"]) == {
+        "intent@2",
+        "other@1",
+        "nobody",
+    }
+    assert await num_counted(server, "canary", 2) == 1
+    answer = await server.client.post("/v1/predict", json=body | {"parameters": {"null_threshold": 0.5}})
+    code = answer.json()["results"]["intent@2"]["error"]["code"] if answer.is_success else answer.json()["code"]
+    assert await num_counted(server, "canary", 2, code) == 1
+    assert await num_counted(server, "canary", 2) == 1
+
+
+async def test_versions_of_rollouts_beyond_a_number_are_counted_together(
+    server: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_traffic, "MAX_LABELLED", 1)
+    await upload_two(server, bundles)
+    await put(server, {"version": 1, "canary": {"version": 2, "share": 0.5}}, etag=None)
+    key = await canary_key(server)
+    assert await version_for(server, key) == 2
+    await put(server, {"version": 1, "canary": {"version": 3, "share": 0.5}})
+    assert await version_for(server, key) == 3
+    assert await version_for(server, key) == 3
+    metrics = (await server.client.get("/metrics")).text
+    seen = [line for line in metrics.splitlines() if line.startswith("prefixrack_rollout_requests_total{")]
+    assert len(seen) == 2
+    assert any('adapter="_other"' in line and line.endswith(" 2.0") for line in seen)
 
 
 @pytest.mark.parametrize("key", ["", "k" * 257])

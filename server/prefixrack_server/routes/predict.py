@@ -19,7 +19,6 @@ from prefixrack_server.envelope import check_routing_key, parse_fan_out, parse_p
 from prefixrack_server.predict import Call
 from prefixrack_server.quotas import Allowance
 from prefixrack_server.registry.principal import Principal
-from prefixrack_server.registry.registry import Version
 from prefixrack_server.registry.rollouts import Route
 from prefixrack_server.request_context import add_headers, request_id_of
 from prefixrack_server.services import Services, services_of
@@ -59,9 +58,9 @@ async def predict(request: Request) -> Response:
     timeout_s = requested_timeout_s(request, services.config.http, is_bulk=media_type != JSON)
     if media_type != JSON:
         folder = services.config.registry.spool_dir
-        version, _ = route.choose(key)
-        call = new_call(request, allowance, timeout_s)
-        return bulk.BulkAnswer(request, version, services.predictor, call, limits, folder)
+        version, role = route.choose(key)
+        call, note = new_call(request, allowance, timeout_s), services.rollouts.note_of(route, version, role)
+        return bulk.BulkAnswer(request, version, services.predictor, call, limits, folder, note)
     body = await read_body(request, limits.max_body_bytes)
     call = new_call(request, allowance, timeout_s)
     envelope = parse_predict(body, limits.max_inputs)
@@ -82,8 +81,8 @@ async def fan_out(request: Request) -> Response:
     call = new_call(request, allowance, timeout_s)
     refs, envelope = parse_fan_out(body, limits.max_inputs, limits.max_body_bytes)
     key = envelope.routing_key or routing_key(request)
-    versions = {ref: await _resolve_or_fault(services, principal, ref, key) for ref in refs}
-    return Response(to_json(await services.predictor.fan_out(versions, envelope, call)), media_type=JSON)
+    routes = {ref: await _resolve_or_fault(services, principal, ref) for ref in refs}
+    return Response(to_json(await services.rollouts.fan_out(routes, key, envelope, call)), media_type=JSON)
 
 
 async def admit(request: Request, services: Services) -> Allowance:
@@ -102,11 +101,9 @@ async def resolve(services: Services, principal: Principal, ref: str) -> Route:
     return await services.registry.route(tenant, name)
 
 
-async def _resolve_or_fault(
-    services: Services, principal: Principal, ref: str, key: str | None
-) -> Version | errors.Fault:
+async def _resolve_or_fault(services: Services, principal: Principal, ref: str) -> Route | errors.Fault:
     try:
-        return (await resolve(services, principal, ref)).choose(key)[0]
+        return await resolve(services, principal, ref)
     except errors.RequestFault as fault:
         return fault
 
