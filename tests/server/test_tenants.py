@@ -61,8 +61,8 @@ class House:
 
 
 @pytest.fixture
-async def house(serving: Any) -> AsyncIterator[House]:
-    async with serving(http={"auth": "keys"}) as server:
+async def house(serving: Any, database_url: str) -> AsyncIterator[House]:
+    async with serving(http={"auth": "keys"}, registry={"database_url": database_url}) as server:
         house = House(server, await server.registry.ensure_admin_key())
         await house.make_tenant("acme")
         await house.make_tenant("beta")
