@@ -63,6 +63,10 @@ class World:
         version: int = self.call("POST", f"admin/v1/adapters/{name}/versions", files=files).json()["version"]
         return version
 
+    def make_key(self, *scopes: str, **fields: Any) -> str:
+        secret: str = self.call("POST", "admin/v1/keys", json={"scopes": scopes} | fields).json()["secret"]
+        return secret
+
     def alias(self, name: str, alias: str) -> dict[str, Any]:
         info: dict[str, Any] = self.call("GET", f"admin/v1/adapters/{name}/aliases/{alias}").json()
         return info
@@ -208,8 +212,8 @@ def test_a_key_that_is_revoked_leads_back_to_the_door(world: World, open_tab: Op
     tab = open_tab(key=made["secret"])
     page = tab.open("adapters")
     world.call("DELETE", f"admin/v1/keys/{made['id']}")
-    page.get_by_role("link", name="Upload").first.click()
-    page.get_by_role("link", name="Adapters").first.click()
+    # the page may have noticed before anybody goes anywhere
+    page.evaluate("() => { location.hash = '#/playground'; }")
     page.get_by_role("heading", name="Sign in").wait_for()
 
 
@@ -413,6 +417,55 @@ def test_promotion_canary_and_rollback(world: World, open_tab: OpenTab, two_vers
         assert expected.items() <= world.alias(two_versions, "production").items()
 
 
+def test_a_shadow_is_started_compared_and_stopped(world: World, open_tab: OpenTab, two_versions: str) -> None:
+    world.call("PUT", f"admin/v1/adapters/{two_versions}/aliases/production", json={"version": 1})
+    tab = open_tab()
+    page = tab.open(f"adapters/{two_versions}")
+    page.get_by_role("button", name="Shadow").click()
+    page.get_by_role("button", name="Start shadow").click()
+    page.get_by_text("Version 2 computes beside it").wait_for()
+    assert world.alias(two_versions, "production")["shadow_version"] == 2
+    # a canary beside it leaves it alone
+    page.get_by_role("button", name="Canary").click()
+    page.get_by_role("slider").fill("10")
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_text("10 % of the callers get version 2").wait_for()
+    assert world.alias(two_versions, "production")["shadow_version"] == 2
+    world.call("POST", f"v1/{two_versions}/predict", json={"inputs": [SENTENCE] * 3})
+    page.get_by_text(re.compile(r"of 3 outputs agree")).wait_for()
+    assert violations(page) == []
+    page.get_by_role("button", name="Shadow").click()
+    page.get_by_role("button", name="Stop shadow").click()
+    page.get_by_text("computes beside it").wait_for(state="detached")
+    stand = world.alias(two_versions, "production")
+    assert (stand["shadow_version"], stand["canary"]["share"]) == (None, 0.1)
+
+
+def test_gates_protect_production(world: World, open_tab: OpenTab, two_versions: str) -> None:
+    world.call("PUT", f"admin/v1/adapters/{two_versions}/aliases/production", json={"version": 1})
+    page = open_tab().open(f"adapters/{two_versions}")
+    path = f"admin/v1/adapters/{two_versions}/aliases/production/gates"
+    page.get_by_role("button", name="Gates").click()
+    page.get_by_label("What each version must claim").fill("accuracy>>0.9")
+    page.get_by_role("button", name="Save gates").click()
+    page.get_by_role("alert").wait_for()
+    assert world.call("GET", path).json()["require"] == []
+    page.get_by_label("What each version must claim").fill("accuracy>=0.5\n\n macro_f1>=0.99 ")
+    page.get_by_role("button", name="Save gates").click()
+    page.get_by_text("Protected: what answers here must claim").wait_for()
+    assert world.call("GET", path).json()["require"] == ["accuracy>=0.5", "macro_f1>=0.99"]
+    assert violations(page) == []
+    page.get_by_role("button", name="Promote a version").click()
+    page.get_by_role("button", name="Promote", exact=True).click()
+    assert "0.99" in page.get_by_role("dialog").get_by_role("alert").inner_text()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Gates").click()
+    page.get_by_label("What each version must claim").fill("")
+    page.get_by_role("button", name="Save gates").click()
+    page.get_by_text("Protected: what answers here must claim").wait_for(state="detached")
+    assert page.locator(".history li b").first.inner_text() == "Gates of production"
+
+
 def test_a_promotion_that_is_refused_says_so_in_its_dialog(open_tab: OpenTab, two_versions: str) -> None:
     page = open_tab().open(f"adapters/{two_versions}")
     page.get_by_role("button", name="Promote a version").click()
@@ -463,14 +516,16 @@ def test_a_version_is_downloaded(open_tab: OpenTab, tmp_path: Path) -> None:
 def test_what_was_done_is_in_the_history(open_tab: OpenTab, two_versions: str) -> None:
     page = open_tab().open(f"adapters/{two_versions}")
     page.locator(".history li").first.wait_for()
-    assert page.locator(".history li").count() == 2
+    assert page.locator(".history li b").all_inner_texts() == ["Version 2 was uploaded", "Version 1 was uploaded"]
 
 
 def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -> None:
     tab = open_tab()
     page = tab.open("keys")
     page.get_by_role("button", name="New key").click()
+    page.get_by_role("textbox", name="Name optional", exact=True).fill("the uploader")
     page.get_by_label("Upload and delete versions").check()
+    page.get_by_label("Only adapters named").fill("intent, n*")
     page.get_by_role("button", name="Make key").click()
     secret = page.locator(".secret").inner_text()
     key_id = secret.split("_")[1]
@@ -479,7 +534,8 @@ def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -
     page.get_by_role("button", name="Done").click()
     assert secret not in page.content()
     row = page.get_by_role("row", name=re.compile(key_id))
-    assert "adapters:write" in row.inner_text()
+    for text in ("adapters:write", "the uploader", "only intent, n*"):
+        assert text in row.inner_text()
     row.get_by_role("button").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     row.wait_for(state="detached")
@@ -487,13 +543,82 @@ def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -
     assert answer.status_code == 401
 
 
-def test_quotas_are_shown_to_admins_and_others_are_told(world: World, open_tab: OpenTab) -> None:
+def test_quotas_are_shown_to_admins(world: World, open_tab: OpenTab) -> None:
     world.call("PATCH", "admin/v1/tenants/default", json={"quotas": {"tokens_per_minute": 90000}})
     page = open_tab().open("keys")
     page.get_by_role("region", name="Quotas of default").get_by_text("90,000").wait_for()
-    made = world.call("POST", "admin/v1/keys", json={"scopes": ["predict", "adapters:read"]}).json()
-    page = open_tab(key=made["secret"]).open("keys")
-    page.get_by_text("Your key cannot see keys").wait_for()
+
+
+def test_an_admin_edits_the_quotas_of_any_tenant(world: World, open_tab: OpenTab) -> None:
+    world.call("POST", "admin/v1/tenants", json={"name": "acme", "quotas": {"requests_per_minute": 60}})
+    tab = open_tab()
+    page = tab.open("keys")
+    page.get_by_label("Tenant").select_option("acme")
+    page.get_by_role("region", name="Quotas of acme").get_by_role("button", name="Edit quotas").click()
+    assert violations(page) == []
+    dialog = page.get_by_role("dialog")
+    assert dialog.get_by_label("Requests a minute").input_value() == "60"
+    dialog.get_by_label("Requests a minute").fill("")
+    dialog.get_by_label("Tokens a minute").fill("1000")
+    dialog.get_by_label("Storage in MiB").fill("1.5")
+    dialog.get_by_label("Weight on a busy server").fill("2.5")
+    dialog.get_by_role("button", name="Save").click()
+    assert tab.toast() == "The quotas of acme were changed"
+    info = world.call("GET", "admin/v1/tenants/acme").json()
+    assert info["quotas"] == {
+        "requests_per_minute": None,
+        "tokens_per_minute": 1000,
+        "max_adapters": None,
+        "max_bytes": 1_572_864,
+    }
+    assert info["weight"] == 2.5
+    page.get_by_role("region", name="Quotas of acme").get_by_text("1.5 MiB").wait_for()
+    page.get_by_role("button", name="New key").click()
+    page.get_by_role("dialog").get_by_role("button", name="Make key").click()
+    page.locator(".secret").wait_for()
+    assert len(world.call("GET", "admin/v1/keys?tenant=acme").json()["data"]) == 1
+
+
+def test_a_tenants_admin_sees_its_quotas_and_sets_none(world: World, open_tab: OpenTab) -> None:
+    page = open_tab(key=world.make_key("tenant:admin")).open("keys")
+    quotas = page.get_by_role("region", name="Quotas of default")
+    quotas.get_by_text("To change them").wait_for()
+    assert quotas.get_by_role("button").count() == 0
+    assert page.get_by_label("Tenant").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_key_sees_what_it_is_and_no_control_that_it_may_not_use(
+    world: World, open_tab: OpenTab, scheme: Scheme
+) -> None:
+    limits = {"name": "the reader", "adapters": ["n*", "q*"], "expires_at": "2999-01-01T00:00:00Z"}
+    tab = open_tab(key=world.make_key("adapters:read", **limits), scheme=scheme)
+    page = tab.open("keys")
+    own = page.get_by_role("region", name="Your key").inner_text()
+    for text in ("the reader", "adapters:read", "n*, q*", "in 97", "To see and make other keys"):
+        assert text in own
+    assert page.get_by_role("button", name="New key").count() == 0
+    assert page.get_by_label("Signed in as the reader of default").count() == 1
+    assert page.get_by_role("navigation").get_by_role("link").all_inner_texts() == ["Adapters", "Live", "Keys"]
+    assert violations(page) == []
+    page = tab.open("adapters")
+    page.get_by_text("this key may use: n*, q*").wait_for()
+    assert page.locator("tbody tr").count() == 3
+    assert page.get_by_role("link", name=re.compile("^(Try|Upload)")).count() == 0
+    page = tab.open("adapters/ner")
+    page.get_by_text("or start a canary or a shadow needs a key").wait_for()
+    assert page.get_by_role("button", name=re.compile("^(Promote|Keep|Delete|Canary|Roll)")).count() == 0
+    assert page.get_by_role("button", name="Download version 1").count() == 1
+    assert violations(page) == []
+    for place, text in (("playground", "cannot use the playground"), ("upload", "cannot upload")):
+        page = tab.open(place)
+        page.get_by_text(text).wait_for()
+        assert violations(page) == [], place
+
+
+def test_a_key_that_may_only_predict_is_let_in(world: World, open_tab: OpenTab) -> None:
+    page = open_tab(key=world.make_key("predict")).open("adapters")
+    page.get_by_text("Your key cannot list adapters").wait_for()
 
 
 def test_live_shows_what_the_server_does(world: World, open_tab: OpenTab) -> None:

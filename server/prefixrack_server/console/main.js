@@ -4,8 +4,8 @@ import { useEffect, useState } from "preact/hooks";
 import { KEY_REFUSED } from "./lib/api.js";
 import { html } from "./lib/html.js";
 import { useLoad } from "./lib/hooks.js";
+import { enter } from "./lib/identity.js";
 import { useRoute } from "./lib/route.js";
-import { enter } from "./lib/server.js";
 import { forgetKey, readKey } from "./lib/session.js";
 import { AdapterPage } from "./pages/adapter.js";
 import { AdaptersPage } from "./pages/adapters.js";
@@ -22,7 +22,7 @@ const PAGES = { playground: PlaygroundPage, live: LivePage, upload: UploadPage, 
 function Console() {
   const route = useRoute();
   const [refused, setRefused] = useState(null);
-  const server = useLoad(enter, [refused]);
+  const me = useLoad(enter, [refused]);
   useEffect(() => {
     // Without a key nothing was refused: the door opens for the first time.
     const onRefused = ({ detail }) => {
@@ -37,25 +37,25 @@ function Console() {
     forgetKey();
     setRefused({});
   };
-  if (server.isLoading && !server.data) return html`<div class="door"><${Loading} what="Reaching the server" /></div>`;
-  if (server.problem?.status === 401) {
+  if (me.isLoading && !me.data) return html`<div class="door"><${Loading} what="Reaching the server" /></div>`;
+  if (me.problem?.status === 401) {
     return html`<${SignIn} refusal=${refused?.detail} onKey=${() => setRefused({})} />`;
   }
-  if (server.problem) {
+  if (me.problem) {
     return html`<main class="door"><h1 class="hidden">Prefixrack</h1>
-      <${ProblemNotice} problem=${server.problem} onRetry=${server.reload} /></main>`;
+      <${ProblemNotice} problem=${me.problem} onRetry=${me.reload} /></main>`;
   }
-  return html`<${Shell} route=${route} server=${server.data} onLeave=${leave}>
-    <${Page} route=${route} server=${server.data} />
+  return html`<${Shell} route=${route} me=${me.data} onLeave=${leave}>
+    <${Page} route=${route} me=${me.data} />
   <//>`;
 }
 
-function Page({ route, server }) {
+function Page({ route, me }) {
   const { page, rest, query } = route;
-  if (page === "adapters" && rest[0]) return html`<${AdapterPage} key=${rest[0]} name=${rest[0]} query=${query} server=${server} />`;
-  if (page === "adapters") return html`<${AdaptersPage} server=${server} />`;
+  if (page === "adapters" && rest[0]) return html`<${AdapterPage} key=${rest[0]} name=${rest[0]} query=${query} me=${me} />`;
+  if (page === "adapters") return html`<${AdaptersPage} me=${me} />`;
   const known = PAGES[page];
-  if (known) return html`<${known} key=${`${page}?${query}`} query=${query} server=${server} />`;
+  if (known) return html`<${known} key=${`${page}?${query}`} query=${query} me=${me} />`;
   return html`<h1>Not here</h1><${Empty} title="There is no such page" icon="search">
     <a href="#/adapters">All adapters</a>
   <//>`;

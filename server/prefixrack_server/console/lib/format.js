@@ -40,19 +40,29 @@ const STEPS = [
   [60, "second"],
   [60, "minute"],
   [24, "hour"],
-  [30, "day"],
+  [30.44, "day"],
   [12, "month"],
   [Infinity, "year"],
 ];
 
+const secondsUntil = (iso) => (new Date(iso).getTime() - Date.now()) / 1000;
+
 export function ago(iso) {
-  let value = (Date.now() - new Date(iso).getTime()) / 1000;
-  if (value < 45) return "just now";
-  for (const [size, unit] of STEPS) {
-    if (value < size) return new Intl.RelativeTimeFormat("en", { numeric: "auto" }).format(-Math.round(value), unit);
-    value /= size;
+  const seconds = -secondsUntil(iso);
+  return seconds < 45 ? "just now" : relative(-seconds);
+}
+
+// "in 3 days"; for what is over, how long ago it was.
+export const until = (iso) => relative(secondsUntil(iso));
+
+function relative(seconds) {
+  let value = seconds;
+  let step = 0;
+  while (Math.abs(value) >= STEPS[step][0]) {
+    value /= STEPS[step][0];
+    step += 1;
   }
-  return iso;
+  return new Intl.RelativeTimeFormat("en", { numeric: "auto" }).format(Math.round(value), STEPS[step][1]);
 }
 
 export const moment = (iso) =>

@@ -2,16 +2,19 @@
 import { quantile } from "./prometheus.js";
 
 const REQUESTS = "prefixrack_adapter_requests_total";
-const UNKNOWN = { perSecond: null, total: null, p95: null };
 
-// `tenant` is null where the key does not let it be known: then a name that several tenants have says nothing.
 export function trafficOf(feed, tenant, adapter) {
-  const owners = new Set((feed.last?.where(REQUESTS, { adapter }) ?? []).map(({ labels }) => labels.tenant));
-  if (tenant === null && owners.size > 1) return UNKNOWN;
-  const labels = tenant === null ? { adapter } : { adapter, tenant };
+  const labels = { adapter, tenant };
   return {
     perSecond: feed.rate(REQUESTS, labels),
     total: feed.last?.sum(REQUESTS, labels) ?? null,
     p95: quantile(0.95, feed.buckets("prefixrack_adapter_seconds", labels)),
   };
+}
+
+// Of the outputs of a shadow that were compared, how many said the same.
+export function agreementOf(feed, labels) {
+  const count = (agreement) => feed.last?.sum("prefixrack_shadow_outputs_total", { ...labels, agreement }) ?? 0;
+  const same = count("same");
+  return { same, total: same + count("different") + count("failed") };
 }

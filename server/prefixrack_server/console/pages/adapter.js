@@ -16,24 +16,24 @@ import { Loading, ProblemNotice } from "../parts/notice.js";
 import { Rollout } from "../parts/rollout.js";
 import { Versions } from "../parts/versions.js";
 
-export function AdapterPage({ name, server }) {
+export function AdapterPage({ name, me }) {
   const { data, problem, isLoading, reload } = useLoad(() => loadAdapter(name), [name]);
   return html`<a class="back" href="#/adapters"><${Icon} name="back" />Adapters</a>
     <div class="page-head"><div><h1>${name}</h1>
         ${data && html`<p class="lead"><${TaskChip} task=${data.detail.task} /> ${data.detail.licence && html`<span class="muted">${data.detail.licence}</span>`}</p>`}</div>
-      <a class="button primary" href=${playgroundHash([name])}><${Icon} name="playground" />Playground</a></div>
+      ${me.can("predict") && html`<a class="button primary" href=${playgroundHash([name])}><${Icon} name="playground" />Playground</a>`}</div>
     <${ProblemNotice} problem=${problem} onRetry=${reload} />
     ${!data && isLoading && html`<${Loading} what="Loading the adapter" />`}
-    ${data && html`<${Traffic} name=${name} detail=${data.detail} tenant=${server.tenant} />
+    ${data && html`<${Traffic} name=${name} detail=${data.detail} tenant=${me.tenant} />
       <div class="columns">
         <div class="stack">
-          <${Rollout} name=${name} aliases=${data.aliases} versions=${data.versions} onChange=${reload} />
-          <${Versions} name=${name} versions=${data.versions} onChange=${reload} />
+          <${Rollout} name=${name} aliases=${data.aliases} versions=${data.versions} onChange=${reload} me=${me} />
+          <${Versions} name=${name} versions=${data.versions} onChange=${reload} me=${me} />
           <${Card} name=${name} version=${data.detail.version} />
         </div>
         <div class="stack">
           <${Facts} detail=${data.detail} />
-          ${server.hasAudit && html`<${Audit} name=${name} marker=${data} />`}
+          <${Audit} name=${name} marker=${data} me=${me} />
         </div>
       </div>`}`;
 }

@@ -13,7 +13,15 @@ import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
 
 const PAGE_SIZE = 25;
 
-export function AdaptersPage({ server }) {
+const SCOPE = "adapters:read";
+
+export function AdaptersPage({ me }) {
+  if (me.can(SCOPE)) return html`<${Catalogue} me=${me} />`;
+  return html`<div class="page-head"><h1>Adapters</h1></div>
+    <${Empty} title="Your key cannot list adapters"><p>That needs a key with the scope <code>${SCOPE}</code>. This one may still ask adapters by their names, over the API.</p><//>`;
+}
+
+function Catalogue({ me }) {
   const [search, setSearch] = useState("");
   const wanted = useDelayed(search, 200);
   const [cursors, setCursors] = useState([]); // of the pages after the first
@@ -23,8 +31,8 @@ export function AdaptersPage({ server }) {
     setCursors([]);
   };
   return html`<div class="page-head">
-      <div><h1>Adapters</h1><p class="lead">Everything that this key may use on the shared backbone.</p></div>
-      <a class="button primary" href="#/upload"><${Icon} name="upload" />Upload</a>
+      <div><h1>Adapters</h1><p class="lead">${leadOf(me)}</p></div>
+      ${me.can("adapters:write") && html`<a class="button primary" href="#/upload"><${Icon} name="upload" />Upload</a>`}
     </div>
     <div class="toolbar">
       <label class="search"><span class="hidden">Search adapters by name</span><${Icon} name="search" />
@@ -33,10 +41,15 @@ export function AdaptersPage({ server }) {
     </div>
     <${ProblemNotice} problem=${problem} onRetry=${reload} />
     ${!data && isLoading && html`<${Loading} what="Loading adapters" />`}
-    ${data?.adapters.length === 0 && html`<${NoAdapters} search=${wanted} />`}
-    ${data?.adapters.length > 0 && html`<${AdapterTable} adapters=${data.adapters} tenant=${server.tenant} />`}
+    ${data?.adapters.length === 0 && html`<${NoAdapters} search=${wanted} me=${me} />`}
+    ${data?.adapters.length > 0 && html`<${AdapterTable} adapters=${data.adapters} me=${me} />`}
     ${data?.next && html`<button class="button more" disabled=${isLoading}
       onClick=${() => setCursors([...cursors, data.next])}>${isLoading ? "Loading…" : "Show more"}</button>`}`;
+}
+
+function leadOf({ tenant, adapter_patterns: patterns }) {
+  const limits = patterns.map((some) => some.join(", ")).join(" and ");
+  return `The adapters of ${tenant}${limits ? ` that this key may use: ${limits}` : ""}, on one shared backbone.`;
 }
 
 const found = ({ adapters, next }, search) =>
@@ -50,15 +63,15 @@ async function loadPages(search, cursors) {
   return { adapters: pages.flatMap(({ data }) => data), next: pages.at(-1).next_cursor };
 }
 
-function NoAdapters({ search }) {
+function NoAdapters({ search, me }) {
   if (search) return html`<${Empty} title="No adapter has this in its name" icon="search">Names are lower case: try a shorter part.<//>`;
   return html`<${Empty} title="No adapters yet">
     <p>Train one with <code>prefixrack train</code>, or convert one with <code>prefixrack import</code>.</p>
-    <a class="button primary" href="#/upload"><${Icon} name="upload" />Upload a bundle</a>
+    ${me.can("adapters:write") && html`<a class="button primary" href="#/upload"><${Icon} name="upload" />Upload a bundle</a>`}
   <//>`;
 }
 
-function AdapterTable({ adapters, tenant }) {
+function AdapterTable({ adapters, me }) {
   const feed = useFeed();
   return html`<div class="card flush"><table class="table rows">
     <caption class="hidden">Adapters</caption>
@@ -66,16 +79,16 @@ function AdapterTable({ adapters, tenant }) {
       <th scope="col">Name</th><th scope="col">Task</th><th scope="col">Versions</th><th scope="col">Score</th>
       <th scope="col" class="number" title="In the last minute">Requests/s</th>
       <th scope="col" class="number" title="In the last minute; where it was quiet, since the server's start">p95</th>
-      <th scope="col">Where</th><th scope="col"><span class="hidden">Try</span></th>
+      <th scope="col">Where</th>${me.can("predict") && html`<th scope="col"><span class="hidden">Try</span></th>`}
     </tr></thead>
-    <tbody>${adapters.map((adapter) => html`<${AdapterRow} key=${adapter.name} adapter=${adapter} feed=${feed} tenant=${tenant} />`)}</tbody>
+    <tbody>${adapters.map((adapter) => html`<${AdapterRow} key=${adapter.name} adapter=${adapter} feed=${feed} me=${me} />`)}</tbody>
   </table></div>`;
 }
 
-function AdapterRow({ adapter, feed, tenant }) {
+function AdapterRow({ adapter, feed, me }) {
   const { name, task, aliases, version, num_versions: numVersions } = adapter;
   const { data } = useLoad(() => loadRow(name, version), [name, version]);
-  const { perSecond, p95 } = trafficOf(feed, tenant, name);
+  const { perSecond, p95 } = trafficOf(feed, me.tenant, name);
   return html`<tr>
     <th scope="row" class="row-name"><a href=${adapterHash(name)}>${name}</a></th>
     <td data-label="Task"><${TaskChip} task=${task} /></td>
@@ -85,7 +98,7 @@ function AdapterRow({ adapter, feed, tenant }) {
     <td data-label="Requests/s" class="number">${rate(perSecond)}</td>
     <td data-label="p95" class="number">${duration(p95)}</td>
     <td data-label="Where"><${TierChip} residency=${data?.residency} /></td>
-    <td class="row-action"><a class="button small" href=${playgroundHash([name])} aria-label=${`Try ${name}`}>Try</a></td>
+    ${me.can("predict") && html`<td class="row-action"><a class="button small" href=${playgroundHash([name])} aria-label=${`Try ${name}`}>Try</a></td>`}
   </tr>`;
 }
 

@@ -43,9 +43,9 @@ function Board({ feed }) {
       <${Tile} word="Queue" value=${count(last.sum("prefixrack_queue_rows"))} more=${`rows waiting · ${count(last.sum("prefixrack_inflight_rows"))} in flight`} />
     </dl>
     <div class="board">
-      <${Panel} title="Tokens per second"><${TokensChart} feed=${feed} /><//>
-      <${Panel} title="Latency"><${LatencyChart} feed=${feed} /><//>
-      <${Panel} title="Queue"><${QueueChart} feed=${feed} /><//>
+      <${Panel} title="Tokens per second"><${Curves} feed=${feed} of=${TokensChart} /><//>
+      <${Panel} title="Latency"><${Curves} feed=${feed} of=${LatencyChart} /><//>
+      <${Panel} title="Queue"><${Curves} feed=${feed} of=${QueueChart} /><//>
       <${Panel} title="Rows in a pack" more="Shares of the packs of the last minute; where it was quiet, of all"><${PackSizes} feed=${feed} /><//>
       <${Panel} title="Memory for adapters"><${Memory} sample=${last} /><//>
       <${Panel} title="Tenants" more="Shares of the tokens of the last minute; where it was quiet, of all"><${Tenants} feed=${feed} /><//>
@@ -56,6 +56,12 @@ const Tile = ({ word, value, more }) => html`<div class="tile"><dt>${word}</dt><
 
 const Panel = ({ title, more, children }) => html`<section class="card panel" aria-label=${title}><h2>${title}</h2>
   ${more && html`<p class="muted small-text">${more}</p>`}${children}</section>`;
+
+// A curve needs two points, and each of them two scrapes.
+const MIN_SAMPLES = 3;
+
+const Curves = ({ feed, of }) =>
+  feed.samples.length < MIN_SAMPLES ? html`<p class="muted quiet chart-plot">Curves begin in a moment.</p>` : html`<${of} feed=${feed} />`;
 
 const timesOf = (feed) => feed.samples.slice(1).map(({ seconds }) => seconds);
 

@@ -16,28 +16,35 @@ import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
 const MAX_REFS = 6;
 const nameOf = (ref) => ref.split("@")[0];
 
-export function PlaygroundPage({ query, server }) {
+export function PlaygroundPage({ query, me }) {
+  const lacking = ["predict", "adapters:read"].find((scope) => !me.can(scope));
+  return html`<div class="page-head"><div><h1>Playground</h1>
+      <p class="lead">One input through one adapter, or several beside each other in a single pass.</p></div></div>
+    ${lacking
+      ? html`<${Empty} title="Your key cannot use the playground" icon="playground"><p>That needs a key with the scope <code>${lacking}</code>.</p><//>`
+      : html`<${Playground} query=${query} me=${me} />`}`;
+}
+
+function Playground({ query, me }) {
   const adapters = useLoad(() => getAll("v1/adapters"), []);
   const [refs, setRefs] = useState(() => (query.get("adapters") ?? "").split(",").filter(Boolean));
   useEffect(() => {
     if (!refs.length && adapters.data?.length) setRefs([adapters.data[0].name]);
   }, [adapters.data]);
-  return html`<div class="page-head"><div><h1>Playground</h1>
-      <p class="lead">One input through one adapter, or several beside each other in a single pass.</p></div></div>
-    <${ProblemNotice} problem=${adapters.problem} onRetry=${adapters.reload} />
+  return html`<${ProblemNotice} problem=${adapters.problem} onRetry=${adapters.reload} />
     ${!adapters.data && adapters.isLoading && html`<${Loading} what="Loading adapters" />`}
     ${adapters.data?.length === 0 && html`<${Empty} title="Nothing to play with yet" icon="playground">
-      <a class="button primary" href="#/upload">Upload an adapter</a><//>`}
-    ${adapters.data && refs.length > 0 && html`<${Bench} adapters=${adapters.data} refs=${refs} onRefs=${setRefs} server=${server} />`}`;
+      ${me.can("adapters:write") && html`<a class="button primary" href="#/upload">Upload an adapter</a>`}<//>`}
+    ${adapters.data && refs.length > 0 && html`<${Bench} adapters=${adapters.data} refs=${refs} onRefs=${setRefs} me=${me} />`}`;
 }
 
-function Bench({ adapters, refs, onRefs, server }) {
+function Bench({ adapters, refs, onRefs, me }) {
   const first = refs[0];
   const detail = useLoad(() => getJson(`v1/adapters/${part(first)}`), [first]);
   return html`<${Chooser} adapters=${adapters} refs=${refs} onRefs=${onRefs} />
     <${ProblemNotice} problem=${detail.problem} onRetry=${detail.reload} />
     ${!detail.data && detail.isLoading && html`<${Loading} what="Loading the adapter" />`}
-    ${detail.data && html`<${Trial} key=${nameOf(first)} detail=${detail.data} refs=${refs} server=${server} />`}`;
+    ${detail.data && html`<${Trial} key=${nameOf(first)} detail=${detail.data} refs=${refs} me=${me} />`}`;
 }
 
 function Chooser({ adapters, refs, onRefs }) {
@@ -79,7 +86,7 @@ async function loadTargets(name) {
   return [...aliases, ...versions.map(({ version }) => String(version))];
 }
 
-function Trial({ detail, refs, server }) {
+function Trial({ detail, refs, me }) {
   const fields = fieldsOf(detail);
   const [texts, setTexts] = useState(() => textsOf(detail, fields));
   const [answer, setAnswer] = useState(null);
@@ -103,7 +110,7 @@ function Trial({ detail, refs, server }) {
         onValue=${(value) => setTexts({ ...texts, [field.name]: value })} />`)}
       <div class="form-foot">
         <button class="button primary" type="submit" disabled=${action.isBusy}><${Icon} name="playground" />${action.isBusy ? "Running…" : "Run"}</button>
-        <span class="muted small-text"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
+        <span class="muted small-text keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
         <button class="link push" type="button" onClick=${() => setTexts(textsOf(detail, fields))}>Example</button>
       </div>
       <p class="muted small-text">Up to ${detail.max_tokens} tokens${detail.labels.length ? `, ${plural(detail.labels.length, "label")}` : ""}.</p>
@@ -114,7 +121,7 @@ function Trial({ detail, refs, server }) {
         <p class="muted small-text usage">${usageText(answer)}</p>`}
       ${!answer && !action.problem && html`<${Empty} title="The answer comes here" icon="playground">Change the text, then press Run.<//>`}
     </div>
-    ${!input.problem && html`<${Code} refs=${[...new Set(refs)]} input=${input.value} needsKey=${server.hasKey} />`}
+    ${!input.problem && html`<${Code} refs=${[...new Set(refs)]} input=${input.value} needsKey=${me.needsKey} />`}
   </div>`;
 }
 

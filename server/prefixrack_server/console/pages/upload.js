@@ -7,11 +7,21 @@ import { adapterHash, playgroundHash } from "../lib/route.js";
 import { droppedFiles, readSelection, reportOf, sendBundle } from "../lib/upload.js";
 import { TaskChip } from "../parts/chips.js";
 import { Icon } from "../parts/icons.js";
-import { ProblemNotice } from "../parts/notice.js";
+import { Empty, ProblemNotice } from "../parts/notice.js";
 
 const NAME = "[a-z0-9][a-z0-9._\\-]{0,62}";
 
-export function UploadPage() {
+const SCOPE = "adapters:write";
+
+export function UploadPage({ me }) {
+  return html`<div class="page-head"><div><h1>Upload</h1>
+      <p class="lead">A bundle becomes a new version and is served at once. It replaces nothing: callers of <code>production</code> stay where they are.</p></div></div>
+    ${me.can(SCOPE)
+      ? html`<${Upload} />`
+      : html`<${Empty} title="Your key cannot upload" icon="upload"><p>That needs a key with the scope <code>${SCOPE}</code>.</p><//>`}`;
+}
+
+function Upload() {
   const [selection, setSelection] = useState(null);
   const [name, setName] = useState("");
   const [progress, setProgress] = useState(0);
@@ -37,9 +47,7 @@ export function UploadPage() {
     upload.clear();
     choose.clear();
   };
-  return html`<div class="page-head"><div><h1>Upload</h1>
-      <p class="lead">A bundle becomes a new version and is served at once. It replaces nothing: callers of <code>production</code> stay where they are.</p></div></div>
-    <div class="narrow">
+  return html`<div class="narrow">
       ${!selection && html`<${DropZone} onFiles=${choose.run} />`}
       ${choose.problem && html`<${ProblemNotice} problem=${choose.problem} />`}
       ${selection && html`<form class="card stack" onSubmit=${submit}>

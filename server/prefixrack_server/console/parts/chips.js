@@ -23,6 +23,8 @@ export function AliasChip({ alias, version }) {
   return html`<span class=${`chip ${kind}`}>${alias}${version !== undefined && html`<b> ${version}</b>`}</span>`;
 }
 
+export const ScopeChips = ({ scopes }) => html`<span class="chips">${scopes.map((scope) => html`<span class=${`chip ${scope.includes("admin") ? "chip-accent" : ""}`}>${scope}</span>`)}</span>`;
+
 export function TierChip({ residency }) {
   if (!residency) return html`<span class="muted">–</span>`;
   const [word, meaning] = TIERS[residency.state] ?? [residency.state, ""];

@@ -1,19 +1,25 @@
 // The browser's own modal dialog: it keeps the focus, and Escape closes it.
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { html } from "../lib/html.js";
 
 export function Dialog({ title, onClose, children }) {
   const ref = useRef(null);
-  useEffect(() => {
+  const leave = useRef(onClose);
+  leave.current = onClose;
+  // Before the next paint: what has the focus now is what gets it back.
+  useLayoutEffect(() => {
     const dialog = ref.current;
     const opener = document.activeElement;
+    const onClosed = () => leave.current();
+    dialog.addEventListener("close", onClosed);
     dialog.showModal();
     return () => {
+      dialog.removeEventListener("close", onClosed);
       dialog.close();
       if (opener?.isConnected) opener.focus();
     };
   }, []);
-  return html`<dialog ref=${ref} class="dialog" aria-labelledby="dialog-title" onCancel=${onClose}>
+  return html`<dialog ref=${ref} class="dialog" aria-labelledby="dialog-title">
     <h2 id="dialog-title">${title}</h2>
     ${children}
   </dialog>`;

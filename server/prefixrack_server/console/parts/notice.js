@@ -24,6 +24,9 @@ export function ProblemNotice({ problem, onRetry }) {
   </div>`;
 }
 
+// Stands where a control would be that this key may not use.
+export const Needs = ({ scope, what }) => html`<p class="muted small-text">${what} needs a key with the scope <code>${scope}</code>.</p>`;
+
 export function Empty({ title, children, icon = "adapters" }) {
   return html`<div class="empty">
     <span class="empty-icon"><${Icon} name=${icon} /></span>

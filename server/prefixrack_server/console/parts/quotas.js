@@ -5,9 +5,12 @@ import { bytes, count } from "../lib/format.js";
 import { useLoad } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
 import { Bars } from "./bars.js";
-import { Loading, ProblemNotice } from "./notice.js";
+import { Loading, Needs, ProblemNotice } from "./notice.js";
+import { QuotaDialog } from "./quota_dialog.js";
+import { toast } from "./toast.js";
 
 const NUM_DAYS = 14;
+const SCOPE = "admin"; // a tenant does not set its own
 const LIMITS = [
   ["Requests a minute", "requests_per_minute", count],
   ["Tokens a minute", "tokens_per_minute", count],
@@ -15,33 +18,28 @@ const LIMITS = [
   ["Storage", "max_bytes", bytes, "num_bytes"],
 ];
 
-export function Quotas({ own, server }) {
-  const [tenant, setTenant] = useState(own);
-  const others = useLoad(listTenants, []);
+export function Quotas({ tenant, me }) {
+  const [isOpen, setIsOpen] = useState(false);
   const { data, problem, isLoading, reload } = useLoad(() => getJson(`admin/v1/tenants/${part(tenant)}`), [tenant]);
+  const done = () => {
+    setIsOpen(false);
+    toast(`The quotas of ${tenant} were changed`);
+    reload();
+  };
   return html`<div class="board">
-    <section class="card panel" aria-labelledby="quotas"><h2 id="quotas">Quotas of ${tenant}</h2>
-      ${others.data?.length > 1 && html`<label class="field"><span class="field-name">Tenant</span>
-        <select class="select wide" value=${tenant} onChange=${(event) => setTenant(event.currentTarget.value)}>
-          ${others.data.map(({ name }) => html`<option value=${name}>${name}</option>`)}</select></label>`}
+    <section class="card panel" aria-labelledby="quotas">
+      <div class="card-head"><h2 id="quotas">Quotas of ${tenant}</h2>
+        ${data && me.can(SCOPE) && html`<button class="button small" onClick=${() => setIsOpen(true)}>Edit quotas</button>`}</div>
       <${ProblemNotice} problem=${problem} onRetry=${reload} />
       ${!data && isLoading && html`<${Loading} what="Loading quotas" />`}
-      ${data && html`<${Limits} info=${data} />`}</section>
-    ${server.hasUsage && html`<${Usage} tenant=${tenant} />`}
+      ${data && html`<${Limits} info=${data} />`}
+      ${!me.can(SCOPE) && html`<${Needs} scope=${SCOPE} what="To change them" />`}</section>
+    <${Usage} tenant=${tenant} />
+    ${isOpen && html`<${QuotaDialog} info=${data} onClose=${() => setIsOpen(false)} onDone=${done} />`}
   </div>`;
 }
 
-// All tenants, for who may see them; nobody else's for the admin of one.
-async function listTenants() {
-  try {
-    return await getAll("admin/v1/tenants");
-  } catch (problem) {
-    if (problem.status === 403) return [];
-    throw problem;
-  }
-}
-
-function Limits({ info }) {
+export function Limits({ info }) {
   const { quotas, stored } = info;
   return html`<dl class="facts">${LIMITS.map(([word, name, format, field]) => {
       const limit = quotas[name] === null ? "no limit" : format(quotas[name]);

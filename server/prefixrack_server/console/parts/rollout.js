@@ -1,89 +1,92 @@
-// Where the aliases of an adapter point, and how they move: promotion, canary, rollback.
+// Where the aliases of an adapter point, and how they move: promotion, canary, shadow, gates, rollback.
 import { useState } from "preact/hooks";
-import { part, send } from "../lib/api.js";
-import { percent } from "../lib/format.js";
-import { useAction } from "../lib/hooks.js";
+import { getJson, send } from "../lib/api.js";
+import { useFeed } from "../lib/feed.js";
+import { count, percent } from "../lib/format.js";
+import { useAction, useLoad } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
+import { agreementOf } from "../lib/traffic.js";
+import { CanaryForm, GatesForm, ShadowForm, pathOf } from "./alias_forms.js";
 import { AliasChip } from "./chips.js";
 import { Confirm, Dialog } from "./dialog.js";
+import { Needs } from "./notice.js";
 import { toast } from "./toast.js";
 
 const SERVER_MOVES = "latest"; // the newest version: nobody else moves it
-const MAX_SHARE = 50;
+const PROMOTE = "alias:promote";
+const FORMS = { canary: CanaryForm, shadow: ShadowForm, gates: GatesForm };
 
-const pathOf = (name, alias) => `admin/v1/adapters/${part(name)}/aliases/${part(alias)}`;
-
-export function Rollout({ name, aliases, versions, onChange }) {
+export function Rollout({ name, aliases, versions, onChange, me }) {
   const [isOpen, setIsOpen] = useState(false);
   const done = (text) => {
     setIsOpen(false);
     toast(text);
     onChange();
   };
+  const mayPromote = me.can(PROMOTE);
   return html`<section class="card stack" aria-labelledby="aliases">
-    <div class="card-head"><h2 id="aliases">Aliases</h2><button class="button" onClick=${() => setIsOpen(true)}>Promote a version</button></div>
-    <ul class="aliases">${aliases.map((alias) => html`<${Alias} key=${alias.alias} name=${name} alias=${alias} versions=${versions} onChange=${onChange} />`)}</ul>
+    <div class="card-head"><h2 id="aliases">Aliases</h2>${mayPromote && html`<button class="button" onClick=${() => setIsOpen(true)}>Promote a version</button>`}</div>
+    <ul class="aliases">${aliases.map((alias) => html`<${Alias} key=${alias.alias} name=${name} alias=${alias} versions=${versions} onChange=${onChange} me=${me} />`)}</ul>
     ${!aliases.some(({ alias }) => alias === "production") && html`<p class="muted small-text">There is no <code>production</code> yet: callers of the bare name get the newest version.</p>`}
+    ${!mayPromote && html`<${Needs} scope=${PROMOTE} what="To promote, roll back, or start a canary or a shadow" />`}
     ${isOpen && html`<${PromoteDialog} name=${name} aliases=${aliases} versions=${versions} onClose=${() => setIsOpen(false)} onDone=${done} />`}
   </section>`;
 }
 
-function Alias({ name, alias, versions, onChange }) {
+function Alias({ name, alias, versions, onChange, me }) {
   const [open, setOpen] = useState(null);
-  const rollback = useAction(() => send("POST", `${pathOf(name, alias.alias)}/rollback`, { headers: { "If-Match": alias.etag } }));
   const isOurs = alias.alias !== SERVER_MOVES;
-  const canReturn = alias.canary || alias.shadow_version !== null || alias.previous_version !== null;
+  const gates = useLoad(() => (isOurs ? getJson(`${pathOf(name, alias.alias)}/gates`) : null), [name, alias]);
+  const rollback = useAction(() => send("POST", `${pathOf(name, alias.alias)}/rollback`, { headers: { "If-Match": alias.etag } }));
   const done = (text) => {
     setOpen(null);
     toast(text);
     onChange();
   };
+  const Form = FORMS[open];
   return html`<li class="alias">
     <div class="alias-line">
       <${AliasChip} alias=${alias.alias} />
       <span class="alias-target">version ${alias.version}</span>
-      ${!isOurs && html`<span class="muted small-text">moves with every upload</span>`}
-      ${isOurs && html`<span class="push buttons">
-        ${versions.length > 1 && html`<button class="button small" aria-expanded=${open === "canary"} onClick=${() => setOpen(open === "canary" ? null : "canary")}>Canary</button>`}
-        <button class="button small" disabled=${!canReturn} onClick=${() => setOpen("rollback")}>Roll back</button></span>`}
+      ${isOurs ? html`<${AliasButtons} alias=${alias} open=${open} onOpen=${setOpen} hasOthers=${versions.length > 1} me=${me} />` : html`<span class="muted small-text">moves with every upload</span>`}
     </div>
-    ${alias.canary && html`<p class="canary-line"><span class="canary-bar" aria-hidden="true"><span style=${{ width: `${100 * alias.canary.share}%` }}></span></span>
-      ${percent(alias.canary.share, 0)} of the callers get version ${alias.canary.version}</p>`}
-    ${alias.shadow_version !== null && html`<p class="muted small-text">Version ${alias.shadow_version} computes beside it, and answers nobody.</p>`}
-    ${open === "canary" && html`<${Canary} name=${name} alias=${alias} versions=${versions} onDone=${done} />`}
+    <${Stand} name=${name} alias=${alias} gates=${gates.data?.require ?? []} tenant=${me.tenant} />
+    ${Form && html`<${Form} name=${name} alias=${alias} versions=${versions} gates=${gates.data?.require ?? []} onDone=${done} />`}
     ${open === "rollback" && html`<${Confirm} title=${`Roll ${alias.alias} back?`} text=${rollbackText(alias)} verb="Roll back"
       action=${rollback} onClose=${() => setOpen(null)} onDone=${() => done(`${alias.alias} was rolled back`)} />`}
   </li>`;
+}
+
+function AliasButtons({ alias, open, onOpen, hasOthers, me }) {
+  const canReturn = alias.canary || alias.shadow_version !== null || alias.previous_version !== null;
+  const toggle = (form, word) => html`<button class="button small" aria-expanded=${open === form} onClick=${() => onOpen(open === form ? null : form)}>${word}</button>`;
+  return html`<span class="push buttons">
+    ${me.can(PROMOTE) && hasOthers && [toggle("canary", "Canary"), toggle("shadow", "Shadow")]}
+    ${me.can("tenant:admin") && toggle("gates", "Gates")}
+    ${me.can(PROMOTE) && html`<button class="button small" disabled=${!canReturn} onClick=${() => onOpen("rollback")}>Roll back</button>`}
+  </span>`;
+}
+
+// What is beside the version that answers.
+function Stand({ name, alias, gates, tenant }) {
+  const { canary, shadow_version: shadow } = alias;
+  return html`
+    ${canary && html`<p class="canary-line"><span class="canary-bar" aria-hidden="true"><span style=${{ width: `${100 * canary.share}%` }}></span></span>
+      ${percent(canary.share, 0)} of the callers get version ${canary.version}</p>`}
+    ${shadow !== null && html`<p class="small-text">Version ${shadow} computes beside it, and answers nobody. <${Agreement} labels=${{ tenant, adapter: name, alias: alias.alias, version: String(shadow) }} /></p>`}
+    ${gates.length > 0 && html`<p class="small-text">Protected: what answers here must claim ${gates.map((gate) => html`<code class="gate">${gate}</code> `)}</p>`}`;
+}
+
+function Agreement({ labels }) {
+  const { same, total } = agreementOf(useFeed(), labels);
+  if (!total) return html`<span class="muted">Nothing was compared yet.</span>`;
+  return html`<b>${percent(same / total)}</b> of ${count(total)} outputs agree.`;
 }
 
 function rollbackText(alias) {
   if (alias.canary) return `The canary ends: every caller gets version ${alias.version} again.`;
   if (alias.previous_version === null) return "The shadow ends.";
   return `Callers of ${alias.alias} get version ${alias.previous_version} again, instead of version ${alias.version}.`;
-}
-
-function Canary({ name, alias, versions, onDone }) {
-  const others = versions.filter(({ version }) => version !== alias.version);
-  const [version, setVersion] = useState(alias.canary?.version ?? others[0].version);
-  const [share, setShare] = useState(Math.round((alias.canary?.share ?? 0.05) * 100));
-  const action = useAction(() => {
-    const canary = share > 0 ? { version: Number(version), share: share / 100 } : null;
-    const body = { version: alias.version, shadow: alias.shadow_version, canary };
-    return send("PUT", pathOf(name, alias.alias), { body, headers: { "If-Match": alias.etag } });
-  });
-  const submit = async (event) => {
-    event.preventDefault();
-    if (await action.run()) onDone(share > 0 ? `${share} % of ${alias.alias} go to version ${version}` : "The canary ended");
-  };
-  return html`<form class="canary" onSubmit=${submit}>
-    <label class="field"><span class="field-name">Canary</span>
-      <select class="select" value=${version} onChange=${(event) => setVersion(event.currentTarget.value)}>
-        ${others.map((other) => html`<option value=${other.version}>version ${other.version}</option>`)}</select></label>
-    <label class="field grow"><span class="field-name">Share of callers <output>${share} %</output></span>
-      <input type="range" min="0" max=${MAX_SHARE} step="1" value=${share} onInput=${(event) => setShare(Number(event.currentTarget.value))} /></label>
-    <button class="button primary" type="submit" disabled=${action.isBusy}>${share > 0 ? "Apply" : "End canary"}</button>
-    ${action.problem && html`<p class="field-problem" role="alert">${action.problem.message}</p>`}
-  </form>`;
 }
 
 function PromoteDialog({ name, aliases, versions, onClose, onDone }) {

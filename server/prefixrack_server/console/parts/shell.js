@@ -1,16 +1,20 @@
 // What is around every page: the way to the others, who is signed in, messages.
 import { useEffect, useRef } from "preact/hooks";
+import { until } from "../lib/format.js";
 import { html } from "../lib/html.js";
+import { nameOfKey } from "../lib/identity.js";
 import { Icon } from "./icons.js";
 import { Toasts } from "./toast.js";
 
+// With the scope without which there is nothing to do.
 const LINKS = [
   ["adapters", "Adapters"],
-  ["playground", "Playground"],
+  ["playground", "Playground", "predict"],
   ["live", "Live"],
-  ["upload", "Upload"],
+  ["upload", "Upload", "adapters:write"],
   ["keys", "Keys"],
 ];
+const SOON_MS = 7 * 86_400_000;
 
 export function Logo() {
   return html`<span class="logo">
@@ -21,7 +25,7 @@ export function Logo() {
   </span>`;
 }
 
-export function Shell({ route, server, onLeave, children }) {
+export function Shell({ route, me, onLeave, children }) {
   const main = useRef(null);
   const isFirst = useRef(true);
   const place = [route.page, ...route.rest].join("/");
@@ -44,17 +48,25 @@ export function Shell({ route, server, onLeave, children }) {
     <div class="shell">
       <header class="side">
         <a class="home" href="#/adapters"><${Logo} /></a>
-        <nav class="nav" aria-label="Pages">${LINKS.map(([page, word]) => html`<a
+        <nav class="nav" aria-label="Pages">${LINKS.filter(([, , scope]) => !scope || me.can(scope)).map(([page, word]) => html`<a
           class="nav-link" href=${`#/${page}`} aria-current=${route.page === page ? "page" : undefined}>
           <${Icon} name=${page} /><span>${word}</span></a>`)}</nav>
         <div class="side-foot">
+          <${Account} me=${me} />
           <a href="docs">API reference</a>
-          ${server.hasKey
-            ? html`<button class="link" onClick=${onLeave}>Sign out</button>`
-            : html`<span class="muted">No key needed</span>`}
+          ${me.needsKey && html`<button class="link" onClick=${onLeave}>Sign out</button>`}
         </div>
       </header>
       <main id="main" ref=${main} tabindex="-1">${children}</main>
     </div>
     <${Toasts} />`;
 }
+
+function Account({ me }) {
+  if (!me.needsKey) return html`<span class="muted account">No key needed</span>`;
+  return html`<a class="account" href="#/keys" aria-label=${`Signed in as ${nameOfKey(me)} of ${me.tenant}`}>
+    <b>${nameOfKey(me)}</b><span class="muted">${me.tenant}</span>
+    ${endsSoon(me) && html`<span class="bad">expires ${until(me.expires_at)}</span>`}</a>`;
+}
+
+const endsSoon = ({ expires_at: end }) => end !== null && new Date(end) - Date.now() < SOON_MS;

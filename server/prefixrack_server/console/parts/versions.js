@@ -11,24 +11,24 @@ import { Confirm } from "./dialog.js";
 import { Icon } from "./icons.js";
 import { toast } from "./toast.js";
 
-export function Versions({ name, versions, onChange }) {
+export function Versions({ name, versions, onChange, me }) {
   const [chosen, setChosen] = useState([]);
   const toggle = (number) =>
     setChosen((before) => (before.includes(number) ? before.filter((other) => other !== number) : [...before, number].slice(-2)));
   const [older, newer] = [...chosen].sort((a, b) => a - b);
   return html`<section class="card" aria-labelledby="versions">
     <div class="card-head"><h2 id="versions">Versions</h2>
-      ${versions.length > 1 && html`<p class="muted small-text">${chosen.length === 2 ? html`<a href=${playgroundHash([`${name}@${older}`, `${name}@${newer}`])}>Try both side by side</a>` : "Choose two to compare them"}</p>`}</div>
+      ${versions.length > 1 && html`<p class="muted small-text">${chosen.length === 2 && me.can("predict") ? html`<a href=${playgroundHash([`${name}@${older}`, `${name}@${newer}`])}>Try both side by side</a>` : "Choose two to compare them"}</p>`}</div>
     <table class="table rows"><caption class="hidden">Versions of ${name}</caption>
       <thead><tr>${versions.length > 1 && html`<th scope="col"><span class="hidden">Compare</span></th>`}<th scope="col">Version</th><th scope="col">Score</th>
         <th scope="col">Uploaded</th><th scope="col">Where</th><th scope="col"><span class="hidden">Actions</span></th></tr></thead>
-      <tbody>${versions.map((version) => html`<${VersionRow} key=${version.version} name=${name} version=${version} onChange=${onChange}
+      <tbody>${versions.map((version) => html`<${VersionRow} key=${version.version} name=${name} version=${version} onChange=${onChange} me=${me}
         isChosen=${chosen.includes(version.version)} onToggle=${versions.length > 1 ? toggle : null} />`)}</tbody></table>
     ${chosen.length === 2 && html`<${Comparison} name=${name} older=${older} newer=${newer} />`}
   </section>`;
 }
 
-function VersionRow({ name, version, isChosen, onToggle, onChange }) {
+function VersionRow({ name, version, isChosen, onToggle, onChange, me }) {
   const { version: number, digest, aliases, metrics, created_at: at, created_by: by, size_bytes: size } = version;
   const path = `admin/v1/adapters/${part(name)}/versions/${number}`;
   const residency = useLoad(() => getJson(`${path}/residency`), [path]);
@@ -39,11 +39,11 @@ function VersionRow({ name, version, isChosen, onToggle, onChange }) {
     <td data-label="Score">${metrics.length ? html`<b class="figure">${metric(metrics[0]).text}</b> <span class="muted">${metrics[0].name}</span>` : NOTHING}</td>
     <td data-label="Uploaded"><span class="nowrap" title=${`${moment(at)} by ${by}`}>${ago(at)}</span></td>
     <td data-label="Where"><${TierChip} residency=${residency.data} /></td>
-    <td class="row-action"><${VersionActions} name=${name} number=${number} path=${path} residency=${residency} isNeeded=${aliases.some((alias) => alias !== "latest")} onChange=${onChange} /></td>
+    <td class="row-action"><${VersionActions} name=${name} number=${number} path=${path} residency=${residency} isNeeded=${aliases.some((alias) => alias !== "latest")} onChange=${onChange} mayWrite=${me.can("adapters:write")} /></td>
   </tr>`;
 }
 
-function VersionActions({ name, number, path, residency, isNeeded, onChange }) {
+function VersionActions({ name, number, path, residency, isNeeded, onChange, mayWrite }) {
   const [isAsking, setIsAsking] = useState(false);
   const isKept = residency.data?.keep_resident;
   const keep = useAction(async () => {
@@ -61,8 +61,8 @@ function VersionActions({ name, number, path, residency, isNeeded, onChange }) {
   const keepName = `${isKept ? "Let go of" : "Keep"} version ${number} on the device`;
   return html`<div class="menu">
       <${IconButton} icon="download" name=${`Download version ${number}`} onClick=${save.run} disabled=${save.isBusy} />
-      <${IconButton} icon="pin" name=${keepName} onClick=${keep.run} disabled=${keep.isBusy || !residency.data} pressed=${isKept} />
-      <${IconButton} icon="delete" name=${`Delete version ${number}`} onClick=${() => setIsAsking(true)} disabled=${isNeeded} />
+      ${mayWrite && html`<${IconButton} icon="pin" name=${keepName} onClick=${keep.run} disabled=${keep.isBusy || !residency.data} pressed=${isKept} />
+      <${IconButton} icon="delete" name=${`Delete version ${number}`} onClick=${() => setIsAsking(true)} disabled=${isNeeded} />`}
     </div>
     ${problem && html`<p class="field-problem" role="alert">${problem.message}</p>`}
     ${isAsking && html`<${Confirm} title=${`Delete version ${number} of ${name}?`} text="Requests in flight finish on it. The number is not given out again."
