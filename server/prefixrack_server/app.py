@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from prefixrack_adapters.spec import BackboneSpec
@@ -38,7 +39,7 @@ from prefixrack_server.registry.registry import Registry
 from prefixrack_server.request_context import RequestContext
 from prefixrack_server.rollout_traffic import RolloutTraffic
 from prefixrack_server.routes import adapters, admin, health, keys, predict, records, tenants, whoami
-from prefixrack_server.routes.shortcut import PredictShortcut
+from prefixrack_server.routes.shortcut import Application
 from prefixrack_server.scoreboard import TURN_S
 from prefixrack_server.seat import Seat
 from prefixrack_server.services import Services
@@ -75,13 +76,13 @@ def create_app(
     app.state.services = services
     install_docs_page(app)
     install_console(app)
-    _add_middleware(app, services)
+    app.shorten(_middleware(services), lambda: services.dispatcher.spans.is_on)
     return app
 
 
-def routed_app(needs_key: bool, lifespan: Lifespan | None = None) -> FastAPI:
+def routed_app(needs_key: bool, lifespan: Lifespan | None = None) -> Application:
     """The routes, their faults and what OpenAPI says about them, with nothing behind."""
-    app = FastAPI(
+    app = Application(
         title="Prefixrack",
         summary="Thousands of small prompt adapters on one frozen backbone",
         version="1",
@@ -209,16 +210,18 @@ async def _prepare(services: Services) -> None:
     await services.keeper.sync()
 
 
-def _add_middleware(app: FastAPI, services: Services) -> None:
-    """The last one added is the outermost."""
-    app.add_middleware(PredictShortcut)
+def _middleware(services: Services) -> list[Middleware]:
+    """Outermost first."""
+    layers = [Middleware(RequestContext, observe=services.metrics.observe)]
     origins = services.config.http.cors_origins
     if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After", "ETag", "RateLimit", "RateLimit-Policy"],
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(origins),
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["X-Request-Id", "Retry-After", "ETag", "RateLimit", "RateLimit-Policy"],
+            )
         )
-    app.add_middleware(RequestContext, observe=services.metrics.observe)
+    return layers

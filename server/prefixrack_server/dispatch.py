@@ -19,7 +19,7 @@ from prefixrack_server.messages import BundleRef, Engine, RowDone, RowWork
 from prefixrack_server.noticeboard import Noticeboard
 from prefixrack_server.spans import Caller, Spans
 
-POLL_S = 0.5  # how often a waiting request looks whether its caller is still there
+POLL_S = 0.5  # how often waiting requests look whether their callers are still there
 
 IsGone = Callable[[], Awaitable[bool]]
 
@@ -65,7 +65,7 @@ class Ticket:
         return not self.num_missing or self.fault is not None
 
     async def turn(self, patience_s: float | None) -> None:
-        """Until the ticket is done, for `patience_s` at most. A timer and a future: `asyncio.wait` takes twice that."""
+        """Until the ticket is done, it is time to look around, or `patience_s` are over."""
         loop = asyncio.get_running_loop()
         self._waker = waker = loop.create_future()
         timer = None if patience_s is None else loop.call_later(patience_s, _wake, waker)
@@ -79,13 +79,13 @@ class Ticket:
         self.answers[answer.row_id - self.first_id] = answer
         self.num_missing -= 1
         if not self.num_missing:
-            self._end()
+            self.wake()
 
     def fail(self, fault: Fault) -> None:
         self.fault = fault
-        self._end()
+        self.wake()
 
-    def _end(self) -> None:
+    def wake(self) -> None:
         if self._waker is not None:
             _wake(self._waker)
 
@@ -113,6 +113,7 @@ class Dispatcher:
         self._next_id = 0
         self._tickets: dict[int, Ticket] = {}
         self._unsent: list[RowWork] = []
+        self._is_looking_around = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.num_tokens = 0
 
@@ -154,11 +155,25 @@ class Dispatcher:
         self._post()
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
+        if not self._is_looking_around:
+            self._look_around_later()
         self._unsent += [
             RowWork(row_id, bound.row, bound.bundle, deadline, priority, *payer, is_exact=bound.is_exact)
             for row_id, bound in zip(ticket.row_ids, rows, strict=True)
         ]
         return ticket
+
+    def _look_around_later(self) -> None:
+        self._is_looking_around = True
+        asyncio.get_running_loop().call_later(POLL_S, self._look_around)
+
+    def _look_around(self) -> None:
+        """One timer for all that wait: a timer for each would be a part of the cost of those answered sooner."""
+        self._is_looking_around = False
+        for ticket in set(self._tickets.values()):
+            ticket.wake()
+        if self._tickets:
+            self._look_around_later()
 
     def _send(self) -> None:
         work = [row_work for row_work in self._unsent if row_work.row_id in self._tickets]  # not cancelled since
@@ -173,7 +188,7 @@ class Dispatcher:
         """
         try:
             while not ticket.is_done:
-                await ticket.turn(_patience(ticket, is_gone))
+                await ticket.turn(_patience(ticket))
                 if not ticket.is_done:
                     await _check_caller(ticket, is_gone)
             if ticket.fault is not None:
@@ -227,13 +242,12 @@ class Dispatcher:
         self.spans.packed(shares)
 
 
-def _patience(ticket: Ticket, is_gone: IsGone | None) -> float | None:
-    """Seconds until somebody has to look again, None for never."""
-    poll_s = POLL_S if is_gone is not None else None
+def _patience(ticket: Ticket) -> float | None:
+    """Seconds until the ticket's time is over, where that is before everybody looks around."""
     if ticket.deadline is None:
-        return poll_s
+        return None
     left_s = max(0.0, ticket.deadline - time.monotonic())
-    return left_s if poll_s is None else min(left_s, poll_s)
+    return left_s if left_s < POLL_S else None
 
 
 async def _check_caller(ticket: Ticket, is_gone: IsGone | None) -> None:

@@ -11,7 +11,6 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -81,7 +80,7 @@ class EngineServer:
         shares: defaultdict[int, list[RowDone]] = defaultdict(list)
         for answer in answers:
             number, row_id = divmod(answer.row_id, IDS_PER_CONNECTION)
-            shares[number].append(replace(answer, row_id=row_id))
+            shares[number].append(answer._replace(row_id=row_id))
         stats = self._engine.stats()
         for number, share in shares.items():
             connection = self._connections.get(number)
@@ -130,7 +129,7 @@ class Connection:
 
     def _submit(self, work: Sequence[RowWork]) -> None:
         self._row_ids.update(row_work.row_id for row_work in work)
-        self._engine.submit([replace(row_work, row_id=self._first_id + row_work.row_id) for row_work in work])
+        self._engine.submit([row_work._replace(row_id=self._first_id + row_work.row_id) for row_work in work])
 
     def _cancel(self, row_ids: Sequence[int]) -> None:
         self._row_ids.difference_update(row_ids)

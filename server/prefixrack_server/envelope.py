@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs
 from prefixrack.types import AdapterRef, Output, Parameters, QuestionAnsweringOutput
@@ -62,7 +62,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise _too_large(announced, max_bytes)
     chunks: list[bytes] = []
     num_bytes = 0
-    async for chunk in request.stream():
+    is_whole = False
+    while not is_whole:  # what `request.stream()` does, but for a generator's time
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        is_whole = not message.get("more_body")
+        chunk = message.get("body", b"")
         num_bytes += len(chunk)
         if num_bytes > max_bytes:
             raise _too_large(f"more than {max_bytes}", max_bytes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ class BundleRef:
     tensors_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class RowWork:
+class RowWork(NamedTuple):
     """One row to compute. `bundle` None means the bare backbone with no head: its answer is the hidden states.
 
     `deadline` is in seconds of `time.monotonic()`; a row past it is answered with `deadline_exceeded`, uncomputed.
@@ -60,8 +59,7 @@ class RowFailure:
 STOPPING = RowFailure(NotReady.code, "the engine is stopping: send it again to another replica or a moment later")
 
 
-@dataclass(frozen=True, slots=True)
-class RowDone:
+class RowDone(NamedTuple):
     """The one answer to a `RowWork`: logits (float32, [num_outputs] or [row_len, num_outputs]) or a failure.
 
     `queue_ms` is the wait before the pack, `compute_ms` the time of the whole pack that held the row.

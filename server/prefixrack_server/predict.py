@@ -37,8 +37,7 @@ Outcome = Output | errors.Fault
 log = structlog.stdlib.get_logger("prefixrack.predict")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Who waits for a request, who pays for it, and how long it may take: `deadline` in `time.monotonic()` seconds."""
 
     allowance: Allowance

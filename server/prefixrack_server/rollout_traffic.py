@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -168,7 +167,7 @@ class RolloutTraffic:
         """At the priority of bulk lines, on nobody's quota."""
         big = is_big(len(envelope.inputs), envelope.num_bytes)
         batch = await self._predictor.prepare(shadow, envelope.inputs, envelope.parameters, big)
-        own_call = replace(call, deadline=time.monotonic() + SHADOW_TIMEOUT_S, is_gone=None)
+        own_call = call._replace(deadline=time.monotonic() + SHADOW_TIMEOUT_S, is_gone=None)
         answers = iter(await self._predictor.compute(list(batch.rows()), own_call, BULK_PRIORITY))
         outcomes = await self._predictor.tokeniser.work(big, lambda: batch.finish(answers))
         return [outcome_json(outcome) for outcome in outcomes]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from prefixrack_server.routes import shortcut
 from prefixrack_server.routes.predict import BareRoute
-from prefixrack_server.routes.shortcut import PredictShortcut
 
 GOOD = b'{"inputs": ["hello", ""]}'
 JSON = {"content-type": "application/json"}
@@ -45,7 +45,7 @@ async def ask(server: Any, name: str) -> dict[str, Any]:
 async def test_both_ways_answer_alike(server: Any, bundles: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     await server.upload(bundles("intent"))
     direct = await ask(server, name)
-    monkeypatch.setattr(PredictShortcut, "_select", lambda *_: None)
+    monkeypatch.setattr(shortcut, "_route_of", lambda _: None)
     assert direct == await ask(server, name)
     lines = (await server.client.get("/metrics")).text.splitlines()
     counted = [line for line in lines if line.startswith("prefixrack_http_requests_total") and "versions" not in line]
