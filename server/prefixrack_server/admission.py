@@ -17,12 +17,11 @@ from prefixrack_server.scheduler import Scheduler
 MEMORY_S: Final = 5.0
 # Retry-After where the speed is not known yet.
 UNKNOWN_RETRY_S: Final = 1.0
-
-
-# Where several tenants share the engine, a pack takes no longer than this: a row waits for the pack before it too, and
-# who floods would make all of them as large as they may be.
+# Where several tenants share the engine, a pack is filled up to so much time at most: a row waits for the pack before
+# it too, and who floods would make all of them as large as they may be.
 SHARED_PACK_S: Final = 0.05
-MIN_SHARED_TOKENS: Final = 256
+MIN_SHARED_TOKENS: Final = 64
+USUAL_SHARED_TOKENS: Final = 512  # until the speed is known
 
 
 class QueueLimits(NamedTuple):
@@ -56,10 +55,12 @@ class Speed:
 class Admission:
     """Lives as long as the engine."""
 
-    def __init__(self, scheduler: Scheduler, limits: QueueLimits) -> None:
+    def __init__(self, scheduler: Scheduler, limits: QueueLimits, shared_tokens: float = math.inf) -> None:
         self._scheduler = scheduler
         self._limits = limits
+        self._shared_tokens = shared_tokens
         self.speed = Speed()
+        self._size_shared_packs()
         self._busy_until = 0.0
 
     def begin(self, num_tokens: int, now: float) -> None:
@@ -71,13 +72,17 @@ class Admission:
         """A pack is computed."""
         if is_full:
             self.speed.note(num_tokens, seconds)
-            self._scheduler.shared_pack_tokens = max(MIN_SHARED_TOKENS, int(SHARED_PACK_S * self.speed.tokens_per_s))
+            self._size_shared_packs()
 
     def refusal(self, request: Sequence[RowWork], now: float) -> RowFailure | None:
         """Why these rows of one request may not join the queue; None where they may. An empty queue takes anything."""
         if not self._scheduler.num_rows:
             return None
         return self._too_late(request[0], now) or self._too_full(request)
+
+    def _size_shared_packs(self) -> None:
+        in_time = SHARED_PACK_S * self.speed.tokens_per_s if self.speed.tokens_per_s else USUAL_SHARED_TOKENS
+        self._scheduler.shared_pack_tokens = int(min(self._shared_tokens, max(MIN_SHARED_TOKENS, in_time)))
 
     def _too_late(self, first: RowWork, now: float) -> RowFailure | None:
         """The queue before the request takes longer than the request has time."""

@@ -96,7 +96,9 @@ class EngineThread:
         self._is_warm = config.max_pack_tokens != "auto"
         max_pack_tokens = USUAL_PACK_TOKENS if config.max_pack_tokens == "auto" else config.max_pack_tokens
         self._scheduler = Scheduler(max_pack_tokens, config.pack_rows(backbone.is_asynchronous))
-        self._admission = Admission(self._scheduler, queue_limits or QueueLimits())
+        num_threads = config.num_threads or torch.get_num_threads()
+        shared_tokens = config.shared_tokens(backbone.is_asynchronous, num_threads, backbone.dtype.itemsize)
+        self._admission = Admission(self._scheduler, queue_limits or QueueLimits(), shared_tokens)
         self._runner = PackRunner(backbone, clock, self._shrink)
         self._loaders = loader_threads(config.num_loaders)
         self._host: HostTier[Adapter] = HostTier(config.host_budget_bytes(backbone.is_asynchronous))

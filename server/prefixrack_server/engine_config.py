@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,9 @@ Auto = Literal["auto"]
 
 # A pack's tokens until they are measured, or where they cannot be.
 USUAL_PACK_TOKENS = 2048
+# While several tenants share a CPU, for each thread that computes in float32: what a pack costs whatever its size is
+# worth 20 to 30 tokens of computing, so packs of so many lose an eighth to it, and nobody waits long for one.
+SHARED_TOKENS_PER_THREAD = 144
 # Of host memory for adapters, where it is another memory than the device's.
 HOST_BYTES = 4 << 30
 
@@ -17,7 +21,8 @@ HOST_BYTES = 4 << 30
 class EngineConfig(BaseModel):
     """How much goes into one pack, how much stays on the device and beside it, and how patient the engine is.
 
-    `max_pack_tokens` "auto" is measured by the engine's thread when it starts. `num_threads` None leaves torch's own
+    `max_pack_tokens` "auto" is measured by the engine's thread when it starts. `shared_pack_tokens` is what a pack is
+    filled up to while several tenants want some of the engine. `num_threads` None leaves torch's own
     choice. `retry_load_after_s` is how long a failed load answers for itself before new demand tries again;
     `drain_timeout_s` is how long `stop()` goes on working for what is queued. `max_silence_s` is how long its loop may
     take for one turn, the longest pack included, before the server says that it hangs.
@@ -27,6 +32,7 @@ class EngineConfig(BaseModel):
 
     max_pack_tokens: Annotated[int, Field(ge=1)] | Auto = USUAL_PACK_TOKENS
     max_pack_rows: Annotated[int, Field(ge=1)] | Auto = "auto"
+    shared_pack_tokens: Annotated[int, Field(ge=1)] | Auto = "auto"
     resident_bytes: Annotated[int, Field(ge=1)] = 1 << 30
     host_bytes: Annotated[int, Field(ge=0)] | Auto = "auto"
     num_loaders: Annotated[int, Field(ge=1, le=64)] = 4
@@ -46,3 +52,10 @@ class EngineConfig(BaseModel):
         if self.max_pack_rows == "auto":
             return 1024 if is_on_gpu else 256
         return self.max_pack_rows
+
+    def shared_tokens(self, is_on_gpu: bool, num_threads: int, itemsize: int) -> float:
+        """`shared_pack_tokens`; where it is "auto", nothing but its time bounds a pack on a GPU. Types of half the size
+        are computed twice as fast, while the rest of a pack's cost stays."""
+        if self.shared_pack_tokens == "auto":
+            return math.inf if is_on_gpu else SHARED_TOKENS_PER_THREAD * num_threads * 4 // itemsize
+        return self.shared_pack_tokens

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from prefixrack_server.fair_queue import COMPACT_SLACK, FairQueue, Standing, compacted
+from prefixrack_server.fair_queue import COMPACT_SLACK, FairQueue, PackLimits, Standing
 from prefixrack_server.messages import RowWork
 from prefixrack_server.queued_row import QueuedRow
 
-# So long after several tenants wanted the engine at once it counts as shared.
-SHARED_FOR_S: Final = 1.0
-USUAL_SHARED_TOKENS: Final = 512
+# So long after a tenant with little queued was there beside others the engine counts as shared: it may be back at once.
+EXPECTED_S: Final = 10.0
+# The same while several have rows waiting and all of them many: each waits for its own then, and full packs serve all.
+MISSED_S: Final = 1.0
+# Tenants that have little queued may make a pack of a shared engine so many times as large; that much is little.
+TIMES_SHARED: Final = 4
 
 
 class Selection(NamedTuple):
@@ -43,8 +47,8 @@ class Scheduler:
 
     def __init__(self, max_pack_tokens: int, max_pack_rows: int) -> None:
         self.max_pack_tokens = max_pack_tokens  # may change between packs
-        self.shared_pack_tokens = USUAL_SHARED_TOKENS  # where several tenants want some, until the speed is known
-        self._shared_until = 0.0
+        self.shared_pack_tokens = max_pack_tokens  # while several tenants want some; may change too
+        self._modest_at = -math.inf  # when a tenant with little queued was last there beside others
         self._max_pack_rows = max_pack_rows
         self._orders = itertools.count()
         self._rows: dict[int, QueuedRow] = {}
@@ -115,30 +119,28 @@ class Scheduler:
     def take(self, now: float) -> Selection:
         """The rows of the next pack, whatever is ready, and the rows past their deadline.
 
-        A pack holds at most `pack_tokens` and `max_pack_rows`; a single longer row goes alone. Rows that do not
-        fit beside the others are passed over and keep their place: the first of them opens the next pack.
+        A pack is filled up to `pack_tokens` and `max_pack_rows`; a single longer row goes alone. In a shared engine
+        it may be larger by rows of tenants that do not flood. Rows that do not fit beside the others are
+        passed over and keep their place: the first of them opens the next pack.
         """
         expired = self._expire(now)
-        if self._fair.num_tenants > 1:
-            self._shared_until = now + SHARED_FOR_S
+        if self._fair.num_tenants > 1 and self._fair.has_modest(TIMES_SHARED * self.shared_pack_tokens):
+            self._modest_at = now
         return Selection(self._pick(now), expired, is_full=self._fair.num_ready > 0)
 
     def pack_tokens(self, now: float) -> int:
-        """How many tokens a pack may have that begins now."""
-        is_shared = now < self._shared_until
+        """How many tokens a pack that begins now is filled up to."""
+        is_shared = now < self._modest_at + (EXPECTED_S if self._fair.num_tenants < 2 else MISSED_S)
         return min(self.max_pack_tokens, self.shared_pack_tokens) if is_shared else self.max_pack_tokens
 
     def _pick(self, now: float) -> list[QueuedRow]:
-        picked: list[QueuedRow] = []
-        room = self.pack_tokens(now)
-        while room > 0 and len(picked) < self._max_pack_rows:
-            queued = self._fair.serve(now, room if picked else None)
-            if queued is None:
-                break
-            self._remove(queued)
-            picked.append(queued)
-            room -= queued.num_tokens
-        self._fair.end_pack()
+        tokens = self.pack_tokens(now)
+        most_tokens = min(self.max_pack_tokens, TIMES_SHARED * tokens)
+        picked = self._fair.take(now, PackLimits(self._max_pack_rows, tokens, most_tokens))
+        for queued in picked:
+            del self._rows[queued.work.row_id]
+            self._num_tokens -= queued.num_tokens
+        self._tidy_deadlines()
         return picked
 
     def _expire(self, now: float) -> list[QueuedRow]:
@@ -152,10 +154,9 @@ class Scheduler:
 
     def _add(self, work: RowWork, now: float) -> QueuedRow:
         assert work.row_id not in self._rows, f"row {work.row_id} is queued already"
-        queued = QueuedRow(work, next(self._orders), now, self._fair.queue_of(work.tenant, work.weight))
+        queued = self._fair.enter(work, next(self._orders), now)
         self._rows[work.row_id] = queued
         self._num_tokens += queued.num_tokens
-        self._fair.enter(queued)
         if work.deadline is not None:
             heapq.heappush(self._deadlines, (work.deadline, queued.order, queued))
         return queued
@@ -171,8 +172,13 @@ class Scheduler:
         self._fair.leave(queued)
         if not queued.is_ready:
             self._leave_line(queued)
+        self._tidy_deadlines()
+
+    def _tidy_deadlines(self) -> None:
+        """Drop the entries of rows that have left, once those are the many: O(1) per row over time."""
         if len(self._deadlines) > 2 * len(self._rows) + COMPACT_SLACK:
-            self._deadlines = compacted(self._deadlines)
+            self._deadlines = [entry for entry in self._deadlines if entry[2].is_live]
+            heapq.heapify(self._deadlines)
 
     def _leave_line(self, queued: QueuedRow) -> None:
         assert queued.digest is not None

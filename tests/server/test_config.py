@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -102,6 +103,14 @@ def test_what_is_automatic_depends_on_the_device() -> None:
     assert (automatic.host_budget_bytes(True), automatic.host_budget_bytes(False)) == (4 << 30, 0)
     assert (automatic.pack_rows(True), automatic.pack_rows(False)) == (1024, 256)
     assert (given.host_budget_bytes(False), given.pack_rows(True)) == (5, 7)
+
+
+def test_packs_of_a_shared_engine_grow_with_what_computes_them() -> None:
+    automatic, given = EngineConfig(), EngineConfig(shared_pack_tokens=7)
+    of_one = automatic.shared_tokens(False, num_threads=1, itemsize=4)
+    assert automatic.shared_tokens(False, num_threads=3, itemsize=2) == 6 * of_one
+    assert automatic.shared_tokens(True, num_threads=1, itemsize=2) == math.inf
+    assert given.shared_tokens(True, num_threads=3, itemsize=2) == 7
 
 
 def test_secrets_are_masked_in_the_log(no_settings: Any) -> None:

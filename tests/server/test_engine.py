@@ -72,6 +72,7 @@ class FakeBackbone:
     """Logits are [sum of the token ids, size of the adapter]. Token 13 raises, 66 gives NaN, 99 is out of range."""
 
     spec = SPEC
+    dtype = torch.float32
 
     def __init__(self, is_asynchronous: bool) -> None:
         self.is_asynchronous = is_asynchronous

@@ -11,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefixrack_adapters.rows import Row
-from prefixrack_server.fair_queue import AGED_AFTER_S, AGED_EVERY, BURST_TOKENS, COMPACT_SLACK, MIN_REMEMBERED
-from prefixrack_server.messages import RowWork
-from prefixrack_server.scheduler import Scheduler
+from prefixrack_server.fair_queue import (
+    AGED_AFTER_S,
+    AGED_EVERY,
+    BURST_TOKENS,
+    COMPACT_SLACK,
+    FREE_PART,
+    MIN_REMEMBERED,
+)
+from prefixrack_server.messages import BundleRef, RowWork
+from prefixrack_server.scheduler import EXPECTED_S, MISSED_S, Scheduler
 
 PACK_TOKENS = 64
 
@@ -112,6 +119,50 @@ def test_a_newcomer_is_in_the_next_pack_however_many_rows_wait() -> None:
     assert new in [work.row_id for work in queue.take()]
 
 
+def test_who_floods_fills_a_shared_pack_and_the_others_go_along() -> None:
+    queue = Queue(max_pack_tokens=1000)
+    queue.scheduler.shared_pack_tokens = 40
+    queue.add("flood", [4] * 10_000)
+    queue.add("calm", [4])
+    assert queue.tokens_of(1) == {"flood": 36, "calm": 4}
+    assert queue.tokens_of(1) == {"flood": 40}
+    queue.add("calm", [4] * 30)
+    assert queue.tokens_of(1) == {"calm": 72}  # until it was given as much as the other
+    assert queue.tokens_of(1) == {"calm": 20, "flood": 20}
+    queue.now = EXPECTED_S + 1
+    assert queue.tokens_of(1) == {"flood": 1000}
+
+
+def test_where_all_have_much_queued_packs_are_full_again() -> None:
+    queue = Queue(max_pack_tokens=1000)
+    queue.scheduler.shared_pack_tokens = 40
+    for tenant in ("a", "b"):
+        queue.add(tenant, [4] * 10_000)
+    queue.add("calm", [4])
+    assert queue.tokens_of(1).total() == 40
+    queue.now = MISSED_S
+    assert queue.tokens_of(1).total() > 1000 - 1000 // FREE_PART
+
+
+def test_tenants_that_have_little_queued_share_one_pack() -> None:
+    queue = Queue(max_pack_tokens=1000)
+    queue.scheduler.shared_pack_tokens = 40
+    for tenant in ("a", "b", "c"):
+        queue.add(tenant, [4] * 8)
+    assert queue.tokens_of(1) == {"a": 32, "b": 32, "c": 32}
+
+
+def test_rows_whose_adapter_took_long_to_load_are_as_old_as_they_are() -> None:
+    queue = Queue(max_pack_tokens=8)
+    bundle = BundleRef("digest", "m", "t")
+    row = Row((1,) * 4, (0,) * 4, 0)
+    for row_id in (10_000, 10_001):
+        queue.scheduler.add_waiting(RowWork(row_id, row, bundle, tenant="one"), 0.0)
+    ready = queue.add("one", [4] * 2)
+    queue.scheduler.release(bundle.digest)
+    assert [[work.row_id for work in queue.take()] for _ in range(2)] == [[10_000, 10_001], ready]
+
+
 def test_priorities_are_within_a_tenant() -> None:
     queue = Queue(max_pack_tokens=8)
     bulk = queue.add("one", [4] * 2, priority=10)
@@ -157,12 +208,13 @@ def test_dead_entries_and_idle_tenants_do_not_pile_up() -> None:
     fair = queue.scheduler._fair
     assert len(fair._tenants) <= 2 * MIN_REMEMBERED
     assert len(fair._turns) <= 2 * MIN_REMEMBERED
+    stays = queue.add("one", [4])
     for priority in range(20 * COMPACT_SLACK):
-        (row_id,) = queue.add("one", [4], priority=priority)
+        (row_id,) = queue.add("one", [4], priority=priority % 3)
         queue.scheduler.cancel(row_id)
-    (heaps,) = [tenant for tenant in fair._tenants.values() if tenant.tenant == "one"]
-    assert len(heaps.by_priority) <= 2 * COMPACT_SLACK
-    assert len(heaps.by_age) <= 2 * COMPACT_SLACK
+    assert sum(len(line.rows) for line in fair._tenants["one"].lines) <= 2 + COMPACT_SLACK
+    queue.scheduler.cancel(*stays)
+    assert fair._tenants["one"].lines == []
     assert (fair.num_tenants, fair.total_weight) == (0, 0.0)
 
 

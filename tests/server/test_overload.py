@@ -1,7 +1,7 @@
 """The real engine under overload, in simulated time: a flood leaves the others their latency, a deadline its goodput.
 
-A pack takes a fixed time and one per token, as measured for a small backbone on a CPU; nothing here depends on how fast
-this machine is. `benchmarks/overload.py` is the same over HTTP and in real time.
+A pack takes a fixed time and one per token, as measured for backbones on CPUs; nothing here depends on how fast this
+machine is. `benchmarks/overload.py` is the same over HTTP and in real time.
 """
 
 from __future__ import annotations
@@ -14,20 +14,45 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
+import torch
 
 from prefixrack_adapters.backbone import PackRow
 from prefixrack_adapters.rows import Row
 from prefixrack_server.admission import QueueLimits
 from prefixrack_server.engine import EngineBackbone, EngineThread
-from prefixrack_server.engine_config import EngineConfig
+from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
 from prefixrack_server.messages import RowDone, RowWork
 from prefixrack_server.pack_runner import Logits
 
-PACK_S = 0.004
-TOKENS_PER_S = 8000.0
-CAPACITY_ROWS_PER_S = 270  # of natural lengths, in full packs
+MEAN_ROW_LEN = 29.3  # of natural lengths
 NUM_CALM = 3
 DEADLINE_S = 1.0
+SETTLING_S = 2.0
+
+
+class Machine(NamedTuple):
+    """What packs take on it."""
+
+    pack_s: float
+    tokens_per_s: float
+    dtype: torch.dtype = torch.float32
+
+    def seconds(self, num_tokens: int) -> float:
+        return self.pack_s + num_tokens / self.tokens_per_s
+
+    @property
+    def rows_per_s(self) -> float:
+        """Of natural lengths, in full packs."""
+        return USUAL_PACK_TOKENS / self.seconds(USUAL_PACK_TOKENS) / MEAN_ROW_LEN
+
+
+SMALL = Machine(0.0025, 10_000)
+MACHINES = {
+    "MiniLM, one thread": SMALL,
+    "MiniLM, slower Python": Machine(0.004, 8000),
+    "MiniLM in bfloat16": Machine(0.0025, 20_000, torch.bfloat16),
+    "large BERT": Machine(0.010, 1000),
+}
 
 
 class Arrival(NamedTuple):
@@ -41,12 +66,14 @@ class SimulatedServer:
     """An engine whose clock goes on by what its packs take; rows come in while one is computed."""
 
     arrivals: list[Arrival]
+    machine: Machine = SMALL
     deadline_s: float | None = None
     is_asynchronous: bool = False
     now: float = 0.0
     sent: dict[int, Arrival] = field(default_factory=dict)
     done_at: dict[int, float] = field(default_factory=dict)
     codes: Counter[str] = field(default_factory=Counter)
+    pack_tokens: list[int] = field(default_factory=list)
     max_queued: int = 0
     num_computed_too_late: int = 0
 
@@ -55,7 +82,7 @@ class SimulatedServer:
         self.engine = EngineThread(
             cast("EngineBackbone", self),
             cast("Any", None),
-            EngineConfig(),
+            EngineConfig(num_threads=1),
             loader=cast("Any", object()),  # rows without an adapter need none
             queue_limits=QueueLimits(8192, 262_144),
             clock=lambda: self.now,
@@ -69,6 +96,10 @@ class SimulatedServer:
             self.engine.step()
         return self
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.machine.dtype
+
     def check(self, row: Row) -> None:
         """Every row is good."""
 
@@ -76,7 +107,8 @@ class SimulatedServer:
         num_tokens = sum(len(entry.row) for entry in pack)
         self.num_rows = len(pack)
         self.started_at = self.now
-        self.pass_time(self.now + PACK_S + num_tokens / TOKENS_PER_S)
+        self.pack_tokens.append(num_tokens)
+        self.pass_time(self.now + self.machine.seconds(num_tokens))
         return self
 
     def wait(self) -> list[Logits]:
@@ -103,9 +135,11 @@ class SimulatedServer:
         self.now = until
 
     def latencies(self) -> Mapping[str, list[float]]:
+        """Without those of the first rows, which come to an engine that has met nobody yet."""
         seconds: defaultdict[str, list[float]] = defaultdict(list)
         for row_id, done_at in self.done_at.items():
-            seconds[self.sent[row_id].tenant].append(done_at - self.sent[row_id].at)
+            if self.sent[row_id].at > SETTLING_S:
+                seconds[self.sent[row_id].tenant].append(done_at - self.sent[row_id].at)
         return seconds
 
     def goodput_per_s(self, from_s: float, to_s: float) -> float:
@@ -127,39 +161,52 @@ def arriving(rates: Mapping[str, float], seconds: float, seed: int = 0) -> list[
     return arrivals
 
 
-def calm_and(flood_load: float) -> dict[str, float]:
-    share = CAPACITY_ROWS_PER_S / (1 + NUM_CALM)
+def flooded(machine: Machine, flood_load: float, num_rows: int) -> SimulatedServer:
+    """Three tenants at four fifths of their shares beside one at so many times its own: so many rows of the three."""
+    share = machine.rows_per_s / (1 + NUM_CALM)
     rates = {f"calm-{number}": 0.8 * share for number in range(NUM_CALM)}
-    return rates | ({"flood": flood_load * share} if flood_load else {})
+    rates |= {"flood": flood_load * share} if flood_load else {}
+    return SimulatedServer(arriving(rates, num_rows / (0.8 * NUM_CALM * share)), machine).run()
 
 
-def calm_p99_s(flood_load: float) -> float:
-    latencies = SimulatedServer(arriving(calm_and(flood_load), seconds=40)).run().latencies()
+def calm_p99_s(server: SimulatedServer) -> float:
+    latencies = server.latencies()
     calm = [seconds for tenant, of_tenant in latencies.items() if tenant != "flood" for seconds in of_tenant]
     return float(np.percentile(calm, 99))
 
 
-def test_one_tenant_at_five_times_its_share_costs_the_others_twice_their_latency_at_most() -> None:
-    """Without a flood they have a machine that is two fifths idle; beside it, packs are as long as they may be."""
-    unloaded_s, flooded_s = calm_p99_s(0), calm_p99_s(5)
-    assert flooded_s <= 2.2 * unloaded_s, f"{flooded_s:.3f} s instead of {unloaded_s:.3f} s"
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES.keys())
+def test_one_tenant_at_five_times_its_share_costs_the_others_half_their_latency_at_most(machine: Machine) -> None:
+    unloaded_s, flooded_s = (calm_p99_s(flooded(machine, flood_load, 10_000)) for flood_load in (0, 5))
+    assert flooded_s <= 1.5 * unloaded_s, f"{flooded_s:.3f} s instead of {unloaded_s:.3f} s"
 
 
-def test_a_flood_waits_for_itself() -> None:
-    latencies = SimulatedServer(arriving(calm_and(5), seconds=20)).run().latencies()
+def test_a_flood_waits_for_itself_and_gets_what_the_others_leave() -> None:
+    server = flooded(SMALL, 5, 4000)
+    latencies = server.latencies()
     assert np.median(latencies["flood"]) > 5 * np.percentile(latencies["calm-0"], 99)
+    until_s = max(arrival.at for arrival in server.sent.values())
+    num_flood = sum(at <= until_s and server.sent[row_id].tenant == "flood" for row_id, at in server.done_at.items())
+    assert num_flood / until_s > SMALL.rows_per_s / (1 + NUM_CALM)
+
+
+def test_a_tenant_alone_has_full_packs() -> None:
+    server = SimulatedServer(arriving({"one": 3 * SMALL.rows_per_s}, seconds=10)).run()
+    assert np.median(server.pack_tokens) > 0.95 * USUAL_PACK_TOKENS
+    assert len(server.done_at) / max(server.done_at.values()) > 0.98 * SMALL.rows_per_s
 
 
 @pytest.mark.parametrize("load", [3.0, 10.0])
-def test_three_times_the_capacity_leaves_the_goodput(load: float) -> None:
+@pytest.mark.parametrize("num_tenants", [1, 4])
+def test_three_times_the_capacity_leaves_the_goodput(load: float, num_tenants: int) -> None:
     def offered(times: float) -> SimulatedServer:
-        rates = {"one": times * CAPACITY_ROWS_PER_S}
-        return SimulatedServer(arriving(rates, seconds=20), deadline_s=DEADLINE_S).run()
+        rates = {str(tenant): times * SMALL.rows_per_s / num_tenants for tenant in range(num_tenants)}
+        return SimulatedServer(arriving(rates, seconds=15), deadline_s=DEADLINE_S).run()
 
-    peak = max(offered(times).goodput_per_s(2, 15) for times in (0.8, 0.9, 1.0, 1.2))
+    peak = max(offered(times).goodput_per_s(2, 12) for times in (0.8, 0.9, 1.0, 1.2))
     server = offered(load)
-    assert server.goodput_per_s(2, 15) >= 0.9 * peak
+    assert server.goodput_per_s(2, 12) >= 0.9 * peak
     assert server.num_computed_too_late == 0
-    assert server.max_queued < 4 * DEADLINE_S * CAPACITY_ROWS_PER_S
+    assert server.max_queued < 4 * DEADLINE_S * SMALL.rows_per_s
     assert set(server.codes) <= {"ok", "server_overloaded", "deadline_exceeded"}
     assert server.codes.total() == len(server.sent)
