@@ -66,10 +66,11 @@ def write_sentence_embedder(folder: Path) -> None:
 
 
 @contextmanager
-def running_world(folder: Path) -> Iterator[World]:
+def running_world(folder: Path, *options: str) -> Iterator[World]:
+    """With `options` of the command beside those that it needs."""
     write_sentence_embedder(folder / "sentences")
-    options = ("--backbone=embedded", f"--adapters={EXAMPLES}", f"--state-dir={folder / 'state'}")
-    process = ServeProcess(folder, "serve", *options)
+    needed = ("--backbone=embedded", f"--adapters={EXAMPLES}", f"--state-dir={folder / 'state'}")
+    process = ServeProcess(folder, "serve", *needed, *options)
     try:
         process.start()
         yield _prepared(process, folder)

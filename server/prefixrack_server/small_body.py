@@ -31,9 +31,14 @@ async def read_model(request: Request, model: type[Model]) -> Model:
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra=` of a route that reads `model`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined_schema(model)}}}}
+
+
+def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON schema, whole in itself."""
     schema = model.model_json_schema()
-    inlined = _inlined(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+    whole: dict[str, Any] = _inlined(schema, schema.pop("$defs", {}))
+    return whole
 
 
 def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:

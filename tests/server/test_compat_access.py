@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from prefixrack_server.messages import RowFailure
+
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["hello"]}
 # Of each protocol: a prediction of the embedding adapter {0}, and where the answer's code stands.
 PREDICTIONS: dict[str, tuple[str, Any]] = {
     "Hugging Face": ("/hf/{0}", {"inputs": "hello"}),
     "Open Inference": ("/v2/models/{0}/infer", {"inputs": [TENSOR]}),
+    "Open Inference, a version": ("/v2/models/{0}/versions/1/infer", {"inputs": [TENSOR]}),
     "OpenAI": ("/v1/embeddings", {"model": "{0}", "input": "hello"}),
 }
 EVERY = pytest.mark.parametrize("protocol", PREDICTIONS)
@@ -27,17 +30,27 @@ class Callers:
     def headers(self, who: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.secrets[who]}"}
 
-    async def predict(self, protocol: str, who: str, adapter: str = "vectors") -> Any:
+    async def predict(self, protocol: str, who: str, adapter: str = "vectors", **headers: str) -> Any:
         path, body = PREDICTIONS[protocol]
         filled = {name: adapter if value == "{0}" else value for name, value in body.items()}
-        return await self.server.client.post(path.format(adapter), json=filled, headers=self.headers(who))
+        return await self.server.client.post(path.format(adapter), json=filled, headers=self.headers(who) | headers)
 
     async def get(self, who: str, path: str) -> Any:
         return await self.server.client.get(path, headers=self.headers(who))
 
 
 def code_of(answer: Any) -> str:
-    body = answer.json()
+    """The code in an error, which has its protocol's shape and no other."""
+    body, path = answer.json(), answer.request.url.path
+    if path.startswith("/hf/"):
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert body["error"] == body["detail"]
+        assert body["request_id"] == answer.headers["x-request-id"]
+    else:
+        assert answer.headers["content-type"] == "application/json"
+        assert list(body) == ["error"]
+        fields = {"message", "type", "param", "code"}
+        assert isinstance(body["error"], str) if path.startswith("/v2") else set(body["error"]) == fields
     if "code" in body:
         return str(body["code"])
     error = body["error"]
@@ -132,6 +145,63 @@ async def test_tokens_count_against_the_quota(callers: Callers, protocol: str) -
     assert (await callers.predict(protocol, "own")).status_code == 200
     refused = await callers.predict(protocol, "own")
     assert (refused.status_code, code_of(refused)) == (429, "token_quota_exceeded")
+
+
+@EVERY
+async def test_faults_come_in_the_protocols_shape_with_the_requests_id(callers: Callers, protocol: str) -> None:
+    path = PREDICTIONS[protocol][0].format("vectors")
+    mine = callers.headers("own") | {"Content-Type": "application/json", "X-Request-Id": "mine-1"}
+    seen = []
+    for content in (b"{", b" " * (1 << 22)):
+        answer = await callers.server.client.post(path, content=content, headers=mine)
+        assert answer.headers["x-request-id"] == "mine-1"
+        seen.append((answer.status_code, code_of(answer)))
+    for headers in ({"X-Request-Timeout-Ms": "soon"}, {"X-Routing-Key": "x" * 1000}):
+        answer = await callers.predict(protocol, "own", **headers)
+        seen.append((answer.status_code, code_of(answer)))
+    assert seen == [
+        (400, "malformed_json"),
+        (413, "payload_too_large"),
+        (422, "invalid_request"),
+        (422, "invalid_request"),
+    ]
+    good = await callers.predict(protocol, "own", **{"X-Request-Id": "mine-2"})
+    assert (good.status_code, good.headers["x-request-id"]) == (200, "mine-2")
+
+
+@EVERY
+async def test_a_deadline_is_kept(callers: Callers, protocol: str) -> None:
+    callers.server.engine.go.clear()
+    late = await callers.predict(protocol, "own", **{"X-Request-Timeout-Ms": "30"})
+    callers.server.engine.go.set()
+    assert (late.status_code, code_of(late)) == (504, "deadline_exceeded")
+
+
+@EVERY
+async def test_a_full_server_says_when_to_come_again(callers: Callers, protocol: str) -> None:
+    """The faults of the engine are those of the native routes too."""
+    failure = RowFailure("server_overloaded", "the queue is full: try again")
+    callers.server.engine.failures[""] = failure
+    full = await callers.predict(protocol, "own")
+    assert (full.status_code, code_of(full)) == (503, "server_overloaded")
+    assert int(full.headers["retry-after"]) >= 1
+
+
+async def test_they_are_documented_with_their_own_errors(callers: Callers) -> None:
+    document = (await callers.server.client.get("/openapi.json")).json()
+    described = {
+        path: operation["responses"]["404"]["content"]
+        for path, item in document["paths"].items()
+        for operation in item.values()
+        if path.startswith(("/hf", "/v2/models", "/v1/models", "/v1/embeddings"))
+    }
+    assert len(described) == 10
+    for path, content in described.items():
+        if path.startswith("/hf"):
+            assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+            continue
+        error = content["application/json"]["schema"]["properties"]["error"]
+        assert error["type"] == ("string" if path.startswith("/v2") else "object")
 
 
 @EVERY

@@ -23,7 +23,7 @@ FUZZ = settings(
     suppress_health_check=list(HealthCheck),
 )
 # What is there when the requests begin; half of them are about it, as far as they name it in their path.
-THERE = {"ref": "intent", "name": "intent", "alias": "production", "tenant": "default"}
+THERE = {"ref": "intent", "name": "intent", "model": "intent", "alias": "production", "tenant": "default"}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -39,7 +39,7 @@ async def test_no_request_makes_the_server_fail(serving: Any, bundles: Any, unti
         finally:
             place.http.should_exit = place.http.force_exit = True
             await task
-    assert len(statuses) >= 25
+    assert len(statuses) >= 40
     assert any(200 in seen for seen in statuses.values())
 
 
@@ -52,7 +52,8 @@ def fuzz(document: dict[str, Any], base_url: str, bundle: Any) -> dict[str, set[
         for operation in operations:
             # An operation before may have deleted it.
             version = http.post("/admin/v1/adapters/intent/versions", files=bundle.files()).raise_for_status().json()
-            statuses[operation.label] = statuses_of(operation, base_url, THERE | {"number": version["version"]})
+            numbers = {"number": version["version"], "version": str(version["version"])}
+            statuses[operation.label] = statuses_of(operation, base_url, THERE | numbers)
             assert http.get("/health/live").status_code == 200
         return statuses
 

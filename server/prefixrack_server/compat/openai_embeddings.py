@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefixrack import errors
 from prefixrack.types import Parameters
 from prefixrack_server.compat.adapter_call import AdapterCall, bind
+from prefixrack_server.compat.documentation import EMBEDDINGS, PREDICTION_STATUSES, openai
 from prefixrack_server.envelope import MAX_ROUTING_KEY_LEN, json_object, parse_fields, parse_json, read_body, to_json
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.routes.predict import JSON, BareRoute, admit, check_media_type
 from prefixrack_server.services import services_of
+from prefixrack_server.small_body import body_of
 
-router = APIRouter(route_class=BareRoute, include_in_schema=False)
+router = APIRouter(tags=["OpenAI"], route_class=BareRoute)
 
 
 class EmbeddingsBody(BaseModel):
@@ -33,8 +35,9 @@ class EmbeddingsBody(BaseModel):
     user: Annotated[str, Field(min_length=1, max_length=MAX_ROUTING_KEY_LEN)] | None = None
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", responses=openai(EMBEDDINGS, PREDICTION_STATUSES), openapi_extra=body_of(EmbeddingsBody))
 async def embed(request: Request) -> Response:
+    """Vectors of texts, by an adapter for text embedding."""
     services = services_of(request)
     allowance = await admit(request, services)
     check_media_type(request, (JSON,))

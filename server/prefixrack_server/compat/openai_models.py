@@ -10,14 +10,15 @@ from fastapi import APIRouter, Request, Response
 from prefixrack.types import AdapterSummary
 from prefixrack_server.auth import tenant_and_ref
 from prefixrack_server.compat.catalogue import SCOPE, all_adapters
+from prefixrack_server.compat.documentation import IN_OPENAI_MODEL, OPENAI_MODEL, OPENAI_MODELS, openai
 from prefixrack_server.envelope import to_json
 from prefixrack_server.routes.predict import JSON, BareRoute
 from prefixrack_server.services import Services, services_of
 
-router = APIRouter(route_class=BareRoute, include_in_schema=False)
+router = APIRouter(tags=["OpenAI"], route_class=BareRoute)
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=openai(OPENAI_MODELS))
 async def list_models(request: Request) -> Response:
     """Every adapter that the key may use, whatever its task."""
     services = services_of(request)
@@ -29,7 +30,7 @@ async def list_models(request: Request) -> Response:
     return Response(to_json({"object": "list", "data": models}), media_type=JSON)
 
 
-@router.get("/v1/models/{ref:path}")
+@router.get("/v1/models/{ref:path}", responses=openai(OPENAI_MODEL), openapi_extra=IN_OPENAI_MODEL)
 async def show_model(request: Request) -> Response:
     """`name`, `name@alias` or `name@7`; the answer's `id` is what was asked for."""
     services = services_of(request)

@@ -10,21 +10,24 @@ from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.formats import PLAIN
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.compat.adapter_call import bind
+from prefixrack_server.compat.documentation import TASK_BODY
 from prefixrack_server.compat.huggingface.classification import plan_classification
 from prefixrack_server.compat.huggingface.embeddings import is_similarity, plan_features, plan_similarity
 from prefixrack_server.compat.huggingface.entities import plan_entities
 from prefixrack_server.compat.huggingface.plan import Plan, given, split
 from prefixrack_server.compat.huggingface.questions import plan_questions
 from prefixrack_server.compat.huggingface.zero_shot import is_zero_shot, plan_zero_shot
+from prefixrack_server.documentation import PREDICT_PROBLEMS
 from prefixrack_server.envelope import parse_json, read_body, to_json
 from prefixrack_server.routes.predict import JSON, BareRoute, admit, check_media_type
 from prefixrack_server.services import services_of
 
-router = APIRouter(route_class=BareRoute, include_in_schema=False)
+router = APIRouter(tags=["Hugging Face"], route_class=BareRoute)
 
 
-@router.post("/hf/{ref:path}")
+@router.post("/hf/{ref:path}", responses=PREDICT_PROBLEMS, openapi_extra=TASK_BODY)
 async def infer(request: Request) -> Response:
+    """What Hugging Face's `InferenceClient` asks: the task, and so the shape of the answer, is the adapter's."""
     services = services_of(request)
     call = await bind(request, await admit(request, services), request.path_params["ref"])
     check_media_type(request, (JSON,))

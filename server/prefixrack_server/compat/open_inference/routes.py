@@ -11,38 +11,57 @@ from prefixrack.version import installed_version
 from prefixrack_server.auth import tenant_and_ref
 from prefixrack_server.compat.adapter_call import bind
 from prefixrack_server.compat.catalogue import SCOPE, all_adapters, all_versions
-from prefixrack_server.compat.open_inference.inference import JSON_LEN_HEADER, parse_infer, write_infer
+from prefixrack_server.compat.documentation import (
+    IN_MODEL,
+    IN_VERSION,
+    INDEX,
+    INFERENCE,
+    MODEL,
+    PREDICTION_STATUSES,
+    READY,
+    SERVER,
+    infer_body,
+    open_inference,
+)
+from prefixrack_server.compat.documentation import health as health_docs
+from prefixrack_server.compat.open_inference.inference import JSON_LEN_HEADER, InferBody, parse_infer, write_infer
 from prefixrack_server.compat.open_inference.interface import LOGITS, interface_of
 from prefixrack_server.envelope import read_body, to_json
 from prefixrack_server.registry.registry import Version
 from prefixrack_server.routes import health
 from prefixrack_server.routes.predict import JSON, BareRoute, admit
 from prefixrack_server.services import services_of
+from prefixrack_server.small_body import inlined_schema
 
 PLATFORM: Final = "prefixrack_adapter"
+INFER_SCHEMA: Final = inlined_schema(InferBody)
+INFER_ANSWER: Final = open_inference(INFERENCE, PREDICTION_STATUSES)
 
-router = APIRouter(prefix="/v2", route_class=BareRoute, include_in_schema=False)
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"], route_class=BareRoute)
 
 
-@router.get("")
+@router.get("", responses=open_inference(SERVER))
 async def server_metadata(request: Request) -> Response:
+    """Name, version, and which parts of the protocol there are."""
     await services_of(request).gate.admit(request.headers, SCOPE)
     extensions = ["binary_tensor_data", "model_repository"]
     return _json({"name": "prefixrack", "version": installed_version(), "extensions": extensions})
 
 
-@router.get("/health/live")
+@router.get("/health/live", **health_docs("live"))
 async def live(request: Request) -> Response:
+    """As `/health/live`."""
     return _json(await health.live(request))
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", **health_docs("ready"))
 async def ready(request: Request) -> Response:
+    """As `/health/ready`."""
     answer = await health.ready(request)
     return _json({"ready": answer["ready"]})
 
 
-@router.post("/repository/index")
+@router.post("/repository/index", responses=open_inference(INDEX))
 async def repository_index(request: Request) -> Response:
     """Every adapter, with the version that its bare name means. Any replica can serve each of them at once."""
     services = services_of(request)
@@ -55,8 +74,8 @@ async def repository_index(request: Request) -> Response:
     )
 
 
-@router.get("/models/{model}/ready")
-@router.get("/models/{model}/versions/{version}/ready")
+@router.get("/models/{model}/ready", responses=open_inference(READY), openapi_extra=IN_MODEL)
+@router.get("/models/{model}/versions/{version}/ready", responses=open_inference(READY), openapi_extra=IN_VERSION)
 async def model_ready(request: Request) -> Response:
     """Ready is every version that there is, where the server is ready: it is loaded when it is asked for."""
     version = await _find(request)
@@ -64,9 +83,10 @@ async def model_ready(request: Request) -> Response:
     return _json({"name": version.name, "ready": True})
 
 
-@router.get("/models/{model}")
-@router.get("/models/{model}/versions/{version}")
+@router.get("/models/{model}", responses=open_inference(MODEL), openapi_extra=IN_MODEL)
+@router.get("/models/{model}/versions/{version}", responses=open_inference(MODEL), openapi_extra=IN_VERSION)
 async def model_metadata(request: Request) -> Response:
+    """An adapter's versions, and the tensors that go in and come out."""
     services = services_of(request)
     version = await _find(request)
     numbers = await all_versions(services.registry, version.tenant, version.name)
@@ -82,9 +102,14 @@ async def model_metadata(request: Request) -> Response:
     )
 
 
-@router.post("/models/{model}/infer")
-@router.post("/models/{model}/versions/{version}/infer")
+@router.post("/models/{model}/infer", responses=INFER_ANSWER, openapi_extra=infer_body(INFER_SCHEMA, IN_MODEL))
+@router.post(
+    "/models/{model}/versions/{version}/infer",
+    responses=INFER_ANSWER,
+    openapi_extra=infer_body(INFER_SCHEMA, IN_VERSION),
+)
 async def infer(request: Request) -> Response:
+    """Tensors in, tensors out: as JSON, or as binary data whose JSON's length a header gives."""
     services = services_of(request)
     call = await bind(request, await admit(request, services), _ref(request))
     check_not_compressed(request)
