@@ -370,6 +370,13 @@ class AsyncClient:
     def list_keys(self, *, tenant: str | None = None, page_size: int | None = None) -> AsyncIterator[KeyInfo]:
         return self._pages(lambda cursor: calls.list_keys(page_size, cursor, tenant))
 
+    async def rotate_key(self, key_id: str, *, overlap_s: float | None = None, tenant: str | None = None) -> KeyInfo:
+        """A second key that may do what this one may; its `secret` is in this answer and never again.
+
+        Both hold until `revoke_key` ends the first, or by itself after `overlap_s` seconds.
+        """
+        return await self._run(calls.rotate_key(key_id, overlap_s, tenant))
+
     async def revoke_key(self, key_id: str, *, tenant: str | None = None) -> None:
         await self._run(calls.revoke_key(key_id, tenant))
 

@@ -199,6 +199,12 @@ def list_keys(limit: int | None, cursor: str | None, tenant: str | None = None) 
     return Call(read(KEYS, limit=limit, cursor=cursor, tenant=tenant), partial(decode, KeyPage))
 
 
+def rotate_key(key_id: str, overlap_s: float | None, tenant: str | None = None) -> Call[KeyInfo]:
+    body = _given({"overlap_s": overlap_s})
+    request = write("POST", f"{KEYS}/{segment(key_id)}/rotate", body, query=_given({"tenant": tenant}))
+    return Call(request, partial(decode, KeyInfo))
+
+
 def revoke_key(key_id: str, tenant: str | None = None) -> Call[None]:
     return Call(write("DELETE", f"{KEYS}/{segment(key_id)}", query=_given({"tenant": tenant})), _nothing)
 

@@ -371,6 +371,13 @@ class Client:
     def list_keys(self, *, tenant: str | None = None, page_size: int | None = None) -> Iterator[KeyInfo]:
         return self._pages(lambda cursor: calls.list_keys(page_size, cursor, tenant))
 
+    def rotate_key(self, key_id: str, *, overlap_s: float | None = None, tenant: str | None = None) -> KeyInfo:
+        """A second key that may do what this one may; its `secret` is in this answer and never again.
+
+        Both hold until `revoke_key` ends the first, or by itself after `overlap_s` seconds.
+        """
+        return self._run(calls.rotate_key(key_id, overlap_s, tenant))
+
     def revoke_key(self, key_id: str, *, tenant: str | None = None) -> None:
         self._run(calls.revoke_key(key_id, tenant))
 

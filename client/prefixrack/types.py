@@ -338,7 +338,8 @@ class ResidencyInfo(Wire):
 class KeyInfo(Wire):
     """An API key as the server lists it; `secret` is present once, in the answer that made the key.
 
-    `adapters` has patterns of the names that the key is limited to, none for all; `name` is what people call it.
+    `adapters` has patterns of the names that the key is limited to, none for all; `name` is what people call it;
+    `replaces` is the id of the key whose successor it was made as.
     """
 
     id: str
@@ -348,6 +349,7 @@ class KeyInfo(Wire):
     expires_at: str | None = None
     adapters: list[str] = []
     name: str | None = None
+    replaces: str | None = None
     secret: str | None = None
 
 

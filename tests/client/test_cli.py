@@ -275,6 +275,17 @@ def test_keys(run: Run, script: Any, wire: Any) -> None:
     assert "k1 is revoked" in run("keys", "revoke", "k1").stdout
 
 
+def test_a_key_is_rotated(run: Run, script: Any) -> None:
+    key = {"id": "k2", "tenant": "default", "scopes": ["predict"], "created_at": "now", "replaces": "k1"}
+    script.queue(*[httpx2.Response(201, json=key | {"secret": "pr_k2_s"})] * 2)
+    shown = run("keys", "rotate", "k1").stdout
+    assert "pr_k2_s" in shown
+    assert "prefixrack keys revoke k1" in shown
+    assert "keys revoke" not in run("keys", "rotate", "k1", "--overlap-s", "60").stdout
+    assert [json.loads(request.content) for request in script.requests] == [{}, {"overlap_s": 60.0}]
+    assert {request.url.path for request in script.requests} == {"/admin/v1/keys/k1/rotate"}
+
+
 TENANT = {
     "name": "acme",
     "weight": 2.0,

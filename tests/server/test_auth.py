@@ -136,6 +136,30 @@ async def test_a_tenants_admin_cannot_make_admins_of_all(guarded: Any) -> None:
     assert (await guarded.client.post(KEYS, json={"scopes": ["predict"]}, headers=headers)).status_code == 201
 
 
+async def test_a_key_is_rotated(guarded: Any) -> None:
+    admin = bearer(guarded.secrets["admin"])
+    made = (await guarded.client.post(KEYS, json={"scopes": ["predict"]}, headers=admin)).json()
+    url = f"{KEYS}/{made['id']}/rotate"
+    refused = await guarded.client.post(url, json={"overlap_s": -1}, headers=admin)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    rotated = await guarded.client.post(url, json={"overlap_s": 3600}, headers=admin)
+    assert (rotated.status_code, rotated.json()["replaces"]) == (201, made["id"])
+    for secret in (made["secret"], rotated.json()["secret"]):
+        assert (await send(guarded, PREDICT, bearer(secret))).status_code == 200
+    again = await guarded.client.post(url, json={}, headers=admin)
+    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    by_id = {key["id"]: key for key in (await guarded.client.get(KEYS, headers=admin)).json()["data"]}
+    assert by_id[made["id"]]["expires_at"] is not None
+    assert by_id[rotated.json()["id"]]["expires_at"] is None
+
+
+async def test_a_tenants_admin_cannot_rotate_admins_of_all(guarded: Any) -> None:
+    admin = await guarded.registry.create_key("default", ["admin"])
+    path, headers = f"{KEYS}/{admin.id}/rotate", bearer(guarded.secrets["tenant:admin"])
+    refused = await guarded.client.post(path, json={}, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+
+
 async def test_a_tenants_admin_cannot_revoke_admins_of_all(guarded: Any) -> None:
     admins = [await guarded.registry.create_key("default", ["admin"]) for _ in range(2)]
     path, headers = f"{KEYS}/{admins[0].id}", bearer(guarded.secrets["tenant:admin"])

@@ -11,7 +11,8 @@ from prefixrack.errors import Conflict, InvalidKey, InvalidRequest, KeyNotFound,
 from prefixrack.types import KeyInfo
 from prefixrack_server.admin_key import show_admin_key
 from prefixrack_server.config import ServerConfig
-from prefixrack_server.registry import LocalBlobStore, Registry
+from prefixrack_server.registry import Actor, LocalBlobStore, Registry
+from prefixrack_server.registry.database import as_text
 from prefixrack_server.registry.keys import SCOPES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -195,6 +196,60 @@ async def test_a_cursor_of_another_list_is_refused(registry: Registry) -> None:
     for cursor in ("", "intent", of_others.id):
         with pytest.raises(InvalidRequest, match="next_cursor"):
             await registry.list_keys("default", 10, cursor)
+
+
+def secret_of(key: KeyInfo) -> str:
+    assert key.secret is not None
+    return key.secret
+
+
+async def test_a_rotated_key_and_its_successor_hold_until_the_first_is_revoked(registry: Registry, time: Time) -> None:
+    end = START + timedelta(days=90)
+    old = await registry.create_key("default", ["predict"], end, ["mail.*"], name="mails")
+    time.passed_s = 86400.0
+    new = await registry.rotate_key("default", old.id, by=Actor("admin"))
+    assert (new.scopes, new.adapters, new.name, new.replaces) == (["predict"], ["mail.*"], "mails", old.id)
+    assert new.expires_at == as_text(end + timedelta(days=1))  # made for ninety days, as the first one was
+    for key in (old, new):
+        assert (await registry.authenticate(secret_of(key))).key_id == key.id
+    with pytest.raises(Conflict, match=f"successor {new.id} both hold: revoke {old.id}"):
+        await registry.rotate_key("default", old.id)
+    lines, _ = await registry.list_audit("default", 1)
+    assert (lines[0].action, lines[0].target, lines[0].detail["successor"]) == ("key.rotate", old.id, new.id)
+    assert secret_of(new) not in lines[0].model_dump_json()
+    await registry.revoke_key("default", old.id)
+    with pytest.raises(InvalidKey, match="revoked"):
+        await registry.authenticate(secret_of(old))
+    assert (await registry.rotate_key("default", new.id)).replaces == new.id
+
+
+async def test_a_rotated_key_may_end_by_itself(registry: Registry, time: Time) -> None:
+    old = await registry.create_key("default", ["predict"])
+    new = await registry.rotate_key("default", old.id, timedelta(hours=1))
+    assert new.expires_at is None
+    assert (await registry.authenticate(secret_of(old))).key_id == old.id
+    time.passed_s = 3600.0
+    with pytest.raises(InvalidKey, match="expired"):
+        await registry.authenticate(secret_of(old))
+    with pytest.raises(Conflict, match="revoked or has expired"):
+        await registry.rotate_key("default", old.id)
+    assert (await registry.authenticate(secret_of(new))).key_id == new.id
+
+
+async def test_an_overlap_makes_no_key_last_longer(registry: Registry) -> None:
+    old = await registry.create_key("default", ["predict"], START + timedelta(minutes=5))
+    await registry.rotate_key("default", old.id, timedelta(hours=1))
+    assert {key.id: key.expires_at for key in await listed(registry)}[old.id] == old.expires_at
+
+
+async def test_the_last_admin_can_be_rotated(registry: Registry) -> None:
+    secret = await registry.ensure_admin_key()
+    assert secret is not None
+    first = await registry.authenticate(secret)
+    await registry.rotate_key("default", first.key_id)
+    await registry.revoke_key("default", first.key_id)
+    with pytest.raises(KeyNotFound):
+        await registry.rotate_key("default", "nope")
 
 
 async def test_an_unknown_key_cannot_be_revoked(registry: Registry) -> None:

@@ -183,6 +183,8 @@ async def test_keys(serving: Any) -> None:
             made = await admin.create_key(["predict"], expires_at="2999-01-01T00:00:00Z")
             others = [(await admin.create_key(["adapters:read"])).id for _ in range(3)]
             assert {key.id async for key in admin.list_keys(page_size=2)} >= {made.id, *others}
+            successor = await admin.rotate_key(made.id, overlap_s=60)
+            assert (successor.replaces, successor.scopes) == (made.id, ["predict"])
             await admin.revoke_key(made.id)
         async with AsyncClient("http://localhost", made.secret, transport=transport) as revoked:
             with pytest.raises(AuthenticationError):

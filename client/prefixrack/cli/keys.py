@@ -8,6 +8,7 @@ import typer
 
 from prefixrack.cli.printing import show_facts, show_json, show_line, show_table
 from prefixrack.cli.session import JsonOption, open_client
+from prefixrack.types import KeyInfo
 
 TenantOption = Annotated[
     str | None, typer.Option(help="Another tenant than your key's own; for admins of all tenants.")
@@ -29,21 +30,7 @@ def create(
     with open_client(context) as client:
         scopes = scope or ["predict", "adapters:read"]
         key = client.create_key(scopes, expires_at=expires_at, adapters=adapter or (), tenant=tenant, name=name)
-    if json:
-        show_json(key)
-        return
-    show_facts(
-        [
-            ("key", key.secret),
-            ("id", key.id),
-            ("name", key.name),
-            ("tenant", key.tenant),
-            ("scopes", ", ".join(key.scopes)),
-            ("adapters", ", ".join(key.adapters)),
-            ("expires", key.expires_at),
-        ]
-    )
-    show_line("Keep the key now: it is not shown again.", "yellow")
+    _show_made(key, json)
 
 
 def list_keys(context: typer.Context, tenant: TenantOption = None, json: JsonOption = False) -> None:
@@ -63,6 +50,23 @@ def list_keys(context: typer.Context, tenant: TenantOption = None, json: JsonOpt
     show_table(("id", "name", "tenant", "scopes", "adapters", "created", "expires"), rows, empty="no keys")
 
 
+def rotate(
+    context: typer.Context,
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
+    overlap_s: Annotated[
+        float | None, typer.Option(help="Seconds until the first key ends by itself; by default `keys revoke` ends it.")
+    ] = None,
+    tenant: TenantOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a second key that may do what this one may. Both hold until the first is revoked."""
+    with open_client(context) as client:
+        key = client.rotate_key(key_id, overlap_s=overlap_s, tenant=tenant)
+    _show_made(key, json)
+    if not json and overlap_s is None:
+        show_line(f"Once nobody uses the first key any more: prefixrack keys revoke {key_id}")
+
+
 def revoke(
     context: typer.Context,
     key_id: Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")],
@@ -78,9 +82,30 @@ def revoke(
         show_line(f"key {key_id} is revoked", "bold green")
 
 
+def _show_made(key: KeyInfo, json: bool) -> None:
+    if json:
+        show_json(key)
+        return
+    show_facts(
+        [
+            ("key", key.secret),
+            ("id", key.id),
+            ("name", key.name),
+            ("tenant", key.tenant),
+            ("scopes", ", ".join(key.scopes)),
+            ("adapters", ", ".join(key.adapters)),
+            ("expires", key.expires_at),
+        ]
+    )
+    show_line("Keep the key now: it is not shown again.", "yellow")
+
+
 def keys_app() -> typer.Typer:
-    app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        help="Make, list, rotate and revoke API keys.", no_args_is_help=True, pretty_exceptions_enable=False
+    )
     app.command("create")(create)
     app.command("list")(list_keys)
+    app.command("rotate")(rotate)
     app.command("revoke")(revoke)
     return app

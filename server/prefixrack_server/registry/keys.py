@@ -10,10 +10,10 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
-from sqlalchemy import RowMapping, and_, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import (
@@ -115,8 +115,10 @@ async def create(
     expires_at: datetime | None,
     adapters: Iterable[str] = (),
     name: str | None = None,
+    replaces: str | None = None,
 ) -> KeyInfo:
-    """A new key; only this answer holds the secret. `adapters` are patterns of the names that it is limited to.
+    """A new key; only this answer holds the secret. `adapters` are patterns of the names that it is limited to,
+    `replaces` is the id of the key whose successor it is.
 
     Raises TenantNotFound, or InvalidRequest for scopes, patterns or a name that cannot be.
     """
@@ -135,6 +137,7 @@ async def create(
         "expires_at": None if expires_at is None else as_text(expires_at),
         "adapters": patterns,
         "name": name,
+        "replaces": replaces,
     }
     await write.conn.execute(insert(tables.api_keys).values(**row))
     return _as_info(await _get(write.conn, tenant, key_id), key)
@@ -154,14 +157,43 @@ async def page(conn: AsyncConnection, tenant: str, limit: int, cursor: str | Non
     return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
+async def rotate(write: Write, tenant: str, key_id: str, may_rotate_admins: bool, overlap: timedelta | None) -> KeyInfo:
+    """A second key that may do what the first one may, for as long as that one was made for. Both hold, until the
+    first is revoked or `overlap` is over.
+
+    Raises KeyNotFound, Forbidden for a key with scope `admin` that the caller may not rotate, or Conflict for a key
+    that does not hold or has a successor that does: a key has two lives at most.
+    """
+    row = await _get_own(write.conn, tenant, key_id, may_rotate_admins, "rotate")
+    await _check_rotatable(write, row)
+    expires_at = row["expires_at"] and write.now + (_moment(row["expires_at"]) - _moment(row["created_at"]))
+    made = await create(write, tenant, row["scopes"], expires_at, row["adapters"], row["name"], key_id)
+    if overlap is not None:
+        ends_at = min(filter(None, (row["expires_at"], as_text(write.now + overlap))))
+        table = tables.api_keys
+        await write.conn.execute(update(table).where(table.c.id == key_id).values(expires_at=ends_at))
+    return made
+
+
+async def _check_rotatable(write: Write, row: RowMapping) -> None:
+    table, key_id = tables.api_keys, row["id"]
+    if row["revoked_at"] is not None or (row["expires_at"] is not None and row["expires_at"] <= write.now_text):
+        raise Conflict(f"the key {key_id} is revoked or has expired: {NEXT_STEP}")
+    successors = select(table.c.id).where(table.c.replaces == key_id, _is_live(write))
+    successor = await write.conn.scalar(successors)
+    if successor is not None:
+        raise Conflict(
+            f"the key {key_id} and its successor {successor} both hold: revoke {key_id} once nobody uses it any more, "
+            f"and rotate {successor} then"
+        )
+
+
 async def revoke(write: Write, tenant: str, key_id: str, may_revoke_admins: bool) -> None:
     """A key revoked before keeps its first time.
 
     Raises KeyNotFound, Forbidden for a key with scope `admin` that the caller may not revoke, or Conflict for the last.
     """
-    row = await _get(write.conn, tenant, key_id)
-    if "admin" in row["scopes"] and not may_revoke_admins:
-        raise Forbidden(f"the key {key_id} has the scope 'admin': only a key with that scope can revoke it")
+    row = await _get_own(write.conn, tenant, key_id, may_revoke_admins, "revoke")
     if row["revoked_at"] is None:
         table = tables.api_keys
         await _check_not_last_admin(write, key_id)
@@ -177,10 +209,15 @@ async def _check_not_last_admin(write: Write, key_id: str) -> None:
 async def admin_ids(write: Write) -> list[str]:
     """The keys with the scope `admin` that hold now: neither revoked nor expired, and of no disabled tenant."""
     table, owners = tables.api_keys, tables.tenants
-    is_unexpired = or_(table.c.expires_at.is_(None), table.c.expires_at > write.now_text)
-    holds = and_(table.c.revoked_at.is_(None), is_unexpired, owners.c.disabled_at.is_(None))
+    holds = and_(_is_live(write), owners.c.disabled_at.is_(None))
     rows = await write.conn.execute(select(table.c.id, table.c.scopes).join(owners).where(holds))
     return [row.id for row in rows if "admin" in row.scopes]
+
+
+def _is_live(write: Write) -> ColumnElement[bool]:
+    """Neither revoked nor expired."""
+    table = tables.api_keys
+    return and_(table.c.revoked_at.is_(None), or_(table.c.expires_at.is_(None), table.c.expires_at > write.now_text))
 
 
 async def is_any(conn: AsyncConnection) -> bool:
@@ -194,6 +231,14 @@ async def _get(conn: AsyncConnection, tenant: str, key_id: str) -> RowMapping:
     row = (await conn.execute(select(table).where(mine))).mappings().first()
     if row is None:
         raise KeyNotFound(f"there is no API key with the id {key_id[:80]!r}: list the keys to see their ids")
+    return row
+
+
+async def _get_own(conn: AsyncConnection, tenant: str, key_id: str, is_admin: bool, to_do: str) -> RowMapping:
+    """For who manages keys: those of admins of all tenants are managed by such admins."""
+    row = await _get(conn, tenant, key_id)
+    if "admin" in row["scopes"] and not is_admin:
+        raise Forbidden(f"the key {key_id} has the scope 'admin': only a key with that scope can {to_do} it")
     return row
 
 
@@ -234,6 +279,10 @@ def _check_scopes(scopes: Iterable[str]) -> list[str]:
     return wanted
 
 
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
 def _id_of(key: str) -> str:
     found = _KEY.fullmatch(key)
     return found[1] if found else ""
@@ -248,5 +297,6 @@ def _as_info(row: RowMapping, secret: str | None = None) -> KeyInfo:
         expires_at=row["expires_at"],
         adapters=row["adapters"],
         name=row["name"],
+        replaces=row["replaces"],
         secret=secret,
     )

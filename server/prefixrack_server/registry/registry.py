@@ -531,6 +531,25 @@ class Registry:
         async with self._write(self._grants.clear) as write:
             return await _create_key(write, tenant, scopes, expires_at, adapters, name, by)
 
+    async def rotate_key(
+        self,
+        tenant: str,
+        key_id: str,
+        overlap: timedelta | None = None,
+        *,
+        may_rotate_admins: bool = True,
+        by: Actor = NOBODY,
+    ) -> KeyInfo:
+        """A second key that may do what this one may; this one ends by `revoke_key`, or after `overlap`.
+
+        Raises KeyNotFound, Forbidden for an admin's key, or Conflict for one that does not hold or has a successor.
+        """
+        async with self._write(self._grants.clear) as write:
+            made = await keys.rotate(write, tenant, key_id, may_rotate_admins, overlap)
+            overlap_s = None if overlap is None else overlap.total_seconds()
+            await write.record(tenant, by, "key.rotate", key_id, successor=made.id, overlap_s=overlap_s)
+            return made
+
     async def ensure_admin_key(self) -> str | None:
         """The secret of a first administrator's key, if there was never any key; else None."""
         async with self._write(self._grants.clear) as write:

@@ -81,6 +81,7 @@ api_keys = Table(
     Column("revoked_at", TIME),
     Column("adapters", JSON, nullable=False, server_default="[]"),
     Column("name", String(100)),
+    Column("replaces", String(32)),
 )
 
 # A row stays when the adapter is deleted: its numbers are never given out again.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import timedelta
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -16,6 +17,8 @@ from prefixrack_server.registry.principal import Principal
 from prefixrack_server.routes.paging import Limit, TenantName
 from prefixrack_server.services import services_of
 from prefixrack_server.small_body import body_of, read_model
+
+MAX_OVERLAP_S: Final = 366 * 86400
 
 router = APIRouter(prefix="/admin/v1/keys", tags=["keys"], responses=ADMIN_PROBLEMS)
 
@@ -54,6 +57,26 @@ async def list_keys(
     """The keys of the caller's tenant that are not revoked, oldest first, without their secrets."""
     keys, next_cursor = await services_of(request).registry.list_keys(caller.owner(tenant), limit, cursor)
     return KeyPage(data=keys, next_cursor=next_cursor)
+
+
+class KeyRotation(BaseModel):
+    """Body of `POST /admin/v1/keys/{key_id}/rotate`. Without `overlap_s` the first key holds until it is revoked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_s: Annotated[float, Field(ge=0, le=MAX_OVERLAP_S, strict=True)] | None = None
+
+
+@router.post("/{key_id}/rotate", status_code=201, response_model_exclude_none=True, openapi_extra=body_of(KeyRotation))
+async def rotate_key(request: Request, key_id: str, caller: TenantAdmin, tenant: TenantName = None) -> KeyInfo:
+    """Make a second key that may do what this one may, for callers to change to while both hold.
+
+    A key with a successor that holds is not rotated again: revoke the first one, then rotate the second.
+    """
+    body = await read_model(request, KeyRotation)
+    overlap = None if body.overlap_s is None else timedelta(seconds=body.overlap_s)
+    is_admin, registry = "admin" in caller.principal.scopes, services_of(request).registry
+    return await registry.rotate_key(caller.owner(tenant), key_id, overlap, may_rotate_admins=is_admin, by=caller.actor)
 
 
 @router.delete("/{key_id}", status_code=204)
