@@ -22,10 +22,13 @@ from typing import Any
 
 import httpx2
 
+from canary_split import num_counted, versions_answering
 from postgres_process import PostgresServer
 from prefixrack import APIConnectionError, APIError, APIStatusError, Client
 from prefixrack.types import PredictResponse
 from prefixrack_adapters.backbone import Backbone
+from rolling_restart import RestartPlan, balancer, load, restart_in_turn
+from rolling_restart import summary as summary_of_restart
 from serve_process import ServeProcess, wait_for
 from specimens import PROBES, Specimen, assert_distinct, is_close, make_specimens
 from tiny import write_backbone
@@ -35,17 +38,23 @@ NO_ANSWER = "no answer"
 POLL_S = 0.01
 WRITE_PAUSE_S = 0.15
 BLOB_DISK_BYTES = 64 << 20
+MAX_ROLLBACK_S = 1.0
+CANARY_SHARE = 0.1
+MAX_SHARE_ERROR = 0.01
+FOLLOW_S = 2.0  # within which one replica follows the other
 
 
 @dataclass(frozen=True)
 class ChaosPlan:
-    """`outage_s` is how long the database is away, `calm_s` how long load goes on before and after each event."""
+    """`outage_s` is how long the database is away, `calm_s` how long load goes on before and after each event,
+    `num_split` how many requests an alias with a canary gets, with keys and without."""
 
     num_callers: int = 4
     num_specimens: int = 150
     num_moves: int = 10
     calm_s: float = 3.0
     outage_s: float = 3.0
+    num_split: int = 20_000
     seed: int = 0
 
 
@@ -118,6 +127,7 @@ def fleet(folder: Path) -> Iterator[tuple[Fleet, Backbone]]:
         environment = {
             "PREFIXRACK_REGISTRY__DATABASE_URL": postgres.url(),
             "PREFIXRACK_REGISTRY__BLOBS_URL": f"file://{blobs}",
+            "PREFIXRACK_HTTP__DRAIN_S": str(RestartPlan.drain_s),
         }
         replicas = []
         for number in range(NUM_REPLICAS):
@@ -153,6 +163,8 @@ class Chaos:
         self.ledger = Ledger()
         self._pool = list(reversed(specimens))
         self._is_over = threading.Event()
+        self._may_write = threading.Event()
+        self._may_write.set()
         self._pool_lock = threading.Lock()
 
     def run(self) -> Iterator[dict[str, Any]]:
@@ -167,6 +179,8 @@ class Chaos:
                     (self._calm, {"200"}, {"201"}),
                     (self._aliases_converge, {"200"}, {"201"}),
                     (self._rollback, {"200"}, {"201"}),
+                    (self._canary_split, {"200"}, {"201"}),
+                    (self._rolling_restart, {"200"}, {"201", NO_ANSWER}),
                     (self._kill_a_replica, {"200"}, {"201", NO_ANSWER}),
                     (self._restart_postgres, {"200", "503"}, {"201", "503"}),
                     (self._truncate_a_blob, {"200"}, {"201"}),
@@ -220,14 +234,58 @@ class Chaos:
                 time.sleep(2.0)
         last_s = [max((at - started for at, number in seen if number == 2), default=0.0) for seen in watchers]
         num_failed = sum(number is None for seen in watchers for _, number in seen)
-        if num_failed:
-            raise WrongAnswer(f"{num_failed} requests failed during a rollback")
+        if num_failed or max(last_s) > MAX_ROLLBACK_S:
+            raise WrongAnswer(f"{num_failed} requests failed during a rollback, the old answers ended after {last_s} s")
         return {
             "rollback_call_s": round(called_s, 3),
             "last_old_answer_s": [round(seconds, 3) for seconds in last_s],
             "requests": sum(map(len, watchers)),
             "failed": num_failed,
         }
+
+    def _canary_split(self) -> dict[str, Any]:
+        """Callers with keys and without, at both replicas in turn; then the same ones again, and a larger share."""
+        self._push(0, "split"), self._push(0, "split")
+        self._may_write.clear()  # versions are few, and this takes long
+        urls, number = [replica.base_url for replica in self.fleet.replicas], self.plan.num_split
+        keys = [f"caller-{caller}" for caller in range(number)]
+        with self.fleet.client(0) as client:
+            client.promote("split", 1)
+            client.start_canary("split", 2, CANARY_SHARE)
+            wait_for(lambda: 2 in versions_answering(urls[1:], "split", keys[:200]))
+            before = num_counted(urls, "split", "canary")
+            by_key = versions_answering(urls, "split", keys)
+            by_chance = versions_answering(urls, "split", [None] * number)
+            num_canary, counted = by_key.count(2) + by_chance.count(2), num_counted(urls, "split", "canary") - before
+            again = versions_answering(urls[::-1], "split", keys[: number // 10])
+            chosen = [key for key, version in zip(keys, by_key, strict=True) if version == 2]
+            client.start_canary("split", 2, 2 * CANARY_SHARE)
+            time.sleep(FOLLOW_S)
+            kept = versions_answering(urls, "split", chosen)
+            client.rollback("split")
+        self._may_write.set()
+        shares = {name: seen.count(2) / number for name, seen in (("with_keys", by_key), ("by_chance", by_chance))}
+        if any(abs(share - CANARY_SHARE) > MAX_SHARE_ERROR for share in shares.values()) or counted != num_canary:
+            raise WrongAnswer(f"a canary of {CANARY_SHARE} got {shares}, and {counted} of {num_canary} were counted")
+        if again != by_key[: len(again)] or set(kept) != {2}:
+            raise WrongAnswer("callers with a key changed their version")
+        return {"requests": 2 * number, "share": CANARY_SHARE, **shares, "asked_again": len(again), "kept": len(kept)}
+
+    def _rolling_restart(self) -> dict[str, Any]:
+        """Both replicas behind a balancer: its callers see nothing of it."""
+        haproxy = shutil.which("haproxy")
+        if haproxy is None:
+            return {"skipped": "haproxy is not installed: apt-get install haproxy"}
+        plan, replicas = RestartPlan(callers=self.plan.num_callers, calm_s=self.plan.calm_s), self.fleet.replicas
+        with (
+            balancer(haproxy, replicas, self.fleet.folder) as url,
+            load(plan, url, "rolled") as tally,
+        ):
+            restart_s = restart_in_turn(plan, replicas, tally)
+        result = summary_of_restart(tally, restart_s)
+        if result["num_failed"]:
+            raise WrongAnswer(f"requests failed during a rolling restart: {result['answers']}")
+        return result
 
     def _kill_a_replica(self) -> dict[str, Any]:
         victim = self.fleet.replicas[0]
@@ -304,6 +362,8 @@ class Chaos:
 
     def _write(self, random: Random) -> None:
         while not self._is_over.is_set():
+            if not self._may_write.wait(WRITE_PAUSE_S):
+                continue
             replica = random.randrange(NUM_REPLICAS)
             code = self._try_push(replica, f"written-{random.randrange(5)}")
             self.ledger.count(self.ledger.write_codes, code)

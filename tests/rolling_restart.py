@@ -25,6 +25,7 @@ from tiny import write_backbone, write_random_bundle
 
 PROBE_PERIOD_MS = 200
 NUM_REPLICAS = 2
+ADAPTER = "intent"
 TEXT = "the cat sat"
 CONFIGURATION = """
 global
@@ -77,17 +78,27 @@ class Tally:
 def run_rolling_restart(plan: RestartPlan, folder: Path, haproxy: str) -> dict[str, Any]:
     """Restart each replica `rounds` times. What was answered, by status, and how long the longest took."""
     with fleet(plan, folder) as replicas, balancer(haproxy, replicas, folder) as url, load(plan, url) as tally:
-        restart_s = []
-        for replica in replicas * plan.rounds:
-            time.sleep(plan.calm_s)
-            started_at, num_before = time.monotonic(), tally.num_answers
-            replica.send_signal(SIGTERM)
-            exit_code = replica.wait()
-            assert exit_code == 0, f"a replica ended with {exit_code}: {replica.output()[-2000:]}"
-            replica.start()
-            time.sleep(5 * PROBE_PERIOD_MS / 1000)  # the balancer must see it before the other one goes
-            restart_s.append(round(time.monotonic() - started_at, 2))
-            assert tally.num_answers > num_before, "nothing was answered during the restart"
+        restart_s = restart_in_turn(plan, replicas, tally)
+    return summary(tally, restart_s)
+
+
+def restart_in_turn(plan: RestartPlan, replicas: list[ServeProcess], tally: Tally) -> list[float]:
+    """Returns how long each restart took, until the balancer sends requests there again."""
+    restart_s = []
+    for replica in replicas * plan.rounds:
+        time.sleep(plan.calm_s)
+        started_at, num_before = time.monotonic(), tally.num_answers
+        replica.send_signal(SIGTERM)
+        exit_code = replica.wait()
+        assert exit_code == 0, f"a replica ended with {exit_code}: {replica.output()[-2000:]}"
+        replica.start()
+        time.sleep(5 * PROBE_PERIOD_MS / 1000)  # the balancer must see it before the other one goes
+        restart_s.append(round(time.monotonic() - started_at, 2))
+        assert tally.num_answers > num_before, "nothing was answered during the restart"
+    return restart_s
+
+
+def summary(tally: Tally, restart_s: list[float]) -> dict[str, Any]:
     answers = dict(tally.answers)
     return {
         "num_requests": tally.num_answers,
@@ -101,7 +112,7 @@ def run_rolling_restart(plan: RestartPlan, folder: Path, haproxy: str) -> dict[s
 @contextmanager
 def fleet(plan: RestartPlan, folder: Path) -> Iterator[list[ServeProcess]]:
     backbone = write_backbone(folder / "backbone")
-    write_random_bundle(folder / "bundles" / "intent", BackboneSpec.load(backbone), name="intent")
+    write_random_bundle(folder / "bundles" / ADAPTER, BackboneSpec.load(backbone), name=ADAPTER)
     environment = {"PREFIXRACK_HTTP__DRAIN_S": str(plan.drain_s)}
     with ExitStack() as stack:
         replicas = []
@@ -134,7 +145,7 @@ def balancer(haproxy: str, replicas: list[ServeProcess], folder: Path) -> Iterat
 
 
 @contextmanager
-def load(plan: RestartPlan, url: str) -> Iterator[Tally]:
+def load(plan: RestartPlan, url: str, adapter: str = ADAPTER) -> Iterator[Tally]:
     tally, is_over = Tally(), threading.Event()
 
     def call() -> None:
@@ -142,7 +153,7 @@ def load(plan: RestartPlan, url: str) -> Iterator[Tally]:
             while not is_over.is_set():
                 started_at = time.monotonic()
                 try:
-                    answer = _name(http.post("/v1/intent/predict", json={"inputs": TEXT}))
+                    answer = _name(http.post(f"/v1/{adapter}/predict", json={"inputs": TEXT}))
                 except httpx2.TransportError as error:
                     answer = type(error).__name__
                 tally.note(answer, time.monotonic() - started_at)

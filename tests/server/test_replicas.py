@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from canary_split import num_counted, versions_answering
 from object_store import Bucket, make_bucket, object_store
 from postgres_process import PostgresServer
 from prefixrack import APIConnectionError, APIStatusError, Client, NotFoundError
@@ -101,6 +102,27 @@ def test_both_follow_what_one_was_told(pair: Pair) -> None:
         wait_for(lambda: pair.answers(0, "followed", first))
         one.delete_adapter("followed")
         wait_for(lambda: pair.post(1, "followed").status_code == 404)
+
+
+def test_both_send_the_same_callers_to_a_canary(pair: Pair) -> None:
+    urls, keys = [replica.base_url for replica in pair.replicas], [f"caller-{number}" for number in range(60)]
+    with pair.client(0) as one, pair.client(1) as other:
+        one.push("split", pair.specimen().folder)
+        one.push("split", pair.specimen().folder)
+        one.promote("split", 1)
+        other.start_canary("split", 2, 0.5)
+        wait_for(lambda: 2 in versions_answering(urls[:1], "split", keys))
+        before = [num_counted(urls, "split", role) for role in ("stable", "canary")]
+        first, swapped = (versions_answering(order, "split", keys) for order in (urls, urls[::-1]))
+        assert first == swapped
+        assert set(first) == {1, 2}
+        counted = [num_counted(urls, "split", role) for role in ("stable", "canary")]
+        assert [now - then for now, then in zip(counted, before, strict=True)] == [
+            2 * first.count(1),
+            2 * first.count(2),
+        ]
+        other.rollback("split")
+        wait_for(lambda: set(versions_answering(urls, "split", keys)) == {1})
 
 
 def test_a_damaged_blob_fails_alone_and_is_fetched_again_when_it_is_mended(pair: Pair) -> None:
