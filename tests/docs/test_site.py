@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from docs_pages import pages
 from docs_site import ROOT, build_site
 
-IN_A_PAGE = ("README.md", "CHANGELOG.md", "docs", "client", "adapters", "server", "deploy", "benchmarks")
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 NOT_LOADED = {"canonical", "prev", "next"}  # what a `link` may be that fetches nothing
 SMALL_SITE = """INHERIT: {root}/mkdocs.yml
@@ -35,15 +35,6 @@ class Loads(HTMLParser):
         address = named.get(LOADED.get(tag, ""))
         if address and named.get("rel") not in NOT_LOADED:
             self.addresses.append(address)
-
-
-def pages() -> list[Path]:
-    """Every Markdown file that is for readers."""
-    found = []
-    for name in IN_A_PAGE:
-        place = ROOT / name
-        found += [place] if place.is_file() else sorted(place.rglob("*.md"))
-    return [path for path in found if not any(part.startswith(".") or part == "peers" for part in path.parts)]
 
 
 def address_of(page: Path) -> str:
