@@ -19,6 +19,7 @@ from prefixrack_server.admission import Admission, QueueLimits
 from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.distributions import PACK_ROWS, PACK_SECONDS, PACK_TOKENS, QUEUE_SECONDS, Tally
 from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
+from prefixrack_server.fair_line import FairJobs
 from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
 from prefixrack_server.messages import STOPPING, BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
@@ -107,8 +108,8 @@ class EngineThread:
             self,
             self._wake,
             clock,
-            threads or DaemonThreads(NUM_FETCHERS, "prefixrack-fetcher"),
-            threads or self._loaders,
+            FairJobs(threads or DaemonThreads(NUM_FETCHERS, "prefixrack-fetcher"), NUM_FETCHERS, self._wake),
+            FairJobs(threads or self._loaders, config.num_loaders, self._wake),
             budget_bytes=config.resident_bytes,
             retry_after_s=config.retry_load_after_s,
         )
@@ -372,7 +373,7 @@ class EngineThread:
             self._scheduler.add_waiting(work, self._clock())
 
     def _demand(self, work: RowWork) -> Demand:
-        return "ready" if work.bundle is None else self._residency.demand(work.bundle)
+        return "ready" if work.bundle is None else self._residency.demand(work.bundle, work.tenant)
 
     def _failed(self, rows: Iterable[QueuedRow], failure: RowFailure) -> list[RowDone]:
         now = self._clock()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from prefixrack.errors import BundleTooLarge, Fault, InternalFault, ServerOverloaded
 from prefixrack_adapters.manifest import Manifest
+from prefixrack_server.fair_line import FairJobs, FairLine
 from prefixrack_server.messages import BundleRef, ResidencyState, RowFailure
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 # `ready`: resident, and pinned once for the row. `wait`: `Waiters.admit` or `refuse` follows. A failure: the last load
 # failed a moment ago, and this is why.
 Demand = Literal["ready", "wait"] | RowFailure
+# Whose turn it is to load what an administrator keeps resident.
+NOBODY: Final = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class ResidencyStats:
 @dataclass(slots=True, eq=False)
 class Entry(Generic[A]):
     bundle: BundleRef
+    tenant: str  # whose turn its load takes: the first that wanted it
     state: ResidencyState = "loading"
     size_bytes: int = 0
     is_holding_room: bool = False
@@ -111,10 +114,11 @@ class Residency(Generic[A]):
     `lock` is the caller's own, reentrant: rows and adapters change together. It is held for bookkeeping only; files
     are read in `fetchers` and adapters are made in `loaders`, outside it. Both belong to the residency from here on.
 
-    While something stands in the line, `demand` sends everyone to its end, those of resident adapters too, once per
-    digest. So pins run out, the head gets its room, and nobody waits for ever though the working set exceeds the
-    budget. The head can always be served in the end: pinned adapters are computed and unpinned, loading ones become
-    resident, and one that would not fit beside the kept ones fails at once.
+    Tenants take turns with what they load, at each step. While something stands in the line for room, `demand` sends
+    everyone to the end of its tenant's part, those of resident adapters too, once per digest. So pins run out, the head
+    gets its room, and nobody waits for ever though the working set exceeds the budget. The head can always be served in
+    the end: pinned adapters are computed and unpinned, loading ones become resident, and one that would not fit beside
+    the kept ones fails at once.
     """
 
     def __init__(
@@ -123,8 +127,8 @@ class Residency(Generic[A]):
         waiters: Waiters,
         lock: AbstractContextManager[Any],
         clock: Callable[[], float],
-        fetchers: Executor,
-        loaders: Executor,
+        fetchers: FairJobs,
+        loaders: FairJobs,
         *,
         budget_bytes: int,
         retry_after_s: float,
@@ -140,7 +144,7 @@ class Residency(Generic[A]):
         self._is_closed = False
         self._entries: dict[str, Entry[A]] = {}
         self._idle: OrderedDict[str, Entry[A]] = OrderedDict()  # evictable, least recently used first
-        self._line: OrderedDict[str, Entry[A]] = OrderedDict()  # by arrival
+        self._line: FairLine[str, Entry[A]] = FairLine()
         self._failed: OrderedDict[str, Entry[A]] = OrderedDict()  # by time of failure
         self._kept: set[str] = set()
         self._held_bytes = 0
@@ -150,15 +154,15 @@ class Residency(Generic[A]):
         self._num_evictions = 0
         self._num_failed_loads = 0
 
-    def demand(self, bundle: BundleRef) -> Demand:
-        """A row wants this version."""
+    def demand(self, bundle: BundleRef, tenant: str) -> Demand:
+        """A row of this tenant wants this version."""
         entry = self._entries.get(bundle.digest)
         if entry is None or self._is_retry_due(entry):
-            self._start(bundle)
+            self._start(bundle, tenant)
             return "wait"
         if entry.failure is not None:
             return entry.failure
-        return self._demand_resident(entry) if entry.state == "resident" else "wait"
+        return self._demand_resident(entry, tenant) if entry.state == "resident" else "wait"
 
     def pin(self, digest: str, num_pins: int) -> None:
         """Hold a resident adapter for this many rows."""
@@ -184,7 +188,7 @@ class Residency(Generic[A]):
         """Load this version and never evict it, until `unkeep`."""
         entry = self._entries.get(bundle.digest)
         if entry is None or entry.state == "failed":
-            self._start(bundle)
+            self._start(bundle, NOBODY)
         elif entry.is_holding_room and bundle.digest not in self._kept:
             self._kept_bytes += entry.size_bytes
         self._kept.add(bundle.digest)
@@ -222,26 +226,26 @@ class Residency(Generic[A]):
     def close(self) -> None:
         """Start no more loads; those under way end unseen."""
         self._is_closed = True
-        for threads in (self._fetchers, self._loaders):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._fetchers.close()
+        self._loaders.close()
 
     def _is_retry_due(self, entry: Entry[A]) -> bool:
         return entry.state == "failed" and self._clock() >= entry.retry_at
 
-    def _demand_resident(self, entry: Entry[A]) -> Demand:
+    def _demand_resident(self, entry: Entry[A], tenant: str) -> Demand:
         if not self._line:
             self.pin(entry.digest, 1)
             return "ready"
-        self._line.setdefault(entry.digest, entry)
+        self._line.add(tenant, entry.digest, entry)
         if entry.digest in self._idle:
             self._idle.move_to_end(entry.digest)
         return "wait"
 
-    def _start(self, bundle: BundleRef) -> None:
-        entry: Entry[A] = Entry(bundle)
+    def _start(self, bundle: BundleRef, tenant: str) -> None:
+        entry: Entry[A] = Entry(bundle, tenant)
         self._entries[bundle.digest] = entry
         self._failed.pop(bundle.digest, None)
-        self._fetchers.submit(self._fetch, entry).add_done_callback(_log_crash)
+        self._fetchers.submit(tenant, lambda: self._fetch(entry))
 
     def _fetch(self, entry: Entry[A]) -> None:
         """In a fetcher."""
@@ -311,16 +315,16 @@ class Residency(Generic[A]):
             return
         self._release_room(entry)
         entry.size_bytes = size_bytes
-        self._line[entry.digest] = entry
+        self._line.add(entry.tenant, entry.digest, entry)
         self._serve_line()
 
     def _serve_line(self) -> None:
         """Let in from the head of the line, until the head must wait for room."""
         while self._line and not self._is_closed:
-            entry = next(iter(self._line.values()))
+            entry = self._line.first()
             if not self._serve(entry):
                 return
-            self._line.pop(entry.digest, None)
+            self._line.serve(entry.digest)
 
     def _serve(self, entry: Entry[A]) -> bool:
         """Give this head of the line what it waits for. False where it must stay."""
@@ -339,7 +343,8 @@ class Residency(Generic[A]):
     def _reserve(self, entry: Entry[A]) -> None:
         assert entry.fetched is not None, "only what has been fetched stands in line for room"
         self._hold_room(entry)
-        self._loaders.submit(self._load, entry, entry.fetched).add_done_callback(_log_crash)
+        fetched = entry.fetched
+        self._loaders.submit(entry.tenant, lambda: self._load(entry, fetched))
 
     def _is_wanted(self, entry: Entry[A]) -> bool:
         return entry.digest in self._kept or self._waiters.is_awaited(entry.digest)
@@ -373,9 +378,9 @@ class Residency(Generic[A]):
         self._remove(entry)
         if not entry.is_forgotten:
             self._loader.evicted(digest)
-        if self._line.pop(digest, None) is not None:
+        if self._line.discard(digest):
             # Somebody waits for it in line: it lines up again, as a load, when its files are there.
-            self._start(entry.bundle)
+            self._start(entry.bundle, entry.tenant)
 
     def _remove(self, entry: Entry[A]) -> None:
         del self._entries[entry.digest]
@@ -409,9 +414,3 @@ class Residency(Generic[A]):
             if entry.is_forgotten and entry.digest not in self._line:
                 self._evict(entry.digest)
         self._serve_line()
-
-
-def _log_crash(job: Future[None]) -> None:
-    """A job answers every failure itself; what comes out of it is our own mistake and must be seen."""
-    if not job.cancelled() and (error := job.exception()) is not None:
-        log.critical("a job of fetching or loading an adapter crashed", exc_info=error)

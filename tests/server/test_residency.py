@@ -14,8 +14,11 @@ import pytest
 
 from prefixrack.errors import MalformedBundle
 from prefixrack_adapters.manifest import Manifest
+from prefixrack_server.fair_line import FairJobs
 from prefixrack_server.messages import BundleRef, RowFailure
 from prefixrack_server.residency import Fetched, Residency
+
+NUM_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,10 @@ class Desk:
         self.residency: Residency[FakeAdapter] = Residency(
             self.loader,
             self,
-            threading.RLock(),
+            lock := threading.RLock(),
             lambda: self.now,
-            self.threads,
-            self.threads,
+            FairJobs(self.threads, NUM_THREADS, lock),
+            FairJobs(self.threads, NUM_THREADS, lock),
             budget_bytes=10,
             retry_after_s=2.0,
         )
@@ -95,8 +98,8 @@ class Desk:
     def refuse(self, digest: str, failure: RowFailure) -> None:
         self.failures += [(digest, failure.code)] * self.waiting.pop(digest, 0)
 
-    def demand(self, digest: str) -> str:
-        demand = self.residency.demand(bundle(digest))
+    def demand(self, digest: str, tenant: str = "one") -> str:
+        demand = self.residency.demand(bundle(digest), tenant)
         if isinstance(demand, RowFailure):
             return demand.code
         if demand == "wait":
@@ -186,7 +189,7 @@ def test_larger_than_the_budget_fails(desk: Desk) -> None:
     desk.demand("a11")
     desk.threads.run_all()
     assert desk.failures == [("a11", "bundle_too_large")]
-    assert "resident_bytes" in str(desk.residency.demand(bundle("a11")))
+    assert "resident_bytes" in str(desk.residency.demand(bundle("a11"), "one"))
 
 
 def test_a_failed_load_answers_for_a_while_then_is_tried_again(desk: Desk) -> None:
@@ -337,3 +340,27 @@ def test_a_forgotten_adapter_that_finds_no_room_leaves_host_memory_too(desk: Des
     desk.threads.run_all()  # another failure takes old ones away
     assert desk.states("a3") == ["absent"]
     assert desk.loader.in_host == set()
+
+
+def test_who_wants_many_cold_adapters_does_not_delay_another_ones(desk: Desk) -> None:
+    """Neither where they are fetched nor where they are loaded."""
+    for number in range(50):
+        desk.demand(f"{chr(ord('α') + number)}0", "flood")
+    desk.demand("c1", "calm")
+    num_jobs = 0
+    while desk.residency.state("c1") != "resident":
+        desk.threads.jobs.pop(0)()
+        num_jobs += 1
+    assert num_jobs <= 2 * (2 * NUM_THREADS + 1)  # twice: what runs, what runs when that is done, its own
+
+
+def test_in_the_line_for_room_tenants_take_turns(desk: Desk) -> None:
+    desk.use("x10")
+    desk.demand("x10")  # pinned
+    for letter in "fghij":
+        desk.demand(f"{letter}4", "flood")
+    desk.demand("c4", "calm")
+    desk.threads.run_all()
+    desk.residency.unpin("x10")
+    desk.threads.run_all()
+    assert [digest for digest in ("f4", "c4", "g4") if desk.residency.state(digest) == "resident"] == ["f4", "c4"]
