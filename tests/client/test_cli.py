@@ -286,6 +286,50 @@ def test_a_key_is_rotated(run: Run, script: Any) -> None:
     assert {request.url.path for request in script.requests} == {"/admin/v1/keys/k1/rotate"}
 
 
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_a_narrow_terminal_hides_nothing(run: Run, script: Any, wire: Any, width: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    scopes = ["adapters:read", "adapters:write", "alias:promote", "predict"]
+    key = {
+        "id": "0123456789ab",
+        "name": "billing, nightly",
+        "tenant": "default",
+        "scopes": scopes,
+        "created_at": "2030",
+    }
+    script.queue(wire.page([key]))
+    shown = run("keys", "list").stdout
+    assert max(map(len, shown.splitlines())) <= int(width)
+    assert "…" not in shown
+    assert "0123456789ab" in shown, "an id is copied in one piece"
+    for word in ("billing", "nightly", *scopes):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ({"before": {"version": 1}, "after": {"version": 2}}, "version 1 → 2"),
+        ({"before": {"version": 2, "shadow_version": 3}, "after": {"version": 2}}, "shadow_version 3 → nothing"),
+        ({"before": [], "after": ["f1>=0.9"]}, "nothing → f1>=0.9"),
+        ({"before": None, "after": {"version": 1}}, "version 1"),
+        ({"keep": True, "digest": "d"}, "keep True"),
+        (
+            {"before": {}, "after": {"canary": {"version": 3, "digest": "d", "share": 0.1}}},
+            "canary version 3 share 0.1",
+        ),
+        ({}, ""),
+    ],
+)
+def test_the_audit_log_says_what_was_changed(
+    run: Run, script: Any, wire: Any, detail: Any, shown: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    line = {"id": 7, "at": "2030-01-31T12:30:15.000Z", "tenant": "acme", "key_id": "k1", "action": "x", "target": "t"}
+    script.queue(wire.page([line | {"detail": detail}]))
+    assert run("tenants", "audit").stdout.splitlines()[1].split("  ")[4:][-1].strip().endswith(shown)
+
+
 TENANT = {
     "name": "acme",
     "weight": 2.0,
@@ -306,7 +350,7 @@ def test_tenants(run: Run, script: Any, wire: Any) -> None:
     )
     options = ["--weight", "2", "--quota", "tokens_per_minute=9", "--quota", "max_bytes=none", "--adapter", "a.*"]
     assert "tokens_per_minute=9" in run("tenants", "create", "acme", *options).stdout
-    assert "3 adapters, 12 bytes" in run("tenants", "show", "acme").stdout
+    assert "3 adapters, 12 B" in run("tenants", "show", "acme").stdout
     assert json.loads(run("tenants", "update", "acme", "--every-adapter", "--json").stdout)["name"] == "acme"
     run("tenants", "disable", "acme")
     run("tenants", "enable", "acme")

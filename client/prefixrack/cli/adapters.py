@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from prefixrack.cli.completion import adapter_refs
-from prefixrack.cli.printing import show_facts, show_json, show_line, show_table
+from prefixrack.cli.printing import minute_of, show_facts, show_json, show_line, show_table, size_of
 from prefixrack.cli.session import JsonOption, open_client
 from prefixrack.types import AdapterDetail, AdapterSummary, VersionInfo
 
 PAGE_SIZE = 100
 ADAPTER_COLUMNS = ("name", "task", "version", "labels", "aliases", "created")
-VERSION_COLUMNS = ("version", "aliases", "bytes", "created", "by key", "digest", "claims")
+VERSION_COLUMNS = ("version", "aliases", "size", "created", "by key", "digest", "claims")
 
 
 def list_held(
@@ -39,7 +39,8 @@ def list_held(
         show_json({"data": found})
         return
     columns = ADAPTER_COLUMNS if name is None else VERSION_COLUMNS
-    show_table(columns, map(_row, found), empty="no adapters yet: `prefixrack push FOLDER` uploads one")
+    empty = "no adapters yet: `prefixrack push FOLDER` uploads one"
+    show_table(columns, map(_row, found), empty=empty, whole=("name", "version", "task", "digest"))
 
 
 def show(
@@ -82,10 +83,10 @@ def delete(
 def _row(entry: AdapterSummary | VersionInfo) -> tuple[Any, ...]:
     if isinstance(entry, AdapterSummary):
         num_labels = len(entry.labels) or "-"
-        return entry.name, entry.task, entry.version, num_labels, _aliases(entry.aliases), entry.created_at
+        return entry.name, entry.task, entry.version, num_labels, _aliases(entry.aliases), minute_of(entry.created_at)
     claims = ", ".join(_claim(metric) for metric in entry.metrics)
-    aliases = ", ".join(entry.aliases)
-    return entry.version, aliases, entry.size_bytes, entry.created_at, entry.created_by, entry.digest[:12], claims
+    when, size = minute_of(entry.created_at), size_of(entry.size_bytes)
+    return entry.version, ", ".join(entry.aliases), size, when, entry.created_by, entry.digest[:12], claims
 
 
 def _claim(metric: dict[str, Any]) -> str:

@@ -127,5 +127,9 @@ def _show(moved: AliasInfo, as_json: bool) -> None:
         show_line(f"canary: version {moved.canary.version} answers {moved.canary.share:.2%} of the requests")
     if moved.shadow_version is not None:
         show_line(f"shadow: version {moved.shadow_version} computes and is compared")
-    for claim in moved.claims:
-        show_line(f"uploader's claim: {claim.name} {claim.value} on {claim.dataset} ({claim.split})")
+    # A canary and a shadow may claim the same.
+    claims = [
+        f"uploader's claim: {claim.name} {claim.value} on {claim.dataset} ({claim.split})" for claim in moved.claims
+    ]
+    for line in dict.fromkeys(claims):
+        show_line(line)

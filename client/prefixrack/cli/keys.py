@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefixrack.cli.printing import show_facts, show_json, show_line, show_table
+from prefixrack.cli.printing import minute_of, show_facts, show_json, show_line, show_table
 from prefixrack.cli.session import JsonOption, open_client
 from prefixrack.types import KeyInfo
 
@@ -42,12 +42,13 @@ def list_keys(context: typer.Context, tenant: TenantOption = None, json: JsonOpt
         return
     rows = [
         (
-            *(key.id, key.name or "", key.tenant, ", ".join(key.scopes), ", ".join(key.adapters)),
-            *(key.created_at, key.expires_at or "never"),
+            *(key.id, key.name or "", "\n".join(key.scopes), "\n".join(key.adapters)),
+            *(minute_of(key.created_at), minute_of(key.expires_at or "never")),
         )
         for key in keys
     ]
-    show_table(("id", "name", "tenant", "scopes", "adapters", "created", "expires"), rows, empty="no keys")
+    columns = ("id", "name", "scopes", "adapters", "created", "expires")
+    show_table(columns, rows, empty="no keys", whole=("id", "scopes"))
 
 
 def rotate(

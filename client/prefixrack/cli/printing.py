@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -44,9 +44,14 @@ def show_json_line(value: Any) -> None:
     sys.stdout.write(json.dumps(as_plain(value)) + "\n")
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
-    """A table, or the sentence `empty` when it has no rows."""
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str, whole: Collection[str] = ()
+) -> None:
+    """A table, or the sentence `empty` when it has no rows. Nothing is left out where the terminal is narrow: cells are
+    broken into lines, those of the columns `whole` (what is copied: names, ids) the last."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else printable(cell) for cell in row))
     console().print(table if table.row_count else empty)
@@ -59,6 +64,19 @@ def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
         if value not in (None, "", [], {}):
             table.add_row(Text(name, "bold"), value if isinstance(value, Text) else printable(value))
     console().print(table)
+
+
+def minute_of(time: str) -> str:
+    """2030-01-31T12:30:15.000Z as people write it; `--json` has it as it is."""
+    return time[:16].replace("T", " ")
+
+
+def size_of(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"
 
 
 def show_line(text: str, style: str = "") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv as csvlib
-import json as jsonlib
 import sys
 from collections.abc import Iterable
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prefixrack.cli.printing import as_plain, show_facts, show_json, show_table
+from prefixrack.cli.printing import as_plain, minute_of, show_facts, show_json, show_table, size_of
 from prefixrack.cli.session import JsonOption, open_client
 from prefixrack.types import Quotas, TenantInfo, UsageLine
 
@@ -52,10 +51,16 @@ def list_tenants(context: typer.Context, json: JsonOption = False) -> None:
         show_json({"data": tenants})
         return
     rows = [
-        (tenant.name, tenant.weight, shown_quotas(tenant.quotas), ", ".join(tenant.adapters), tenant.disabled_at or "")
+        (
+            tenant.name,
+            tenant.weight,
+            shown_quotas(tenant.quotas),
+            ", ".join(tenant.adapters),
+            minute_of(tenant.disabled_at or ""),
+        )
         for tenant in tenants
     ]
-    show_table(("name", "weight", "quotas", "adapters", "disabled"), rows, empty="no tenants")
+    show_table(("name", "weight", "quotas", "adapters", "disabled"), rows, empty="no tenants", whole=("name",))
 
 
 def show(context: typer.Context, name: Name, json: JsonOption = False) -> None:
@@ -129,10 +134,9 @@ def audit(
         show_json({"data": lines})
         return
     rows = [
-        (line.at, line.key_id, line.action, line.target, jsonlib.dumps(line.detail), line.request_id or "")
-        for line in lines
+        (line.at[:19].replace("T", " "), line.key_id, line.action, line.target, _change(line.detail)) for line in lines
     ]
-    show_table(("at", "by", "action", "target", "detail", "request"), rows, empty="nothing was changed")
+    show_table(("at", "by", "action", "target", "change"), rows, empty="nothing was changed", whole=("by", "target"))
 
 
 def tenants_app() -> typer.Typer:
@@ -173,8 +177,34 @@ def _show(tenant: TenantInfo, json: bool) -> None:
         ("disabled", tenant.disabled_at),
     ]
     if tenant.stored is not None:
-        facts.append(("stored", f"{tenant.stored.num_adapters} adapters, {tenant.stored.num_bytes} bytes"))
+        facts.append(("stored", f"{tenant.stored.num_adapters} adapters, {size_of(tenant.stored.num_bytes)}"))
     show_facts(facts)
+
+
+def _change(detail: dict[str, Any]) -> str:
+    """What a line of the audit log says was changed: what is other than before. `--json` has all of it."""
+    if "after" not in detail:
+        return _shown(detail) if detail else ""
+    before, after = detail.get("before"), detail["after"]
+    if not isinstance(after, dict):
+        return f"{_shown(before)} → {_shown(after)}"
+    old = before if isinstance(before, dict) else {}
+    names = [name for name in {**old, **after} if old.get(name) != after.get(name)]
+    return ", ".join(
+        f"{name} {_shown(old[name])} → {_shown(after.get(name))}" if name in old else f"{name} {_shown(after[name])}"
+        for name in names
+    )
+
+
+def _shown(value: Any) -> str:
+    """Digests say nothing to people that the version beside them does not."""
+    if value in (None, [], {}):
+        return "nothing"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_shown(inner)}" for name, inner in value.items() if name != "digest")
+    return str(value)
 
 
 def shown_quotas(quotas: Quotas) -> str:

@@ -13,13 +13,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from prefixrack.cli.printing import printable
+from prefixrack.cli.printing import printable, size_of
 from prefixrack.exposition import Interval
 
 SPARKS = "▁▂▃▄▅▆▇█"
 BAR_CELLS = 16
+SHARE_CELLS = 8
 OTHERS = "_other"
-FRAME_LINES = 16  # all but the rows of the table of adapters
+FRAME_LINES = 17  # all but the rows of the table of adapters
 SHARES = (0.5, 0.95, 0.99)
 
 
@@ -105,7 +106,7 @@ def _title(activity: Activity) -> Text:
     facts = [activity.facts.get(name, "") for name in ("backbone", "device", "dtype", "version")]
     what = "  ".join(fact for fact in facts if fact)
     return Text.assemble(
-        ("prefixrack top  ", "bold"), printable(activity.url), "  ", state, "  ", printable(what, "dim")
+        ("prefixrack top  ", "bold"), printable(activity.url), "  ", state, "\n", printable(what, "dim")
     )
 
 
@@ -146,7 +147,7 @@ def _device(activity: Activity) -> Panel:
     share = activity.resident_bytes / budget if budget else 0.0
     facts = _facts(
         ("resident", f"{activity.num_resident:.0f} adapters"),
-        ("memory", f"{_bytes(activity.resident_bytes)} of {_bytes(budget)}"),
+        ("memory", f"{size_of(activity.resident_bytes)} of {size_of(budget)}"),
         ("", Text.assemble((_bar(share), "green" if share < 0.9 else "yellow"), f" {share:.0%}")),
         ("loads/s", _number(activity.loads_per_s)),
         ("evictions/s", _number(activity.evictions_per_s)),
@@ -156,11 +157,11 @@ def _device(activity: Activity) -> Panel:
 
 def _adapter_table(activity: Activity, most_rows: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("adapter", min_width=24)
-    table.add_column("tenant")
-    for name in ("requests/s", "errors/s", "tokens/s", "p50", "p95"):
-        table.add_column(name, justify="right")
-    table.add_column("share of tokens", min_width=BAR_CELLS)
+    for name in ("adapter", "tenant"):
+        table.add_column(name, overflow="fold")
+    for name in ("req/s", "err/s", "tok/s", "p50", "p95"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("share", no_wrap=True)
     total = sum(one.tokens_per_s for one in activity.adapters)
     for one in activity.adapters[:most_rows]:
         name = "all others" if one.adapter == OTHERS else f"{one.adapter}@{one.version}"
@@ -174,7 +175,7 @@ def _adapter_table(activity: Activity, most_rows: int) -> Table:
             _number(one.tokens_per_s),
             _seconds(one.p50_s),
             _seconds(one.p95_s),
-            Text(_bar(share), "cyan"),
+            Text(f"{_bar(share, SHARE_CELLS)} {share:4.0%}", "cyan"),
         )
     hidden = len(activity.adapters) - most_rows
     table.caption = (
@@ -239,14 +240,6 @@ def _seconds(value: float | None) -> str:
     return f"{1e3 * value:.0f} ms" if value >= 0.01 else f"{1e3 * value:.1f} ms"
 
 
-def _bytes(value: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
-
-
-def _bar(share: float) -> str:
-    full = round(max(0.0, min(1.0, share)) * BAR_CELLS)
-    return "█" * full + "░" * (BAR_CELLS - full)
+def _bar(share: float, num_cells: int = BAR_CELLS) -> str:
+    full = round(max(0.0, min(1.0, share)) * num_cells)
+    return "█" * full + "░" * (num_cells - full)
