@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import docs_stand_ins
+from real_parts import program
 
 # What a block sets, the next one on the page has.
 SCRIPT = """set -euo pipefail
@@ -72,16 +72,13 @@ class DocsShell:
 
 
 def _write_programs(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     for name in (*docs_stand_ins.RUN, *NEEDED_BY_THE_SHELL):
-        found = shutil.which(name)
-        assert found is not None, name
-        if not (folder / name).exists():
-            (folder / name).symlink_to(found)
-    _write(folder / "curl", CURL.format(curl=shutil.which("curl")))
+        (folder / name).symlink_to(program(name, f"apt-get install {name}"))
+    _write(folder / "curl", CURL.format(curl=program("curl", "apt-get install curl")))
     script = Path(docs_stand_ins.__file__)
-    for program in ("prefixrack", *docs_stand_ins.CHECKED):
-        _write(folder / program, STAND_IN.format(python=sys.executable, script=script, program=program))
+    for name in ("prefixrack", *docs_stand_ins.CHECKED):
+        _write(folder / name, STAND_IN.format(python=sys.executable, script=script, program=name))
 
 
 def _write(path: Path, text: str) -> None:

@@ -48,7 +48,7 @@ PARSED_ON_PAGES: Mapping[tuple[str, str], str] = {
     ("adapters/README.md", "import"): NEEDS_FILES,
     ("client/README.md", "keys rotate"): "names a key of the reader's; server/test_keys.py",
 }
-FROM_A_SOURCE = "fetched by a server whose settings allow it; server/test_sources.py"
+SOURCE = re.compile(r"\w+://")  # fetched by the server, if its settings allow it: server/test_sources.py
 
 # Training is made small: a backbone of two layers learns nothing, so its claims are nothing to ask for.
 TINY_TRAINING = ("--device", "cpu")
@@ -141,13 +141,10 @@ def _must_exist(path: Path) -> None:
 
 
 def is_parsed_only(page: str, arguments: list[str]) -> bool:
-    name = arguments[0]
-    is_source = name == "push" and "://" in arguments[1]
-    return (
-        is_source
-        or name in PARSED_COMMANDS
-        or any((page, known) in PARSED_ON_PAGES for known in (name, " ".join(arguments[:2])))
-    )
+    names = (arguments[0], " ".join(arguments[:2]))
+    if any(name in PARSED_COMMANDS or (page, name) in PARSED_ON_PAGES for name in names):
+        return True
+    return arguments[0] == "push" and SOURCE.match(arguments[1]) is not None
 
 
 def scaled_down(page: str, arguments: list[str], backbone: str) -> list[str]:

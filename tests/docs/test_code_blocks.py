@@ -214,7 +214,6 @@ REASONS = [
     *(reason for _, reason in docs_stand_ins.CHECKED.values()),
     *TEXTS.values(),
     *ELSEWHERE.values(),
-    docs_stand_ins.FROM_A_SOURCE,
 ]
 
 
