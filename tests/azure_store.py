@@ -6,9 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 import uuid
@@ -23,11 +21,9 @@ import httpx2
 import obstore
 from obstore.store import AzureStore
 
-from real_parts import missing
+from real_parts import program
 from serve_process import wait_for
 
-INSTALLED: Final = Path(__file__).parents[1] / ".azurite"
-PLACES: Final = (INSTALLED / "bin", INSTALLED / "node_modules" / ".bin")
 # Of every Azurite: they are in its documentation, and open nothing else.
 ACCOUNT: Final = "devstoreaccount1"
 KEY: Final = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -75,11 +71,8 @@ class Container:
 @contextmanager
 def azure_store() -> Iterator[str]:
     """The endpoint of a running store."""
-    path = os.pathsep.join(str(place) for place in (*PLACES, os.environ["PATH"]))
-    node, azurite = (shutil.which(name, path=path) for name in ("node", "azurite-blob"))
-    if node is None or azurite is None:
-        missing("azurite is not installed: make azurite")
-    command = [node, azurite, "--inMemoryPersistence", "--disableTelemetry", "--blobPort", "0"]
+    started = [program("node"), program("azurite-blob")]
+    command = [*started, "--inMemoryPersistence", "--disableTelemetry", "--blobPort", "0"]
     # Object stores' clients may be newer than the emulator, which then refuses to know their protocol.
     command.append("--skipApiVersionCheck")
     with tempfile.TemporaryDirectory() as folder:

@@ -9,11 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import pytest
 
 from postgres_process import NoPostgres, PostgresServer
+
+# What `make parts` installs.
+MAKE_PARTS: Final = "make parts"
+PARTS_FOLDER: Final = Path(__file__).parents[1] / ".parts"
+PARTS: Final = (PARTS_FOLDER / "bin", PARTS_FOLDER / "node_modules" / ".bin")
 
 
 def missing(reason: str) -> NoReturn:
@@ -23,11 +28,10 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def program(name: str, install: str) -> str:
+def program(name: str, install: str = MAKE_PARTS) -> str:
     """The path of a program; `install` is the line that brings it."""
-    beside_python = Path(sys.executable).parent / name
-    found = str(beside_python) if beside_python.exists() else shutil.which(name)
-    return found or missing(f"{name} is not installed: {install}")
+    places = os.pathsep.join(str(place) for place in (Path(sys.executable).parent, *PARTS, os.environ["PATH"]))
+    return shutil.which(name, path=places) or missing(f"{name} is not installed: {install}")
 
 
 @contextmanager

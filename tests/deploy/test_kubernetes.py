@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from prefixrack_server.config import ServerConfig, load_config
 from prefixrack_server.metrics import GAUGES
 from prefixrack_server.routes import health
-from real_parts import missing, program
+from real_parts import program
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 OLDEST_VERSION = "1.32"  # the oldest that knows every field: `sleep` in preStop is older as a beta
@@ -33,13 +33,8 @@ def built(overlay: str) -> list[Resource]:
 
 
 def _kustomize(folder: Path) -> list[Resource]:
-    if shutil.which("kustomize"):
-        command = ["kustomize", "build"]
-    elif shutil.which("kubectl"):
-        command = ["kubectl", "kustomize"]
-    else:
-        missing("neither kustomize nor kubectl is installed: see kubectl.docs.kubernetes.io")
-    result = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+    command = [program("kubectl"), "kustomize", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return list(yaml.safe_load_all(result.stdout))
 
