@@ -36,16 +36,19 @@ class NoPostgres(Exception):
 class PostgresServer:
     """A server with a data folder of its own. `close` removes both."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
+        """`data` is a folder of data that is there already, of this server's user."""
         self._bin = find_programs()
         # Sockets have short paths, and nobody else may look into pytest's folders.
         self.folder = Path(tempfile.mkdtemp(prefix="prefixrack-pg-"))
-        self._data = self.folder / "data"
+        self._data = data or self.folder / "data"
         self._as_user: dict[str, Any] = {"user": UNPRIVILEGED} if os.geteuid() == 0 else {}
         if self._as_user:
             shutil.chown(self.folder, UNPRIVILEGED)
             self._bin = reachable(self._bin, self.folder)
-        self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+        if data is None:
+            locale = ("-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+            self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", *locale)
 
     def start(self) -> None:
         options = f"{OPTIONS} -k {self.folder}"
@@ -63,8 +66,15 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{USER}@/{database}?host={self.folder}"
 
+    def run_script(self, script: str, **environment: object) -> None:
+        """Lines of bash as this server's user, who has its programs."""
+        variables = [f"{name}={value}" for name, value in {"PATH": f"{self._bin}:/usr/bin:/bin", **environment}.items()]
+        self._execute(["/usr/bin/env", *variables, "/bin/bash", "-euo", "pipefail", "-c", script])
+
     def _run(self, program: str, *arguments: object) -> None:
-        command = [str(self._bin / program), *map(str, arguments)]
+        self._execute([str(self._bin / program), *map(str, arguments)])
+
+    def _execute(self, command: list[str]) -> None:
         # The server keeps what it inherits: a pipe would never end.
         with (self.folder / "commands").open("ab") as output:
             done = subprocess.run(
@@ -78,7 +88,7 @@ class PostgresServer:
                 **self._as_user,
             )
         if done.returncode:
-            raise RuntimeError(f"{program} failed: {(self.folder / 'commands').read_text()[-2000:]}")
+            raise RuntimeError(f"{command} failed: {(self.folder / 'commands').read_text()[-2000:]}")
 
 
 def find_programs() -> Path:

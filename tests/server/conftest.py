@@ -32,6 +32,7 @@ from prefixrack_server.config import ServerConfig
 from prefixrack_server.messages import BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
 from prefixrack_server.registry.blobs import BundleSource, LocalBlobStore
 from prefixrack_server.registry.registry import Registry
+from prefixrack_server.upload import SpooledBundle
 from real_parts import running_postgres
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "hello", "world", "good", "bad"]
@@ -154,6 +155,14 @@ class Bundle:
     @property
     def digest(self) -> str:
         return digest_of(*(hashlib.sha256(part).hexdigest() for part in (self.manifest_bytes, self.tensors_bytes)))
+
+    @property
+    def spooled(self) -> SpooledBundle:
+        """As an upload that came whole."""
+        manifest, path = self.manifest_bytes, self.folder / "adapter.safetensors"
+        first, second = (hashlib.sha256(part).hexdigest() for part in (manifest, self.tensors_bytes))
+        size_bytes, card = path.stat().st_size, (self.folder / "README.md").read_text(encoding="utf-8")
+        return SpooledBundle(manifest, path, first, second, size_bytes, digest_of(first, second), card)
 
     def files(self, **changed: bytes) -> dict[str, tuple[str, bytes]]:
         """`files=` of an upload."""

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from postgres_process import new_database
 from prefixrack.errors import BlobUnusable
-from prefixrack_adapters.bundle import digest_of
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.registry import Actor, LocalBlobStore, Registry
 from prefixrack_server.registry.backup import (
@@ -26,7 +25,6 @@ from prefixrack_server.registry.backup import (
     write_backup,
 )
 from prefixrack_server.registry.database import Database, utc_now
-from prefixrack_server.upload import SpooledBundle
 
 TENANT = "default"
 
@@ -78,13 +76,8 @@ async def fill(store: Store, bundles: Any) -> str:
     registry = await store.registry()
     for name, seed in (("a", 1), ("a", 2), ("b", 3), ("gone", 4)):
         bundle = bundles(name, seed=seed)
-        parts = (bundle.manifest_bytes, bundle.tensors_bytes)
-        first, second = (hashlib.sha256(part).hexdigest() for part in parts)
-        path = bundle.folder / "adapter.safetensors"
-        upload = SpooledBundle(parts[0], path, first, second, len(parts[1]), digest_of(first, second), "# card é\n")
-        await registry.add_version(
-            TENANT, name, upload, Manifest.model_validate(bundle.manifest), Actor("key"), f"key-{seed}"
-        )
+        upload, manifest = replace(bundle.spooled, card="# card é\n"), Manifest.model_validate(bundle.manifest)
+        await registry.add_version(TENANT, name, upload, manifest, Actor("key"), f"key-{seed}")
     await registry.put_alias(TENANT, "a", "production", 1)
     await registry.set_kept(TENANT, "b", 1, True)
     await registry.delete_adapter(TENANT, "gone")
