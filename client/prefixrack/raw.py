@@ -55,6 +55,7 @@ class RawClient:
         self.set_residency = _raw(client, lambda one: one.set_residency)
         self.whoami = _raw(client, lambda one: one.whoami)
         self.create_key = _raw(client, lambda one: one.create_key)
+        self.rotate_key = _raw(client, lambda one: one.rotate_key)
 
 
 class AsyncRawClient:
@@ -76,6 +77,7 @@ class AsyncRawClient:
         self.set_residency = _araw(client, lambda one: one.set_residency)
         self.whoami = _araw(client, lambda one: one.whoami)
         self.create_key = _araw(client, lambda one: one.create_key)
+        self.rotate_key = _araw(client, lambda one: one.rotate_key)
 
 
 def _raw(client: Client, method_of: Callable[[Client], Callable[P, T]]) -> Callable[P, RawResponse[T]]:

@@ -536,7 +536,12 @@ def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -
     row = page.get_by_role("row", name=re.compile(key_id))
     for text in ("adapters:write", "the uploader", "only intent, n*"):
         assert text in row.inner_text()
-    row.get_by_role("button").click()
+    row.get_by_role("button", name="Rotate").click()
+    page.get_by_role("button", name="Make the second key").click()
+    successor = page.locator(".secret").inner_text()
+    page.get_by_role("button", name="Done").click()
+    page.get_by_role("row", name=re.compile(successor.split("_")[1])).get_by_text("only intent, n*").wait_for()
+    row.get_by_role("button", name="Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     row.wait_for(state="detached")
     answer = httpx2.get(f"{world.process.base_url}/v1/adapters", headers={"X-API-Key": secret})

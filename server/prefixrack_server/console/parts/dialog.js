@@ -25,8 +25,8 @@ export function Dialog({ title, onClose, children }) {
   </dialog>`;
 }
 
-// A question before something that cannot be taken back.
-export function Confirm({ title, text, verb, action, onClose, onDone }) {
+// A question before something is done; `isGentle` where it can be taken back.
+export function Confirm({ title, text, verb, isGentle, action, onClose, onDone }) {
   const run = async () => {
     if ((await action.run()) !== undefined) onDone();
   };
@@ -35,7 +35,7 @@ export function Confirm({ title, text, verb, action, onClose, onDone }) {
     ${action.problem && html`<p class="field-problem" role="alert">${action.problem.message}</p>`}
     <div class="dialog-buttons">
       <button class="button" onClick=${onClose}>Cancel</button>
-      <button class="button danger" onClick=${run} disabled=${action.isBusy}>${verb}</button>
+      <button class=${`button ${isGentle ? "primary" : "danger"}`} onClick=${run} disabled=${action.isBusy}>${verb}</button>
     </div>
   <//>`;
 }

@@ -1,4 +1,4 @@
-// The keys of a tenant, and revoking one.
+// The keys of a tenant: revoking one, and making it a successor that may do the same.
 import { useState } from "preact/hooks";
 import { part, send } from "../lib/api.js";
 import { ago, moment } from "../lib/format.js";
@@ -6,6 +6,7 @@ import { useAction } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
 import { ScopeChips } from "./chips.js";
 import { Confirm } from "./dialog.js";
+import { Secret } from "./new_key.js";
 import { Empty } from "./notice.js";
 import { toast } from "./toast.js";
 
@@ -18,10 +19,25 @@ export function KeyTable({ keys, tenant, me, onChange }) {
 
 function KeyRow({ info, tenant, isOwn, onChange }) {
   const { id, name, scopes, adapters = [], created_at: made, expires_at: end } = info;
-  const [isAsking, setIsAsking] = useState(false);
-  const revoke = useAction(() => send("DELETE", `admin/v1/keys/${part(id)}?tenant=${part(tenant)}`));
+  const [asked, setAsked] = useState(null);
+  const [secret, setSecret] = useState(null);
+  const path = `admin/v1/keys/${part(id)}`;
+  const revoke = useAction(() => send("DELETE", `${path}?tenant=${part(tenant)}`));
+  const rotate = useAction(async () => {
+    const made = await (await send("POST", `${path}/rotate?tenant=${part(tenant)}`, { body: {} })).json();
+    setSecret(made.secret);
+    return made;
+  });
+  const close = () => {
+    setAsked(null);
+    setSecret(null);
+  };
+  const rotated = () => {
+    close();
+    onChange();
+  };
   const revoked = () => {
-    setIsAsking(false);
+    close();
     toast(`The key ${name ?? id} is refused from now on`);
     onChange();
   };
@@ -31,7 +47,12 @@ function KeyRow({ info, tenant, isOwn, onChange }) {
     <td data-label="Scopes"><${ScopeChips} scopes=${scopes} /></td>
     <td data-label="Made"><span class="nowrap" title=${moment(made)}>${ago(made)}</span></td>
     <td data-label="Expires">${end ? html`<span class=${isOver ? "bad" : ""}>${moment(end)}</span>` : html`<span class="muted">never</span>`}</td>
-    <td class="row-action"><button class="button small" aria-label=${`Revoke ${name ?? id}`} onClick=${() => setIsAsking(true)}>Revoke</button>
-      ${isAsking && html`<${Confirm} title="Revoke this key?" text=${`Requests with ${name ?? id} are refused from now on${isOwn ? ", those of this console too" : ""}. That cannot be taken back.`}
-        verb="Revoke" action=${revoke} onClose=${() => setIsAsking(false)} onDone=${revoked} />`}</td></tr>`;
+    <td class="row-action"><span class="buttons">
+        <button class="button small" aria-label=${`Rotate ${name ?? id}`} onClick=${() => setAsked("rotate")}>Rotate</button>
+        <button class="button small" aria-label=${`Revoke ${name ?? id}`} onClick=${() => setAsked("revoke")}>Revoke</button></span>
+      ${asked === "rotate" && !secret && html`<${Confirm} title="Rotate this key?" text=${`A second key is made that may do what ${name ?? id} may. Both hold, until you revoke this one.`}
+        verb="Make the second key" isGentle action=${rotate} onClose=${close} onDone=${() => {}} />`}
+      ${secret && html`<${Secret} secret=${secret} onClose=${rotated} />`}
+      ${asked === "revoke" && html`<${Confirm} title="Revoke this key?" text=${`Requests with ${name ?? id} are refused from now on${isOwn ? ", those of this console too" : ""}. That cannot be taken back.`}
+        verb="Revoke" action=${revoke} onClose=${close} onDone=${revoked} />`}</td></tr>`;
 }

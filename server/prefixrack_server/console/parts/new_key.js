@@ -57,7 +57,7 @@ function bodyOf({ name, adapters, day }, scopes) {
   };
 }
 
-function Secret({ secret, onClose }) {
+export function Secret({ secret, onClose }) {
   return html`<${Dialog} title="Your new key" onClose=${onClose}>
     <p>Copy it now: it is shown this once, the server keeps only its hash.</p>
     <p class="secret"><code>${secret}</code></p>
