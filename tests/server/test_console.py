@@ -417,6 +417,20 @@ def test_promotion_canary_and_rollback(world: World, open_tab: OpenTab, two_vers
         assert expected.items() <= world.alias(two_versions, "production").items()
 
 
+def test_a_full_alias_fits_a_phone(world: World, open_tab: OpenTab, two_versions: str) -> None:
+    path = f"admin/v1/adapters/{two_versions}/aliases/production"
+    world.call("PUT", path, json={"version": 1, "shadow": 2, "canary": {"version": 2, "share": 0.1}})
+    world.call("PUT", f"{path}/gates", json={"require": ["accuracy>=0.5", "clinc150:macro_f1>=0.25"]})
+    page = open_tab(size=PHONE).open(f"adapters/{two_versions}")
+    page.get_by_text("Protected: what answers here must claim").wait_for()
+    for form in ("Canary", "Shadow", "Gates"):
+        page.get_by_role("button", name=form, exact=True).click()
+        card = page.get_by_role("region", name="Aliases")
+        assert card.evaluate("card => card.scrollWidth - card.clientWidth") == 0, form
+        assert violations(page) == [], form
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
 def test_a_shadow_is_started_compared_and_stopped(world: World, open_tab: OpenTab, two_versions: str) -> None:
     world.call("PUT", f"admin/v1/adapters/{two_versions}/aliases/production", json={"version": 1})
     tab = open_tab()
