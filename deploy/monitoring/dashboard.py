@@ -126,6 +126,14 @@ ROWS: Final = (
                 ),
             ),
             Panel("Time in the queue", "s", quantiles("prefixrack_queue_seconds")),
+            Panel(
+                "Rows past their deadline",
+                "rps",
+                (
+                    Query(rate("prefixrack_expired_rows_total"), "in the queue"),
+                    Query(rate("prefixrack_late_rows_total"), "on the device"),
+                ),
+            ),
             Panel("Time to compute a pack", "s", quantiles("prefixrack_pack_seconds")),
             Panel(
                 "Rows in a pack",

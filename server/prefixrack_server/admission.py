@@ -32,8 +32,9 @@ class QueueLimits(NamedTuple):
 
 
 class Speed:
-    """Tokens per second of packs that left rows waiting: those were as large as they may be, so this is what a queue
-    is worked off with. Packs of an idle server are slower by the token."""
+    """Tokens per second with which a queue is worked off: those of packs that left rows waiting, which were as large as
+    they may be. Packs of an idle server are slower by the token; one that is faster all the same shows that the speed
+    is higher by now, though no queue may form because of what is refused."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
@@ -44,9 +45,11 @@ class Speed:
         """0 as long as it is not known."""
         return self._tokens / self._seconds if self._seconds else 0.0
 
-    def note(self, num_tokens: int, seconds: float) -> None:
-        """A full pack."""
+    def note(self, num_tokens: int, seconds: float, *, is_full: bool = True) -> None:
+        """A pack."""
         seconds = max(seconds, 1e-6)
+        if not is_full and num_tokens <= self.tokens_per_s * seconds:
+            return
         kept = math.exp(-seconds / MEMORY_S)
         self._tokens = self._tokens * kept + num_tokens
         self._seconds = self._seconds * kept + seconds
@@ -62,17 +65,23 @@ class Admission:
         self.speed = Speed()
         self._size_shared_packs()
         self._busy_until = 0.0
+        self._tokens_under_way = 0
 
     def begin(self, num_tokens: int, now: float) -> None:
         """A pack of so many tokens begins, or waits for the one before it."""
+        self._tokens_under_way += num_tokens
         if self.speed.tokens_per_s:
             self._busy_until = max(self._busy_until, now) + num_tokens / self.speed.tokens_per_s
 
-    def end(self, num_tokens: int, seconds: float, *, is_full: bool) -> None:
-        """A pack is computed."""
-        if is_full:
-            self.speed.note(num_tokens, seconds)
+    def end(self, num_tokens: int, seconds: float, now: float, *, is_full: bool) -> None:
+        """A pack is computed: what is left to wait for is the others that have begun."""
+        if is_full or self.speed.tokens_per_s:
+            self.speed.note(num_tokens, seconds, is_full=is_full)
             self._size_shared_packs()
+        self._tokens_under_way -= num_tokens
+        self._busy_until = now
+        if self._tokens_under_way:
+            self._busy_until += self._tokens_under_way / self.speed.tokens_per_s if self.speed.tokens_per_s else 0.0
 
     def refusal(self, request: Sequence[RowWork], now: float) -> RowFailure | None:
         """Why these rows of one request may not join the queue; None where they may. An empty queue takes anything."""

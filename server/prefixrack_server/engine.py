@@ -122,6 +122,8 @@ class EngineThread:
         self._num_packs = 0
         self._num_rows = 0
         self._num_tokens = 0
+        self._num_expired = 0
+        self._num_late = 0
         self._pack_rows = Tally(PACK_ROWS)
         self._pack_tokens = Tally(PACK_TOKENS)
         self._pack_seconds = Tally(PACK_SECONDS)
@@ -207,6 +209,8 @@ class EngineThread:
                 pack_seconds=self._pack_seconds.snapshot(),
                 queue_seconds=self._queue_seconds.snapshot(),
                 tokens_per_s=self._admission.speed.tokens_per_s,
+                num_expired=self._num_expired,
+                num_late=self._num_late,
             )
 
     def hurry(self) -> None:
@@ -293,6 +297,7 @@ class EngineThread:
         with self._wake:
             selection = self._scheduler.take(self._clock())
             self._answers += self._failed(selection.expired, TOO_LATE)
+            self._num_expired += len(selection.expired)
             self._unpin_ready(selection.expired)
             self._admission.begin(sum(queued.num_tokens for queued in selection.rows), self._clock())
             return selection
@@ -319,10 +324,12 @@ class EngineThread:
         num_tokens = sum(queued.num_tokens for queued in flight.rows)
         began_at, self._landed_at = max(flight.started_at, self._landed_at), self._clock()
         with self._wake:
-            self._admission.end(num_tokens, self._landed_at - began_at, is_full=flight.is_full)
+            self._admission.end(num_tokens, self._landed_at - began_at, self._landed_at, is_full=flight.is_full)
         self._num_packs += 1
         self._num_rows += len(flight.rows)
         self._num_tokens += num_tokens
+        deadlines = (queued.work.deadline for queued in flight.rows)
+        self._num_late += sum(deadline is not None and deadline < began_at for deadline in deadlines)
         self._pack_rows.add(len(flight.rows))
         self._pack_tokens.add(num_tokens)
         self._pack_seconds.add(answers[0].compute_ms / 1e3)

@@ -98,6 +98,8 @@ class EngineStats:
     pack_seconds: Distribution = NOTHING
     queue_seconds: Distribution = NOTHING
     tokens_per_s: float = 0.0  # of full packs; 0 as long as it is not known
+    num_expired: int = 0  # rows whose deadline passed in the queue: never computed
+    num_late: int = 0  # rows whose pack began after their deadline
 
 
 class Engine(Protocol):

@@ -52,6 +52,8 @@ COUNTERS: Final = (
     ("packs", "Packs computed; rows and tokens by packs is the mean size of a pack", "num_packs"),
     ("rows", "Rows computed", "num_rows"),
     ("tokens", "Tokens computed", "num_tokens"),
+    ("expired_rows", "Rows whose deadline passed in the queue; none is computed", "num_expired"),
+    ("late_rows", "Rows whose deadline had passed when their pack began", "num_late"),
     ("loads", "Adapter versions loaded onto the device", "num_loads"),
     ("evictions", "Adapter versions evicted from the device", "num_evictions"),
     ("host_hits", "Loads that found the adapter in host memory and read no file", "num_host_hits"),

@@ -40,6 +40,11 @@ class Desk:
         for work in self.request(num_rows, row_len, **options):
             self.scheduler.add_ready(work, 0.0)
 
+    def compute(self, num_tokens: int, seconds: float, *, is_full: bool = True) -> None:
+        """A pack that is done at 0."""
+        self.admission.begin(num_tokens, -seconds)
+        self.admission.end(num_tokens, seconds, 0.0, is_full=is_full)
+
     def refusal(self, num_rows: int = 1, row_len: int = 10, now: float = 0.0, **options: Any) -> RowFailure | None:
         return self.admission.refusal(self.request(num_rows, row_len, **options), now)
 
@@ -103,10 +108,35 @@ def test_what_is_being_computed_is_waited_for_too() -> None:
     assert desk.refusal(tenant="a", now=0.3, deadline=0.91) is None
 
 
+def test_a_pack_that_took_less_than_expected_is_waited_for_no_more() -> None:
+    desk = Desk()
+    desk.queue(10, tenant="a")
+    for _ in range(20):
+        desk.compute(100, 0.05)
+    assert desk.refusal(tenant="a", deadline=0.25) is None
+    desk.admission.begin(100, now=0.0)
+    desk.admission.begin(100, now=0.0)
+    desk.admission.end(100, 0.1, 0.1, is_full=False)  # one of two: the other is still to be waited for
+    assert desk.refused(tenant="a", now=0.1, deadline=0.11)[1] > 0.05
+
+
+def test_a_speed_that_was_once_low_is_corrected_by_packs_that_are_not_full() -> None:
+    """Else it would be for ever: what is refused because of it keeps packs from being full."""
+    desk = Desk()
+    desk.queue(50, tenant="a")
+    assert desk.refusal(tenant="a", deadline=0.3) is not None
+    desk.compute(100, 10.0, is_full=False)  # of an idle server: no sign of the speed
+    assert desk.admission.speed.tokens_per_s == near(TOKENS_PER_S)
+    for _ in range(40):
+        desk.compute(500, 0.1, is_full=False)
+    assert desk.admission.speed.tokens_per_s > 3 * TOKENS_PER_S
+    assert desk.refusal(tenant="a", deadline=0.3) is None
+
+
 def test_packs_of_a_shared_engine_take_a_twentieth_of_a_second() -> None:
     desk = Desk()
     desk.scheduler.max_pack_tokens = 5000
-    desk.admission.end(20_000, 1.0, is_full=True)  # with the 1,000 tokens of the second before
+    desk.compute(20_000, 1.0)  # with the 1,000 tokens of the second before
     desk.queue(1000, tenant="a")
     desk.queue(1, tenant="b")
     enough = int(desk.admission.speed.tokens_per_s / 20)
@@ -122,7 +152,7 @@ def test_packs_of_a_shared_engine_are_no_larger_than_was_set() -> None:
     desk.queue(1000, tenant="a")
     desk.queue(1, tenant="b")
     assert sum(queued.num_tokens for queued in desk.scheduler.take(0.0).rows) == 50
-    desk.admission.end(20_000, 1.0, is_full=True)
+    desk.compute(20_000, 1.0)
     assert desk.scheduler.pack_tokens(0.0) == 50
 
 

@@ -348,6 +348,7 @@ def test_of_a_long_queue_what_expires_never_reaches_the_device(is_asynchronous: 
     assert [row_id for row_id, code in codes.items() if code == "deadline_exceeded"] == [*range(4, 20), 22]
     assert sorted(row_id for row_id, code in codes.items() if code == "ok") == [*range(4), 20, 21, 23]
     assert sum(turns.backbone.packs) == 7
+    assert (turns.engine.stats().num_expired, turns.engine.stats().num_late) == (17, 0)
 
 
 def test_the_speed_is_that_of_full_packs() -> None:
