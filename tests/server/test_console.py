@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx2
 import pytest
 
-from real_parts import missing, program
+from chromium import running_chromium, violations
+from real_parts import missing
 from serve_process import ServeProcess
 
 if TYPE_CHECKING:
@@ -113,18 +114,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    for package in ("playwright", "axe_playwright_python"):
-        if importlib.util.find_spec(package) is None:
-            missing(f"{package} is not installed: pip install -e '.[dev]'")
-    from playwright.sync_api import sync_playwright
-
-    executable = program("chromium", "apt-get install chromium")
-    # its sandbox refuses to start for root
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=arguments)
+    with running_chromium() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -179,13 +170,6 @@ def two_versions(world: World, changed: Callable[..., Path], request: pytest.Fix
     return name
 
 
-def violations(page: Page) -> list[str]:
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    return [f"{rule['id']}: {node['html']} {node['any'][:1]}" for rule in found for node in rule["nodes"]]
-
-
 def test_a_key_opens_the_door_and_is_kept_in_the_tab_alone(world: World, open_tab: OpenTab) -> None:
     tab = open_tab(key=None)
     page = tab.page
@@ -225,7 +209,7 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
     tab = open_tab(scheme=scheme, size=size)
     for place in PAGES:
         page = tab.open(place)
-        assert violations(page) == [], place
+        assert violations(page) == {}, place
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0], place
 
 
@@ -234,17 +218,17 @@ def test_axe_finds_nothing_at_the_door_in_dialogs_and_in_answers(open_tab: OpenT
     door = open_tab(key=None, scheme=scheme)
     door.page.goto(door.world.address)
     door.page.get_by_role("heading", name="Sign in").wait_for()
-    assert violations(door.page) == []
+    assert violations(door.page) == {}
     tab = open_tab(scheme=scheme)
     tab.open("adapters/ner").get_by_role("button", name="Promote a version").click()
-    assert violations(tab.page) == []
+    assert violations(tab.page) == {}
     tab.page.keyboard.press("Escape")
     tab.page.get_by_role("dialog").wait_for(state="detached")
     tab.open("keys").get_by_role("button", name="New key").click()
-    assert violations(tab.page) == []
+    assert violations(tab.page) == {}
     for name in ("ner", "intent", "qa", "cause"):
         run(tab.open(f"playground?adapters={name}"))
-        assert violations(tab.page) == [], name
+        assert violations(tab.page) == {}, name
 
 
 def run(page: Page, text: str | None = None) -> None:
@@ -447,7 +431,7 @@ def test_a_shadow_is_started_compared_and_stopped(world: World, open_tab: OpenTa
     assert world.alias(two_versions, "production")["shadow_version"] == 2
     world.call("POST", f"v1/{two_versions}/predict", json={"inputs": [SENTENCE] * 3})
     page.get_by_text(re.compile(r"of 3 outputs agree")).wait_for()
-    assert violations(page) == []
+    assert violations(page) == {}
     page.get_by_role("button", name="Shadow").click()
     page.get_by_role("button", name="Stop shadow").click()
     page.get_by_text("computes beside it").wait_for(state="detached")
@@ -468,7 +452,7 @@ def test_gates_protect_production(world: World, open_tab: OpenTab, two_versions:
     page.get_by_role("button", name="Save gates").click()
     page.get_by_text("Protected: what answers here must claim").wait_for()
     assert world.call("GET", path).json()["require"] == ["accuracy>=0.5", "macro_f1>=0.99"]
-    assert violations(page) == []
+    assert violations(page) == {}
     page.get_by_role("button", name="Promote a version").click()
     page.get_by_role("button", name="Promote", exact=True).click()
     assert "0.99" in page.get_by_role("dialog").get_by_role("alert").inner_text()
@@ -574,7 +558,7 @@ def test_an_admin_edits_the_quotas_of_any_tenant(world: World, open_tab: OpenTab
     page = tab.open("keys")
     page.get_by_label("Tenant").select_option("acme")
     page.get_by_role("region", name="Quotas of acme").get_by_role("button", name="Edit quotas").click()
-    assert violations(page) == []
+    assert violations(page) == {}
     dialog = page.get_by_role("dialog")
     assert dialog.get_by_label("Requests a minute").input_value() == "60"
     dialog.get_by_label("Requests a minute").fill("")
@@ -619,7 +603,7 @@ def test_a_key_sees_what_it_is_and_no_control_that_it_may_not_use(
     assert page.get_by_role("button", name="New key").count() == 0
     assert page.get_by_label("Signed in as the reader of default").count() == 1
     assert page.get_by_role("navigation").get_by_role("link").all_inner_texts() == ["Adapters", "Live", "Keys"]
-    assert violations(page) == []
+    assert violations(page) == {}
     page = tab.open("adapters")
     page.get_by_text("this key may use: n*, q*").wait_for()
     assert page.locator("tbody tr").count() == 3
@@ -628,11 +612,11 @@ def test_a_key_sees_what_it_is_and_no_control_that_it_may_not_use(
     page.get_by_text("or start a canary or a shadow needs a key").wait_for()
     assert page.get_by_role("button", name=re.compile("^(Promote|Keep|Delete|Canary|Roll)")).count() == 0
     assert page.get_by_role("button", name="Download version 1").count() == 1
-    assert violations(page) == []
+    assert violations(page) == {}
     for place, text in (("playground", "cannot use the playground"), ("upload", "cannot upload")):
         page = tab.open(place)
         page.get_by_text(text).wait_for()
-        assert violations(page) == [], place
+        assert violations(page) == {}, place
 
 
 def test_a_key_that_may_only_predict_is_let_in(world: World, open_tab: OpenTab) -> None:
@@ -697,7 +681,7 @@ def test_without_keys_there_is_no_door(browser: Browser, open_tab: OpenTab, tmp_
         tab = open_tab(key=None, at=World(process, ""))
         page = tab.open("adapters")
         page.get_by_text("No adapters yet").wait_for()
-        assert violations(page) == []
+        assert violations(page) == {}
         page = tab.open("playground")
         page.get_by_text("Nothing to play with yet").wait_for()
         page = tab.open("keys")
