@@ -117,12 +117,6 @@ def check_tensorboard(arguments: list[str]) -> None:
     assert arguments[0] == "--logdir"
 
 
-def check_sqlite3(arguments: list[str]) -> None:
-    """The file is what a state folder calls its database."""
-    if Path(arguments[0]).name != "registry.sqlite3":
-        raise WrongCommand(f"a state folder has no file {arguments[0]!r}")
-
-
 # Programs that are not started, and what is looked at instead.
 CHECKED: Mapping[str, tuple[Callable[[list[str]], None], str]] = {
     "make": (check_make, "makes virtual environments"),
@@ -131,7 +125,6 @@ CHECKED: Mapping[str, tuple[Callable[[list[str]], None], str]] = {
     "serve": (check_serve, "starts Ray; deploy/test_ray.py"),
     "python": (check_python, "benchmarks take minutes; benchmarks/test_bench.py"),
     "tensorboard": (check_tensorboard, "serves until it is stopped"),
-    "sqlite3": (check_sqlite3, "reads a server's database; server/test_backup.py has the project's own way"),
 }
 
 

@@ -41,6 +41,7 @@ PAGES = [page for page in pages() if blocks_of(page)]
 ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("adapters/README.md", "python"): "adapters/test_readme.py",
     ("docs/compatibility.md", "python"): "compatibility/test_guide.py",
+    ("docs/operations.md", "bash"): "server/test_restore_drill.py",
     ("docs/training.md", "python"): "adapters/test_training_guide.py",
     ("docs/training.md", "json"): "adapters/test_training_guide.py",
     ("docs/training.md", "toml"): "adapters/test_training_guide.py",

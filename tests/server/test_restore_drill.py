@@ -156,7 +156,7 @@ def test_the_drill_answers_as_production_does(tmp_path: Path, postgres: str) -> 
 def run_drill(folder: Path, environment: dict[str, str]) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["/bin/bash", "-euo", "pipefail", "-c", commands("drill.tar")],
+        ["/bin/bash", "-euo", "pipefail", "-c", commands("date +%F") + commands("drill.tar")],
         cwd=folder,
         env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment | {"PATH": path},
         capture_output=True,

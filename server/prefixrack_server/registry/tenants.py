@@ -18,6 +18,7 @@ from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.names import check_tenant
 from prefixrack_server.registry.patterns import check_patterns
 
+DEFAULT_TENANT: Final = "default"  # of a server that nobody has told of tenants
 QUOTAS: Final = tuple(Quotas.model_fields)
 
 

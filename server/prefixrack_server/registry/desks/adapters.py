@@ -1,0 +1,113 @@
+"""The adapter desk: adapters and versions that are there, listed, kept resident and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from prefixrack.types import AdapterSummary, VersionInfo
+from prefixrack_server.registry import garbage, listing, versions
+from prefixrack_server.registry.blobs import BlobStore
+from prefixrack_server.registry.desks.desk import Desk
+from prefixrack_server.registry.names import check_name
+from prefixrack_server.registry.patterns import Patterns
+from prefixrack_server.registry.principal import NOBODY, Actor
+from prefixrack_server.registry.versions import Version
+
+
+class BundleFiles(NamedTuple):
+    manifest_bytes: bytes
+    tensors_path: Path
+    card: str | None
+
+
+class AdapterDesk(Desk):
+    async def list_adapters(
+        self,
+        tenant: str,
+        limit: int,
+        cursor: str | None = None,
+        search: str | None = None,
+        patterns: Sequence[Patterns] = (),
+    ) -> tuple[list[AdapterSummary], str | None]:
+        """A page by name, and the cursor of the next one; names that fit not all of `patterns` are left out."""
+        async with self._database.read() as conn:
+            return await listing.adapters_page(conn, tenant, limit, cursor, search, patterns)
+
+    async def get_adapter(self, tenant: str, name: str) -> AdapterSummary:
+        check_name(name)
+        async with self._database.read() as conn:
+            return await listing.summary(conn, tenant, name)
+
+    async def list_versions(
+        self, tenant: str, name: str, limit: int, cursor: str | None = None
+    ) -> tuple[list[VersionInfo], str | None]:
+        """A page, newest first, and the cursor of the next one."""
+        check_name(name)
+        async with self._database.read() as conn:
+            return await listing.versions_page(conn, tenant, name, limit, cursor)
+
+    async def describe(self, version: Version, is_new: bool = True) -> VersionInfo:
+        """A version with the aliases that stand on it now."""
+        async with self._database.read() as conn:
+            pointers = await listing.pointers(conn, version.tenant, version.name)
+        return listing.version_info(version, pointers, is_new)
+
+    async def delete_version(self, tenant: str, name: str, number: int, *, by: Actor = NOBODY) -> list[str]:
+        """Remove a version; its number is not given out again. Returns the blobs that no version needs any more.
+
+        Raises AdapterNotFound, VersionNotFound, or Conflict while an alias other than `latest` stands on it.
+        """
+        check_name(name)
+        async with self._change(tenant, name) as write:
+            version = await versions.delete_version(write, tenant, name, number)
+            await write.record(tenant, by, "version.delete", version.ref, digest=version.digest)
+            return await garbage.mark_dead(write, [version])
+
+    async def delete_adapter(self, tenant: str, name: str, *, by: Actor = NOBODY) -> list[str]:
+        """Remove an adapter with all its versions and aliases. Returns the blobs that no version needs any more."""
+        check_name(name)
+        async with self._change(tenant, name) as write:
+            removed = await versions.delete_adapter(write, tenant, name)
+            await write.record(tenant, by, "adapter.delete", name, digests=[version.digest for version in removed])
+            return await garbage.mark_dead(write, removed)
+
+    async def is_known_name(self, tenant: str, name: str) -> bool:
+        """Whether there ever was an adapter of this name, a deleted one included."""
+        async with self._database.read() as conn:
+            return await versions.is_known_name(conn, tenant, check_name(name))
+
+    async def digests(self, tenant: str, name: str) -> set[str]:
+        """Those of all versions of an adapter; none where there is no such adapter."""
+        async with self._database.read() as conn:
+            return await versions.digests_of(conn, tenant, check_name(name))
+
+    async def unused(self, digests: Collection[str]) -> set[str]:
+        """Those that no version of any adapter has (any more)."""
+        async with self._database.read() as conn:
+            return set(digests) - await versions.used_digests(conn, digests)
+
+    async def set_kept(self, tenant: str, name: str, number: int, keep: bool, *, by: Actor = NOBODY) -> Version:
+        """Note an administrator's wish that a version stays resident, or that it need not."""
+        check_name(name)
+        async with self._change(tenant, name) as write:
+            version = await versions.set_kept(write, tenant, name, number, keep)
+            await write.record(tenant, by, "version.keep", version.ref, keep=keep)
+            return version
+
+    async def kept(self) -> list[Version]:
+        """The versions of all tenants that are to stay resident."""
+        async with self._database.read() as conn:
+            return await versions.find_kept(conn)
+
+    async def open_bundle_files(self, version: Version) -> BundleFiles:
+        """What was uploaded, byte for byte. Raises BlobUnusable."""
+        return await asyncio.to_thread(_read_files, self._blobs, version)
+
+
+def _read_files(blobs: BlobStore, version: Version) -> BundleFiles:
+    manifest = blobs.local_path(version.bundle.manifest_sha256).read_bytes()
+    tensors_bytes = version.size_bytes - len(manifest)
+    return BundleFiles(manifest, blobs.local_path(version.bundle.tensors_sha256, tensors_bytes), version.card)

@@ -1,0 +1,31 @@
+"""The records desk: the audit log, and what each tenant had computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+from prefixrack.types import AuditLine, UsageLine
+from prefixrack_server.registry import audit, usage
+from prefixrack_server.registry.desks.desk import Desk
+
+
+class RecordsDesk(Desk):
+    async def list_audit(
+        self, tenant: str, limit: int, cursor: str | None = None, action: str | None = None
+    ) -> tuple[list[AuditLine], str | None]:
+        """A page of the audit log, newest first, and the cursor of the next one."""
+        async with self._database.read() as conn:
+            return await audit.page(conn, tenant, limit, cursor, action)
+
+    async def add_usage(self, lines: Sequence[UsageLine]) -> None:
+        """Add to what tenants had computed. No change of the registry: nobody's remembered answers are forgotten."""
+        async with self._database.append() as conn:
+            await usage.add(conn, lines)
+
+    async def list_usage(
+        self, tenant: str, since: date | None, until: date | None, limit: int, cursor: str | None = None
+    ) -> tuple[list[UsageLine], str | None]:
+        """A page by day and adapter, and the cursor of the next one."""
+        async with self._database.read() as conn:
+            return await usage.page(conn, tenant, since, until, limit, cursor)
