@@ -60,6 +60,7 @@ SECTIONS: Mapping[str, Section] = {
     "latency": Section("latency.py", ""),
     "changes": Section("changes.py", ""),
     "fan-out": Section("fan_out.py", ""),
+    "protocols": Section("protocols.py", ""),
     "two-servers": Section("two_servers.py", "--rounds 4"),
     "start-up": Section("start_up.py", "--prefix-len 2", in_memory=True),
     "memory": Section("throughput.py", "--memory", in_memory=True),
