@@ -11,6 +11,8 @@ from urllib.parse import urljoin
 
 import pytest
 
+from prefixrack.errors import BundleFault
+
 CONSOLE = Path(str(files("prefixrack_server") / "console"))
 VENDOR = CONSOLE / "vendor"
 LINK = re.compile(r'(?:href|src)="([^"]+)"')
@@ -90,3 +92,9 @@ def test_nothing_own_is_html_or_code_in_a_string() -> None:
     for module in OWN_MODULES:
         text = module.read_text(encoding="utf-8")
         assert not re.search(r"innerHTML|dangerouslySetInnerHTML|\beval\(|new Function|localStorage", text), module.name
+
+
+def test_the_upload_page_has_a_check_for_every_fault_of_a_bundle() -> None:
+    checks = (CONSOLE / "lib" / "upload.js").read_text(encoding="utf-8").partition("const CHECKS")[2]
+    shown = set(re.findall(r'"([a-z_]+)"', checks.partition("];")[0]))
+    assert {fault.code for fault in BundleFault.__subclasses__()} == shown - {"payload_too_large"}

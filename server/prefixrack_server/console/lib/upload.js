@@ -88,7 +88,7 @@ const CHECKS = [
   ["It was made for this backbone", ["backbone_mismatch"]],
   ["Tensors have the names, shapes and types that the manifest says", ["malformed_bundle", "tensor_mismatch"]],
   ["All values are finite", ["nonfinite_tensor"]],
-  ["An example goes through and gives an answer", ["probe_failed"]],
+  ["An example goes through and gives an answer", ["probe_failed", "accuracy_gate"]],
 ];
 
 // [{text, state}]: passed, failed, open. A refusal that is none of a bundle's checks leaves all open.
