@@ -1,4 +1,4 @@
-"""The lines of `gpu.py` as a page, docs/performance-gpu.md: wanted and measured, shape by shape. Measures nothing."""
+"""The lines of `gpu.py` as a page with a picture, docs/performance-gpu.md: wanted and measured. Measures nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from performance_page import paragraph
+from performance_plots import draw_gpu_page
 from results_lines import Line, ResultLines
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gpu-cuda.jsonl"
+PICTURE = "performance-gpu.svg"  # beside the page
 PAGE = ROOT / "docs" / "performance-gpu.md"
 
 
@@ -61,8 +63,9 @@ def page(results: ResultLines) -> str:
         transformers for each of them, with its prefix as `past_key_values` (wanted: 30 times as fast).
     """
     title = "# How fast is it on a GPU"
-    lines = [title, "", *paragraph(heading), *pack_table(packs), "", "## Few rows", "", *paragraph(few)]
-    return "\n".join([*lines, *alone_table(alone), ""])
+    picture = f"![Rows per second of mixed packs, of the GEMM limit, prefixes of 16]({PICTURE})"
+    lines = [title, "", *paragraph(heading), *pack_table(packs), "", picture, ""]
+    return "\n".join([*lines, "## Few rows", "", *paragraph(few), *alone_table(alone), ""])
 
 
 def pack_table(lines: Sequence[Line]) -> Iterator[str]:
@@ -91,7 +94,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    arguments.page.write_text(page(ResultLines.read([arguments.results])), encoding="utf-8")
+    results = ResultLines.read([arguments.results])
+    arguments.page.write_text(page(results), encoding="utf-8")
+    draw_gpu_page(results, arguments.page.with_name(PICTURE))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-OURS, THEIRS = "#1f6fb4", "#9aa5b1"
+OURS, THEIRS, BARE = "#1f6fb4", "#9aa5b1", "#8fc1e8"
+# Title, the ratio of a mixed pack to it, colour.
+GPU_BARS = (
+    ("stock, padded", "mixed_of_stock_padded", THEIRS),
+    ("mixed pack", "", OURS),
+    ("bare backbone, packed", "mixed_of_bare", BARE),
+)
 mpl.rcParams |= {"svg.hashsalt": "prefixrack", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -35,6 +41,14 @@ def draw_all(results: ResultLines, out: Path) -> dict[str, str]:
             plt.close(figure)
             drawn[name] = title
     return drawn
+
+
+def draw_gpu_page(results: ResultLines, path: Path) -> None:
+    """Write the picture of docs/performance-gpu.md, if there are results for it."""
+    figure = draw_gpu(results)
+    if figure is not None:
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
 
 
 def contestants(results: ResultLines, backbone: str) -> Iterator[tuple[str, bool, Measured]]:
@@ -119,6 +133,28 @@ def draw_latency(results: ResultLines) -> Figure | None:
     axes.set_ylabel("milliseconds")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def draw_gpu(results: ResultLines) -> Figure | None:
+    """Mixed packs of prefixes of 16 between stock transformers and the limit, by shape and lengths."""
+    packs = [line for line in results.lines if line["benchmark"] == "gpu" and line["setup"]["prefix_len"] == 16]
+    if not packs:
+        return None
+    titles = [f"{line['setup']['shape']}, {line['setup']['histogram']}" for line in packs]
+    figure, axes = plt.subplots(figsize=(8, 1.0 + 0.85 * len(packs)), layout="constrained")
+    mixed = [line["result"]["mixed_of_gemm_limit"] for line in packs]
+    for number, (title, mixed_of_it, colour) in enumerate(GPU_BARS):
+        shares = [share / line["result"].get(mixed_of_it, 1.0) for share, line in zip(mixed, packs, strict=True)]
+        places = [place + 0.26 * (number - 1) for place in range(len(packs))]
+        bars = axes.barh(places, shares, height=0.24, color=colour, label=title)
+        axes.bar_label(bars, [f"{share:.2f}" for share in shares], padding=3, fontsize=8)
+    axes.set_yticks(range(len(packs)), titles)
+    axes.invert_yaxis()
+    axes.axvline(1.0, color="#c0392b", linewidth=1, linestyle="--")
+    axes.set_xlabel("rows per second, of the GEMM limit (dashed)")
+    axes.set_xlim(0, 1.05)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=len(GPU_BARS))
     return figure
 
 

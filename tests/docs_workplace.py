@@ -30,7 +30,7 @@ ADAPTERS: Mapping[str, TinyAdapter] = {
 }
 NUM_VERSIONS = 9
 CLAIMS = {"accuracy": ("clinc150", 0.93), "f1": ("clinc150", 0.95), "span_f1": ("wnut17", 0.6)}
-EMPTY_FILES = (".venv/bin/activate", "prefixrack-data/registry.sqlite3", "prefixrack-data/blobs/a")
+EMPTY_FILES = (".venv/bin/activate",)
 FOLDERS = ("benchmarks/results",)
 SAYINGS = {"on": "switch the {} on", "off": "no more {}"}
 THINGS = ("lamp", "radio", "heating", "fan", "music", "pump")

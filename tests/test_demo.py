@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -15,10 +16,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from docs_pages import blocks_of
 from serve_process import ServeProcess, wait_for
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "adapters" / "examples"
+QUICKSTART = REPOSITORY / "docs" / "quickstart.md"
 NEEDED = ("intent", "ner", "qa")
 
 
@@ -123,6 +126,17 @@ def test_a_long_context_is_answered_from_the_right_window(demo: ServeProcess) ->
     assert output["windows"] > 1
     assert output["answer"]["text"] == "Clara Novak"
     assert LONG_CONTEXT[output["answer"]["start"] : output["answer"]["end"]] == "Clara Novak"
+
+
+def test_the_quickstart_prints_what_it_says(
+    demo: ServeProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = next(block.text for block in blocks_of(QUICKSTART) if block.text.startswith("from prefixrack"))
+    expected = re.findall(r"print\(.*\)  # (.+)", code)
+    assert len(expected) == len(EXPECTED)
+    monkeypatch.setenv("PREFIXRACK_BASE_URL", demo.base_url)
+    exec(compile(code, "docs/quickstart.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_ctrl_c_ends_it(demo: ServeProcess) -> None:
