@@ -20,6 +20,10 @@ from prefixrack_server.noticeboard import Noticeboard
 from prefixrack_server.spans import Caller, Spans
 
 POLL_S = 0.5  # how often waiting requests look whether their callers are still there
+# In so many parts, of so many callers at most: thousands wait in an overload, and to look at all of them at once would
+# stop everything else for a tenth of a second. Then a round takes longer.
+LOOKS_PER_POLL = 16
+CALLERS_PER_LOOK = 16
 
 IsGone = Callable[[], Awaitable[bool]]
 
@@ -114,6 +118,8 @@ class Dispatcher:
         self._tickets: dict[int, Ticket] = {}
         self._unsent: list[RowWork] = []
         self._is_looking_around = False
+        self._num_looks = 0
+        self._to_look_at: list[Ticket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self.num_tokens = 0
 
@@ -165,15 +171,31 @@ class Dispatcher:
 
     def _look_around_later(self) -> None:
         self._is_looking_around = True
-        asyncio.get_running_loop().call_later(POLL_S, self._look_around)
+        asyncio.get_running_loop().call_later(POLL_S / LOOKS_PER_POLL, self._look_around)
 
     def _look_around(self) -> None:
         """One timer for all that wait: a timer for each would be a part of the cost of those answered sooner."""
         self._is_looking_around = False
-        for ticket in set(self._tickets.values()):
+        self._num_looks += 1
+        if not self._num_looks % LOOKS_PER_POLL:
+            self._begin_round()
+        for ticket in self._to_look_at[:CALLERS_PER_LOOK]:
             ticket.wake()
+        del self._to_look_at[:CALLERS_PER_LOOK]
         if self._tickets:
             self._look_around_later()
+        else:
+            self._to_look_at.clear()
+
+    def _begin_round(self) -> None:
+        """Whose time is over before the next round sees to that itself; the callers are looked at in turn."""
+        waiting = set(self._tickets.values())
+        soon = time.monotonic() + POLL_S
+        for ticket in waiting:
+            if ticket.deadline is not None and ticket.deadline < soon:
+                ticket.wake()
+        if not self._to_look_at:
+            self._to_look_at += waiting
 
     def _send(self) -> None:
         work = [row_work for row_work in self._unsent if row_work.row_id in self._tickets]  # not cancelled since

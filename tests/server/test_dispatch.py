@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from prefixrack.errors import DeadlineExceeded, NotReady, ServerOverloaded
 from prefixrack_adapters.rows import Row
-from prefixrack_server.dispatch import BoundRow, Dispatcher, Payer
+from prefixrack_server.dispatch import CALLERS_PER_LOOK, LOOKS_PER_POLL, BoundRow, Dispatcher, Payer
 from prefixrack_server.messages import RowDone, RowWork
 from prefixrack_server.noticeboard import Noticeboard
 
@@ -161,6 +162,35 @@ async def test_a_caller_that_left_is_noticed(engine: HandEngine, dispatcher: Dis
     with pytest.raises(ClientDisconnect):
         await dispatcher.wait(dispatcher.submit([BOUND], PAYER), gone)
     assert engine.cancelled == [0]
+
+
+async def test_of_thousands_that_wait_few_are_looked_at_at_once(engine: HandEngine) -> None:
+    num_waiting = 10 * CALLERS_PER_LOOK
+    dispatcher = Dispatcher(engine, num_waiting, 100 * num_waiting, Noticeboard.alone())  # type: ignore[arg-type]
+    dispatcher.start()
+    looked_at: Counter[int] = Counter()
+
+    def caller(number: int) -> Any:
+        async def is_gone() -> bool:
+            looked_at[number] += 1
+            return False
+
+        return is_gone
+
+    tickets = [dispatcher.submit([BOUND], PAYER) for _ in range(num_waiting)]
+    waiting = [asyncio.create_task(dispatcher.wait(ticket, caller(turn))) for turn, ticket in enumerate(tickets)]
+    await asyncio.sleep(0)
+    for _ in range(LOOKS_PER_POLL - 1):
+        dispatcher._look_around()
+    for num_looks in range(1, 11):
+        dispatcher._look_around()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert looked_at.total() == num_looks * CALLERS_PER_LOOK
+    assert set(looked_at.values()) == {1}
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
 
 
 async def test_stop_answers_what_the_engine_left(engine: HandEngine, dispatcher: Dispatcher) -> None:
