@@ -122,6 +122,7 @@ def main(
     database: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(DATABASES)}; both by default.")] = None,
     rounds: Rounds = 40,
     starts: Annotated[int, typer.Option(help="Starts that are timed.")] = 3,
+    http_workers: Annotated[int, typer.Option(help="Front-end processes; 0 is one process for all.")] = 0,
     dtype: str = "float32",
     backbone: Backbone = "minilm",
     commit: Commit = None,
@@ -130,8 +131,9 @@ def main(
     missed = []
     with stand(backbone, dtype=dtype, device="cpu", commit=commit) as here:
         for name in database or DATABASES:
-            result = measure(here, name, num_adapters, rounds, starts)
+            result = measure(here, name, num_adapters, rounds, starts, http_workers)
             setup = {"num_adapters": num_adapters, "database": name, "rounds": rounds, "starts": starts}
+            setup["http_workers"] = http_workers
             here.emit("large-registry", setup, result)
             missed += [f"{name}: {bound}" for bound in misses(result)]
     if missed:
@@ -139,11 +141,13 @@ def main(
         raise typer.Exit(1)
 
 
-def measure(here: Stand, database: str, num_adapters: int, rounds: int, starts: int) -> dict[str, Any]:
+def measure(
+    here: Stand, database: str, num_adapters: int, rounds: int, starts: int, http_workers: int
+) -> dict[str, Any]:
     state = here.work / database
     state.mkdir()
     with database_of(database, state) as url:
-        settings = {"BACKBONE__DTYPE": here.dtype, "REGISTRY__DATABASE_URL": url}
+        settings = {"BACKBONE__DTYPE": here.dtype, "REGISTRY__DATABASE_URL": url, "HTTP__WORKERS": http_workers}
         keys, register_ms = asyncio.run(fill(here, state, url, num_adapters))
         ready_s = []
         for _ in range(starts):
