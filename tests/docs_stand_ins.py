@@ -113,6 +113,16 @@ def check_python(arguments: list[str]) -> None:
         raise WrongCommand(f"{script} has no option {', '.join(unknown)}")
 
 
+def check_helm(arguments: list[str]) -> None:
+    """The chart is there, with the values that are named."""
+    subcommand, _release, chart, *rest = arguments
+    assert subcommand == "install"
+    _must_exist(ROOT / chart / "Chart.yaml")
+    for option, value in zip(rest, rest[1:], strict=False):
+        if option == "--values":
+            _must_exist(ROOT / value)
+
+
 def check_tensorboard(arguments: list[str]) -> None:
     assert arguments[0] == "--logdir"
 
@@ -123,6 +133,7 @@ CHECKED: Mapping[str, tuple[Callable[[list[str]], None], str]] = {
     "pip": (check_pip, "installs packages"),
     "docker": (check_docker, "builds images; deploy/test_container.py looks at the Dockerfile"),
     "serve": (check_serve, "starts Ray; deploy/test_ray.py"),
+    "helm": (check_helm, "needs a cluster; deploy/test_helm.py"),
     "python": (check_python, "benchmarks take minutes; benchmarks/test_bench.py"),
     "tensorboard": (check_tensorboard, "serves until it is stopped"),
 }
