@@ -35,7 +35,7 @@ def operations(api: Schema) -> str:
     for path, methods in api["paths"].items():
         for method, operation in methods.items():
             by_tag.setdefault(operation["tags"][0], []).append(_operation(method, path, operation))
-    return "\n\n".join(f"## {tag.capitalize()}\n\n" + "\n\n".join(entries) for tag, entries in by_tag.items())
+    return "\n\n".join(f"## {tag[0].upper()}{tag[1:]}\n\n" + "\n\n".join(entries) for tag, entries in by_tag.items())
 
 
 def models(api: Schema) -> str:
@@ -93,7 +93,7 @@ def _answers(responses: Schema) -> str:
 
 def _answer(status: str, response: Schema) -> str:
     said = "" if response["description"] == SAID_OF_EVERY_ONE else f" ({response['description']})"
-    kinds = [_type(content["schema"]) for content in response.get("content", {}).values() if content.get("schema")]
+    kinds = [_content(content["schema"]) for content in response.get("content", {}).values() if content.get("schema")]
     return f"{status}{said} " + " or ".join(kinds) if kinds else f"{status}{said}"
 
 

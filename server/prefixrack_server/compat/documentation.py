@@ -26,7 +26,7 @@ def answer(schema: Schema, error: Schema, statuses: tuple[int, ...]) -> dict[int
     faults: dict[int | str, dict[str, Any]] = {
         status: {"description": "Error", "content": json_content(error)} for status in statuses
     }
-    return {200: {"description": "Answer", "content": json_content(schema)}} | faults
+    return {200: {"content": json_content(schema)}} | faults
 
 
 def body(content: Mapping[str, Any], *parameters: Schema) -> dict[str, Any]:
