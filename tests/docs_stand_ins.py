@@ -13,6 +13,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -118,7 +119,7 @@ def check_helm(arguments: list[str]) -> None:
     subcommand, _release, chart, *rest = arguments
     assert subcommand == "install"
     _must_exist(ROOT / chart / "Chart.yaml")
-    for option, value in zip(rest, rest[1:], strict=False):
+    for option, value in pairwise(rest):
         if option == "--values":
             _must_exist(ROOT / value)
 

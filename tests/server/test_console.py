@@ -411,7 +411,7 @@ def test_a_full_alias_fits_a_phone(world: World, open_tab: OpenTab, two_versions
         page.get_by_role("button", name=form, exact=True).click()
         card = page.get_by_role("region", name="Aliases")
         assert card.evaluate("card => card.scrollWidth - card.clientWidth") == 0, form
-        assert violations(page) == [], form
+        assert violations(page) == {}, form
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
 
 
