@@ -25,7 +25,7 @@ from chaos_run import ChaosPlan, run_chaos
 
 def main(
     callers: Annotated[int, typer.Option(help="Callers at once.")] = 4,
-    versions: Annotated[int, typer.Option(help="Versions that may be uploaded.")] = 600,
+    versions: Annotated[int, typer.Option(help="Versions that may be uploaded.")] = 1000,
     moves: Annotated[int, typer.Option(help="Moves of an alias that are followed.")] = 20,
     calm: Annotated[float, typer.Option(help="Seconds of load before and after each event.")] = 5.0,
     outage: Annotated[float, typer.Option(help="Seconds without a database.")] = 5.0,
