@@ -19,6 +19,10 @@ from prefixrack_server.queued_row import QueuedRow
 EXPECTED_S: Final = 10.0
 # The same while several have rows waiting and all of them many: each waits for its own then, and full packs serve all.
 MISSED_S: Final = 1.0
+# Where such a tenant still has rows after a pack, packs of this size compute too little for all: they grow until none
+# is left, and slowly shrink again.
+GROWTH: Final = 1.1
+DECAY: Final = 0.995
 # Tenants that have little queued may make a pack of a shared engine so many times as large; that much is little.
 TIMES_SHARED: Final = 4
 
@@ -48,6 +52,7 @@ class Scheduler:
     def __init__(self, max_pack_tokens: int, max_pack_rows: int) -> None:
         self.max_pack_tokens = max_pack_tokens  # may change between packs
         self.shared_pack_tokens = max_pack_tokens  # while several tenants want some; may change too
+        self._stretch = 1.0  # of shared packs
         self._modest_at = -math.inf  # when a tenant with little queued was last there beside others
         self._max_pack_rows = max_pack_rows
         self._orders = itertools.count()
@@ -124,14 +129,27 @@ class Scheduler:
         passed over and keep their place: the first of them opens the next pack.
         """
         expired = self._expire(now)
-        if self._fair.num_tenants > 1 and self._fair.has_modest(TIMES_SHARED * self.shared_pack_tokens):
+        if self._has_modest():
             self._modest_at = now
-        return Selection(self._pick(now), expired, is_full=self._fair.num_ready > 0)
+        picked = self._pick(now)
+        self._fit_shared_packs()
+        return Selection(picked, expired, is_full=self._fair.num_ready > 0)
 
     def pack_tokens(self, now: float) -> int:
         """How many tokens a pack that begins now is filled up to."""
         is_shared = now < self._modest_at + (EXPECTED_S if self._fair.num_tenants < 2 else MISSED_S)
-        return min(self.max_pack_tokens, self.shared_pack_tokens) if is_shared else self.max_pack_tokens
+        shared_tokens = int(self._stretch * self.shared_pack_tokens)
+        return min(self.max_pack_tokens, shared_tokens) if is_shared else self.max_pack_tokens
+
+    def _fit_shared_packs(self) -> None:
+        if not self._has_modest():
+            self._stretch = max(1.0, self._stretch * DECAY)
+        elif self._stretch * self.shared_pack_tokens < self.max_pack_tokens:
+            self._stretch *= GROWTH
+
+    def _has_modest(self) -> bool:
+        """Whether a tenant with little queued is there beside others."""
+        return self._fair.num_tenants > 1 and self._fair.has_modest(TIMES_SHARED * self.shared_pack_tokens)
 
     def _pick(self, now: float) -> list[QueuedRow]:
         tokens = self.pack_tokens(now)

@@ -181,6 +181,13 @@ def test_one_tenant_at_five_times_its_share_costs_the_others_half_their_latency_
     assert flooded_s <= 1.5 * unloaded_s, f"{flooded_s:.3f} s instead of {unloaded_s:.3f} s"
 
 
+def test_where_small_packs_compute_too_little_for_all_they_grow() -> None:
+    """On a machine where a pack's own cost is twice what their size was made for, all would wait ever longer."""
+    machine = Machine(0.008, 8000)
+    unloaded_s, flooded_s = (calm_p99_s(flooded(machine, flood_load, 8000)) for flood_load in (0, 5))
+    assert flooded_s <= 2 * unloaded_s, f"{flooded_s:.3f} s instead of {unloaded_s:.3f} s"
+
+
 def test_a_flood_waits_for_itself_and_gets_what_the_others_leave() -> None:
     server = flooded(SMALL, 5, 4000)
     latencies = server.latencies()
