@@ -6,7 +6,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 import re
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -78,14 +80,15 @@ def azure_store() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+            # A group of its own: the `node` that a Python package brings starts the real one, which would stay.
+            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, start_new_session=True)
             try:
                 wait_for(lambda: process.poll() is not None or LISTENS.search(log.read_text()) is not None)
                 listens = LISTENS.search(log.read_text())
                 assert listens is not None, f"azurite did not start; it said: {log.read_text()[-2000:]}"
                 yield listens[1]
             finally:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
