@@ -12,8 +12,8 @@ Auto = Literal["auto"]
 # A pack's tokens until they are measured, or where they cannot be.
 USUAL_PACK_TOKENS = 2048
 # While several tenants share a CPU, for each thread that computes in float32: what a pack costs whatever its size is
-# worth 20 to 30 tokens of computing, so packs of so many lose a sixth to it, and nobody waits long for one.
-SHARED_TOKENS_PER_THREAD = 112
+# worth 20 to 30 tokens of computing, so packs of so many lose an eighth to it, and nobody waits long for one.
+SHARED_TOKENS_PER_THREAD = 144
 # Of host memory for adapters, where it is another memory than the device's.
 HOST_BYTES = 4 << 30
 
