@@ -22,7 +22,8 @@ FREE_PART: Final = 32
 AGED_AFTER_S: Final = 1.0
 AGED_EVERY: Final = 8
 # So many tokens, by its weight, a tenant may be behind the others when it becomes active, however long it was idle: one
-# within its share sends in bursts, and beside a flood each of them would wait as if the tenant always sent as much.
+# within its share sends in bursts, and beside a flood each of them would wait as if the tenant always sent as much. Who
+# has more than that queued is no such tenant: a flood would share level with the others until its counter is ahead.
 BURST_TOKENS: Final = 2048
 # A tenant's rows are kept without their dead entries once these outnumber the live ones by more than this.
 COMPACT_SLACK: Final = 64
@@ -77,6 +78,8 @@ class FairQueue:
         queue.num_rows += 1
         queue.num_tokens += queued.num_tokens
         queued.line.num_tokens += queued.num_tokens
+        if queue.num_tokens > BURST_TOKENS * queue.weight:
+            queue.counter = max(queue.counter, self._now)
         return queued
 
     def add(self, queued: QueuedRow) -> None:

@@ -14,7 +14,6 @@ from prefixrack_adapters.rows import Row
 from prefixrack_server.fair_queue import (
     AGED_AFTER_S,
     AGED_EVERY,
-    BURST_TOKENS,
     COMPACT_SLACK,
     FREE_PART,
     MIN_REMEMBERED,
@@ -83,11 +82,25 @@ def test_idling_earns_a_burst_however_long_it_was() -> None:
     queue.add("late", [4])
     queue.add("steady", [4] * 20_000)
     queue.tokens_of(1000)
+    queue.add("late", [4] * 500)
+    assert queue.tokens_of(31) == {"late": 31 * PACK_TOKENS}
+    queue.tokens_of(10)
     queue.add("late", [4] * 10_000)
-    tokens = queue.tokens_of(100)
-    assert abs(tokens["late"] - tokens["steady"] - BURST_TOKENS) <= 8
     later = queue.tokens_of(100)
     assert abs(later["late"] - later["steady"]) <= 8
+
+
+def test_who_comes_with_more_than_a_burst_has_none() -> None:
+    """So a flood is behind the others from its first moment, though it was given nothing before."""
+    queue = Queue()
+    queue.add("calm", [4])
+    queue.add("steady", [4] * 20_000)
+    queue.tokens_of(1000)
+    queue.add("flood", [4] * 10_000)
+    tokens = queue.tokens_of(100)
+    assert abs(tokens["flood"] - tokens["steady"]) <= 8
+    queue.add("calm", [4] * 100)
+    assert queue.tokens_of(7)["calm"] >= 6 * PACK_TOKENS
 
 
 def test_leaving_for_a_moment_clears_no_debt() -> None:
