@@ -10,7 +10,7 @@ from pathlib import Path
 from prefixrack_server.admission import QueueLimits
 from prefixrack_server.config import ServerConfig
 from prefixrack_server.engine_server import EngineServer
-from prefixrack_server.garbage_collector import freeze_what_is_there
+from prefixrack_server.garbage_collector import settle
 from prefixrack_server.http_server import new_event_loop
 from prefixrack_server.logs import set_up_logging
 from prefixrack_server.messages import Engine
@@ -55,7 +55,7 @@ async def serve_engine(engine: Engine, path: Path, tether: Tether, facts: dict[s
         loop.call_soon_threadsafe(stopping.set)
 
     async with EngineServer(engine).listening(path):
-        freeze_what_is_there()
+        settle()
         tether.ready(obey, **facts)
         await stopping.wait()
         await asyncio.to_thread(engine.stop)

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from prefixrack_server.config import ConfigError, HttpConfig
-from prefixrack_server.garbage_collector import freeze_what_is_there
+from prefixrack_server.garbage_collector import settle
 from prefixrack_server.one_write import OneWriteProtocol
 from prefixrack_server.slow_clients import SlowClients
 
@@ -59,7 +59,7 @@ class DrainingServer(uvicorn.Server):
             raise port_error(self._http.host, self._http.port, "see the log line above") from None
         if not self.started:
             return
-        freeze_what_is_there()
+        settle()
         if self._on_ready is not None:
             self._on_ready()
 
