@@ -79,9 +79,8 @@ class Admission:
             self.speed.note(num_tokens, seconds, is_full=is_full)
             self._size_shared_packs()
         self._tokens_under_way -= num_tokens
-        self._busy_until = now
-        if self._tokens_under_way:
-            self._busy_until += self._tokens_under_way / self.speed.tokens_per_s if self.speed.tokens_per_s else 0.0
+        speed = self.speed.tokens_per_s
+        self._busy_until = now + (self._tokens_under_way / speed if speed else 0.0)
 
     def refusal(self, request: Sequence[RowWork], now: float) -> RowFailure | None:
         """Why these rows of one request may not join the queue; None where they may. An empty queue takes anything."""
