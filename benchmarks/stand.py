@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from machine import device_name, git_commit
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_server.allocator import keep_freed_memory
+from prefixrack_server.primitive_caches import bound_primitive_caches
 from shapes import backbone_folder
 from workload import (
     POPULARITIES,
@@ -86,6 +87,7 @@ def stand(
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     keep_freed_memory()
+    bound_primitive_caches()
     disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as work:
         folder = backbone_folder(shape, Path(work))

@@ -14,6 +14,7 @@ from prefixrack_adapters.devices import INT8, fastest_dtype, resolve_device
 from prefixrack_adapters.reference import BesideReference, load_reference
 from prefixrack_server.allocator import keep_freed_memory
 from prefixrack_server.config import ServerConfig, resolve
+from prefixrack_server.primitive_caches import bound_primitive_caches
 
 # Threads hand the interpreter over after this; at the default of 5 ms the event loop slows packs by a fifth.
 SWITCH_INTERVAL_S = 0.001
@@ -31,6 +32,7 @@ def load_backbone(config: ServerConfig, folder: Path) -> Loaded:
     if not sys.stderr.isatty():
         disable_progress_bar()  # the loading bar belongs on a terminal, not in a log
     keep_freed_memory()
+    bound_primitive_caches()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # this thread computes nothing: OpenMP threads of its own would slow the engine's
