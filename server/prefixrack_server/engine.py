@@ -16,6 +16,7 @@ import torch
 from prefixrack.errors import DeadlineExceeded, Fault
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_server.admission import Admission, QueueLimits
+from prefixrack_server.allocator import FreedMemory
 from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.distributions import PACK_ROWS, PACK_SECONDS, PACK_TOKENS, QUEUE_SECONDS, Tally
 from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
@@ -114,6 +115,7 @@ class EngineThread:
             retry_after_s=config.retry_load_after_s,
         )
         self._thread = threading.Thread(target=self._run, name="prefixrack-engine", daemon=True)
+        self._freed_memory = FreedMemory()
         self._answers: list[RowDone] = []
         self._under_way: list[Flight] = []
         self._deliver: Deliver | None = None
@@ -251,6 +253,7 @@ class EngineThread:
                 self._warm_up()
             while self._has_work():
                 self.step()
+                self._freed_memory.look(self._clock())
             for flight in self._launch(NO_ROWS):
                 self._hand_out(self._land(flight))
         finally:
