@@ -187,7 +187,7 @@ def misses(result: Mapping[str, Any]) -> Iterator[str]:
 def database_of(name: str, state: Path) -> Iterator[str]:
     """The URL of an empty database."""
     if name == "sqlite":
-        yield f"sqlite+aiosqlite:///{state / 'registry.sqlite3'}"
+        yield f"sqlite:///{state / 'registry.sqlite3'}"
         return
     if name not in DATABASES:
         raise SystemExit(f"there is no database {name!r}: they are {', '.join(DATABASES)}")

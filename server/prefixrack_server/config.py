@@ -23,7 +23,7 @@ ENV_PREFIX = "PREFIXRACK_"
 DELIMITER = "__"
 MIB = 1 << 20
 MIN_GRACE_S = 60.0
-DATABASES = ("sqlite+aiosqlite:", "postgresql:", "postgresql+psycopg:")
+DATABASES = ("sqlite:", "sqlite+aiosqlite:", "postgresql:", "postgresql+psycopg:")
 BLOB_STORES = ("file:///", "s3://", "gs://", "az://", "abfs://", "abfss://")
 REDIS_SCHEMES = ("redis://", "rediss://", "redis+unix://")
 
@@ -116,7 +116,7 @@ class RegistryConfig(Section):
     def _check_database(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(DATABASES):
             raise ValueError(
-                "is none that is known: sqlite+aiosqlite:///… and postgresql://user:password@host/database are allowed"
+                "is none that is known: sqlite:///… and postgresql://user:password@host/database are allowed"
             )
         return url
 
@@ -131,7 +131,7 @@ class RegistryConfig(Section):
     def sqlalchemy_url(self) -> str:
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite+aiosqlite:///{self.state_dir / 'registry.sqlite3'}"
+        return f"sqlite:///{self.state_dir / 'registry.sqlite3'}"
 
     @property
     def blobs_dir(self) -> Path:

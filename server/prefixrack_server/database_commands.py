@@ -16,7 +16,7 @@ StateDirOption = Annotated[
 ]
 DatabaseOption = Annotated[
     str | None,
-    typer.Option(help="postgresql://… or sqlite+aiosqlite:///…; better in PREFIXRACK_REGISTRY__DATABASE_URL."),
+    typer.Option(help="postgresql://… or sqlite:///…; better in PREFIXRACK_REGISTRY__DATABASE_URL."),
 ]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)

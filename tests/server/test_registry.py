@@ -33,6 +33,7 @@ from prefixrack_adapters.manifest import (
 )
 from prefixrack_server.holds import Holds
 from prefixrack_server.registry import Actor, LocalBlobStore, Registry, Version, tables
+from prefixrack_server.registry.transactions import Conn
 from prefixrack_server.upload import SpooledBundle
 
 TENANT = "default"
@@ -462,11 +463,14 @@ async def test_adapters_are_listed_in_pages(registry: Registry, bench: Bench) ->
 
 async def test_the_largest_page_is_full(registry: Registry, bench: Bench) -> None:
     await add(registry, bench, 0, "name-0000")
-    async with registry._database.append() as conn:
+
+    async def fill(conn: Conn) -> None:
         for table, columns in ((tables.adapters, ("name",)), (tables.versions, ("name", "digest"))):
             row = dict((await conn.execute(select(table))).mappings().one())
             rows = [row | dict.fromkeys(columns, f"name-{number:04}") for number in range(1, 1001)]
             await conn.execute(insert(table), rows)
+
+    await registry._database.append(fill)
     page, cursor = await registry.list_adapters(TENANT, 1000)
     assert ([item.name for item in page], cursor) == ([f"name-{number:04}" for number in range(1000)], "name-0999")
     assert all(item.aliases == {"latest": 1} for item in page)

@@ -18,7 +18,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from obstore.exceptions import GenericError
 from sqlalchemy import JSON, Connection, column, create_engine, event, insert, select, table, text
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from prefixrack.errors import AdapterNotFound, DiskFull
@@ -35,6 +34,7 @@ from prefixrack_adapters.manifest import (
 from prefixrack_server.registry import Actor, BundleSource, LocalBlobStore, Registry, Version
 from prefixrack_server.registry.migrations import upgrade
 from prefixrack_server.registry.tables import metadata
+from prefixrack_server.registry.transactions import ThreadTransactions
 from prefixrack_server.upload import Spool
 
 TENANT = "default"
@@ -177,13 +177,14 @@ async def test_a_full_spool_leaves_the_registry_as_it_was(
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_full_database_leaves_the_registry_as_it_was(registry: Registry, tmp_path: Path) -> None:
     """SQLite's own page limit gives the very error that a full disk gives."""
-    database = registry._database
-    await database._engine.dispose()
+    transactions = registry._database._transactions
+    assert isinstance(transactions, ThreadTransactions)
+    engine = transactions._engine
+    engine.dispose()
 
     def limit_pages(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA max_page_count = 1")
 
-    engine: Engine = database._engine.sync_engine
     event.listen(engine, "connect", limit_pages)
     with pytest.raises(DiskFull, match="the registry"):
         await upload_many(registry, tmp_path)
@@ -191,7 +192,7 @@ async def test_a_full_database_leaves_the_registry_as_it_was(registry: Registry,
     last = await registry.resolve(TENANT, "a")
     check_files(LocalBlobStore(tmp_path / "blobs"), last)
     assert (await registry.list_versions(TENANT, "a", 1))[0][0].version == last.number
-    await database._engine.dispose()
+    engine.dispose()
     assert (await upload(registry, tmp_path, 999)).number == last.number + 1
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -60,6 +60,9 @@ class House:
         return list(lines)
 
 
+IS_NOTED: ContextVar[bool] = ContextVar("is_noted", default=False)
+
+
 @pytest.fixture
 async def house(serving: Any, database_url: str) -> AsyncIterator[House]:
     async with serving(http={"auth": "keys"}, registry={"database_url": database_url}) as server:
@@ -73,17 +76,19 @@ async def house(serving: Any, database_url: str) -> AsyncIterator[House]:
 def statements(server: Any) -> Iterator[list[str]]:
     """What the block asks of the database, without values; housekeeping has tasks of its own."""
     asked: list[str] = []
-    task = asyncio.current_task()
-    engine = server.registry._database._engine.sync_engine
+    engine = server.registry._database._transactions._engine
+    engine = getattr(engine, "sync_engine", engine)
 
     def note(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if asyncio.current_task() is task:
+        if IS_NOTED.get():
             asked.append(statement)
 
     event.listen(engine, "before_cursor_execute", note)
+    token = IS_NOTED.set(True)
     try:
         yield asked
     finally:
+        IS_NOTED.reset(token)
         event.remove(engine, "before_cursor_execute", note)
 
 

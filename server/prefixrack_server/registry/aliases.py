@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import AliasNotFound, Conflict, PreconditionFailed, PreconditionRequired
 from prefixrack.types import AliasInfo, CanaryInfo, Claim
@@ -15,11 +14,12 @@ from prefixrack_server.registry import gates, tables, versions
 from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.names import LATEST, check_alias, check_movable_alias
 from prefixrack_server.registry.requirements import check_all
+from prefixrack_server.registry.transactions import Conn
 
 ANY: Final = "*"
 
 
-async def get(conn: AsyncConnection, tenant: str, name: str, alias: str) -> AliasInfo:
+async def get(conn: Conn, tenant: str, name: str, alias: str) -> AliasInfo:
     """Raises AdapterNotFound or AliasNotFound."""
     if check_alias(alias) == LATEST:
         return await _latest(conn, tenant, name)
@@ -30,7 +30,7 @@ async def get(conn: AsyncConnection, tenant: str, name: str, alias: str) -> Alia
     return found
 
 
-async def every(conn: AsyncConnection, tenant: str, name: str) -> list[AliasInfo]:
+async def every(conn: Conn, tenant: str, name: str) -> list[AliasInfo]:
     """`latest` first, then the others by name."""
     first = await _latest(conn, tenant, name)
     chosen = _select().where(versions.of_adapter(tables.aliases, tenant, name)).order_by(tables.aliases.c.alias)
@@ -52,7 +52,7 @@ class Target:
         return [self.number] if self.canary_number is None else [self.number, self.canary_number]
 
 
-async def standing(conn: AsyncConnection, tenant: str, name: str, alias: str) -> AliasInfo | None:
+async def standing(conn: Conn, tenant: str, name: str, alias: str) -> AliasInfo | None:
     """A movable alias, None where there is none of this name."""
     return await _find(conn, tenant, name, alias)
 
@@ -169,12 +169,12 @@ def _target_of(info: AliasInfo) -> Target:
     return Target(info.version, number, share, info.shadow_version)
 
 
-async def _find(conn: AsyncConnection, tenant: str, name: str, alias: str) -> AliasInfo | None:
+async def _find(conn: Conn, tenant: str, name: str, alias: str) -> AliasInfo | None:
     row = (await conn.execute(_select().where(_at(tenant, name, alias)))).mappings().first()
     return None if row is None else _as_info(row)
 
 
-async def _latest(conn: AsyncConnection, tenant: str, name: str) -> AliasInfo:
+async def _latest(conn: Conn, tenant: str, name: str) -> AliasInfo:
     number = await versions.latest_number(conn, tenant, name)
     version = await versions.get(conn, tenant, name, number)
     return AliasInfo(name=name, alias=LATEST, version=number, digest=version.digest, etag=f'"latest-{number}"')

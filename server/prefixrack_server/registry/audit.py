@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.types import AuditLine
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.cursors import number_of
+from prefixrack_server.registry.transactions import Conn
 
 
 async def page(
-    conn: AsyncConnection, tenant: str, limit: int, cursor: str | None, action: str | None = None
+    conn: Conn, tenant: str, limit: int, cursor: str | None, action: str | None = None
 ) -> tuple[list[AuditLine], str | None]:
     """Lines about a tenant's things, newest first, below the number `cursor`; `action` is how they begin."""
     table = tables.audit

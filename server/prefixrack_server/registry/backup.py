@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from sqlalchemy import Connection, MetaData, func, insert, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import PrefixrackError
 from prefixrack_server.disk import sync_file, sync_folder
@@ -184,30 +183,34 @@ async def _write(database: Database, blobs: BlobStore, writer: Writer) -> Backup
     header = {"format": FORMAT, "created_at": database.now().isoformat(), "schema_revision": revision}
     writer.add(HEADER, io.BytesIO(json.dumps(header).encode()))
     num_rows: dict[str, int] = {}
-    async with database.read() as conn:
+
+    def write_tables(connection: Connection) -> list[str]:
         for table in tables.metadata.sorted_tables:
             with tempfile.TemporaryFile() as rows:
-                num_rows[table.name] = await _write_rows(conn, table, rows)
+                num_rows[table.name] = _write_rows(connection, table, rows)
                 rows.seek(0)
-                await asyncio.to_thread(writer.add, f"tables/{table.name}.jsonl", rows)
-        needed = await _needed_blobs(conn)
+                writer.add(f"tables/{table.name}.jsonl", rows)
+        return _needed_blobs(connection)
+
+    needed = await database.read(lambda conn: conn.run_sync(write_tables))
     for sha256 in needed:
         await asyncio.to_thread(_add_blob, writer, blobs, sha256)
     writer.finish()
     return BackupSummary(header["created_at"], revision, num_rows, len(needed))
 
 
-async def _write_rows(conn: AsyncConnection, table: Any, file: IO[bytes]) -> int:
+def _write_rows(connection: Connection, table: Any, file: IO[bytes]) -> int:
     num_rows = 0
-    async for row in (await conn.stream(select(table).order_by(*table.primary_key))).mappings():
+    every = select(table).order_by(*table.primary_key)
+    for row in connection.execute(every, execution_options={"yield_per": BATCH_ROWS}).mappings():
         file.write(json.dumps(dict(row)).encode() + b"\n")
         num_rows += 1
     return num_rows
 
 
-async def _needed_blobs(conn: AsyncConnection) -> list[str]:
+def _needed_blobs(connection: Connection) -> list[str]:
     table = tables.versions
-    rows = await conn.execute(select(table.c.manifest_sha256, table.c.tensors_sha256))
+    rows = connection.execute(select(table.c.manifest_sha256, table.c.tensors_sha256))
     return sorted({sha256 for row in rows for sha256 in row})
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.database import Write, as_text
+from prefixrack_server.registry.transactions import Conn
 
 
-async def is_due(conn: AsyncConnection, chore: str, before: datetime) -> bool:
+async def is_due(conn: Conn, chore: str, before: datetime) -> bool:
     """Whether nobody has begun it since `before`."""
     table = tables.chores
     begun_at = await conn.scalar(select(table.c.begun_at).where(table.c.chore == chore))

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from prefixrack.errors import InvalidRequest, RegistryUnavailable
 from prefixrack_server.disk import disk_full
@@ -24,13 +23,16 @@ from prefixrack_server.registry.engines import (
     is_away,
     is_database_full,
     lock_migrations,
-    make_engine,
     make_file,
-    reading,
+    open_transactions,
 )
 from prefixrack_server.registry.migrations import upgrade
 from prefixrack_server.registry.outage import Outage
 from prefixrack_server.registry.principal import Actor
+from prefixrack_server.registry.transactions import Conn, Transactions, Work
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Clock = Callable[[], datetime]
 
@@ -54,9 +56,10 @@ def as_text(moment: datetime) -> str:
 class Write:
     """A transaction that changes something. `revision` is the one that this change brings about."""
 
-    conn: AsyncConnection
+    conn: Conn
     revision: int
     now: datetime
+    transactions: Transactions
 
     @property
     def now_text(self) -> str:
@@ -71,14 +74,19 @@ class Write:
         who = {"key_id": actor.key_id, "request_id": actor.request_id}
         await self.conn.execute(insert(tables.audit).values(**line, **who))
 
+    async def aside(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks, such as the disk."""
+        return await self.transactions.aside(function, *args, **kwargs)
+
+
+Change = Callable[[Write], Coroutine[Any, Any, T]]
+
 
 class Database:
     """Readers run side by side; writers take turns, in this process by a lock and across processes in SQL."""
 
-    def __init__(self, engine: AsyncEngine, clock: Clock) -> None:
-        self._engine = engine
-        self._reading_engine = reading(engine)
-        self._writing_engine = engine.execution_options(begin_with="BEGIN IMMEDIATE")
+    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+        self._transactions = transactions
         self._write_lock = asyncio.Lock()
         self._clock = clock
         self._outage = Outage()
@@ -91,20 +99,19 @@ class Database:
 
         Raises RegistryUnavailable for a database that does not answer within `patience_s`.
         """
-        engine = make_engine(url)
-        await asyncio.to_thread(make_file, engine)
-        database = cls(engine, clock)
+        await asyncio.to_thread(make_file, url)
+        database = cls(open_transactions(url), clock)
         try:
             await database._await_answer(patience_s)
             if not is_migrated:
                 await database.fill(upgrade)
         except BaseException:
-            await engine.dispose()
+            await database.close()
             raise
         return database
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        await self._transactions.close()
 
     @property
     def is_away(self) -> bool:
@@ -114,48 +121,51 @@ class Database:
     def now(self) -> datetime:
         return self._clock()
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """One consistent view of the data. Raises RegistryUnavailable."""
-        with self._naming_faults():
-            async with self._reading_engine.connect() as conn:
-                self._outage.end()
-                yield conn
+    async def read(self, work: Work[T]) -> T:
+        """Look at one consistent view of the data. Raises RegistryUnavailable."""
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Write]:
+        async def answered(conn: Conn) -> T:
+            self._outage.end()
+            return await work(conn)
+
+        with self._naming_faults():
+            return await self._transactions.read(answered)
+
+    async def write(self, change: Change[T]) -> T:
         """All or nothing. The revision's row is locked first, so what is read here cannot change until the commit.
 
         Raises DiskFull, and nothing is changed then; or RegistryUnavailable, and where that comes from the commit
         itself, nobody knows.
         """
-        with self._naming_faults():
-            async with self._write_lock, self._writing_engine.begin() as conn:
-                revision = await self._next_revision(conn)
-                self._outage.end()
-                yield Write(conn, revision, self._clock())
 
-    @asynccontextmanager
-    async def append(self) -> AsyncIterator[AsyncConnection]:
+        async def numbered(conn: Conn) -> T:
+            revision = await self._next_revision(conn)
+            return await change(Write(conn, revision, self._clock(), self._transactions))
+
+        return await self.append(numbered)
+
+    async def append(self, work: Work[T]) -> T:
         """A transaction for records that nobody remembers: it brings about no new revision.
 
         Raises DiskFull or RegistryUnavailable.
         """
+
+        async def answered(conn: Conn) -> T:
+            self._outage.end()
+            return await work(conn)
+
         with self._naming_faults():
-            async with self._write_lock, self._writing_engine.begin() as conn:
-                self._outage.end()
-                yield conn
+            async with self._write_lock:
+                return await self._transactions.write(answered)
 
     async def revision(self) -> int:
-        async with self.read() as conn:
-            return int(await conn.scalar(select(tables.revision.c.value)) or 0)
+        return int(await self.read(lambda conn: conn.scalar(select(tables.revision.c.value))) or 0)
 
     async def schema_revision(self) -> str:
         """The newest migration that was run."""
-        async with self.read() as conn:
-            return str(await conn.scalar(text("SELECT version_num FROM alembic_version")))
+        return str(await self.read(lambda conn: conn.scalar(text("SELECT version_num FROM alembic_version"))))
 
-    async def _next_revision(self, conn: AsyncConnection) -> int:
+    async def _next_revision(self, conn: Conn) -> int:
         column = tables.revision.c.value
         statement = update(tables.revision).values(value=column + 1).returning(column)
         return int((await conn.execute(statement)).scalar_one())
@@ -185,8 +195,7 @@ class Database:
         give_up_at = time.monotonic() + patience_s
         while True:
             try:
-                async with self.read() as conn:
-                    await conn.execute(text("SELECT 1"))
+                await self.read(lambda conn: conn.execute(text("SELECT 1")))
                 return
             except RegistryUnavailable as fault:
                 if time.monotonic() > give_up_at:
@@ -196,7 +205,10 @@ class Database:
 
     async def fill(self, work: Callable[[Connection], None]) -> None:
         """One transaction in which nobody else migrates, for work on the schema itself. All or nothing."""
+
+        async def alone(conn: Conn) -> None:
+            await conn.run_sync(lock_migrations)
+            await conn.run_sync(work)
+
         with self._naming_faults():
-            async with self._writing_engine.begin() as conn:
-                await conn.run_sync(lock_migrations)
-                await conn.run_sync(work)
+            await self._transactions.write(alone)

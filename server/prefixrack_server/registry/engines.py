@@ -8,12 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from prefixrack_server.disk import is_disk_full
+from prefixrack_server.registry.transactions import AwaitedTransactions, ThreadTransactions, Transactions
 
+SQLITE: Final = "sqlite"
 BUSY_TIMEOUT_MS: Final = 30_000
 RETRY_SECONDS: Final = 0.02
 # FULL: a commit is on the disk before it is acknowledged, in WAL mode too.
@@ -45,36 +47,30 @@ POSTGRES_CONNECT: Final = {
 MIGRATION_LOCK: Final = 0x7072_6678  # "prfx": any number that nobody else locks in this database
 
 
-def make_engine(url: str) -> AsyncEngine:
-    """An engine that has not connected yet. What a PostgreSQL URL says itself in its query is left as it is."""
+def open_transactions(url: str) -> Transactions:
+    """Nothing has connected yet. What a PostgreSQL URL says itself in its query is left as it is."""
     parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return _prepare_sqlite(create_async_engine(parsed))
-    return create_async_engine(_completed(parsed), pool_pre_ping=True)
+    if parsed.get_backend_name() == SQLITE:
+        return ThreadTransactions(_prepare_sqlite(create_engine(parsed.set(drivername=SQLITE))))
+    return AwaitedTransactions(create_async_engine(_completed(parsed), pool_pre_ping=True))
 
 
-def make_file(engine: AsyncEngine) -> None:
+def make_file(url: str) -> None:
     """Write-ahead logging is a lasting mark in the file. While another process sets it on a new file, SQLite answers
     "locked" at once, whatever the busy timeout is: hence the turns here. Blocks."""
-    path = engine.url.database
-    if engine.dialect.name != "sqlite" or not path or path == ":memory:":
+    parsed = make_url(url)
+    path = parsed.database
+    if parsed.get_backend_name() != SQLITE or not path or path == ":memory:":
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
         _log_ahead(connection, time.monotonic() + BUSY_TIMEOUT_MS / 1000)
 
 
-def reading(engine: AsyncEngine) -> AsyncEngine:
-    """The same engine for transactions that see one state of the data; in SQLite all do."""
-    if engine.dialect.name == "sqlite":
-        return engine
-    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-
-
 def lock_migrations(connection: Connection) -> None:
     """Until the end of the transaction nobody else migrates: replicas may start at once. SQLite's has begun with a
     lock."""
-    if connection.dialect.name != "sqlite":
+    if connection.dialect.name != SQLITE:
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
 
@@ -104,10 +100,10 @@ def _completed(url: URL) -> URL:
     return url.set(drivername=POSTGRES_DRIVER).update_query_dict(missing)
 
 
-def _prepare_sqlite(engine: AsyncEngine) -> AsyncEngine:
+def _prepare_sqlite(engine: Engine) -> Engine:
     """The driver's own transactions begin late and never lock: switch them off and begin explicitly."""
 
-    @event.listens_for(engine.sync_engine, "connect")
+    @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -115,7 +111,7 @@ def _prepare_sqlite(engine: AsyncEngine) -> AsyncEngine:
             cursor.execute(pragma)
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("begin_with", "BEGIN"))
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, delete, insert, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.database import Write, as_text
+from prefixrack_server.registry.transactions import Conn
 from prefixrack_server.registry.versions import Version
 
 
@@ -31,7 +31,7 @@ async def mark_alive(write: Write, version: Version) -> None:
     await write.conn.execute(delete(table).where(table.c.sha256.in_(blobs_of(version))))
 
 
-async def removable(conn: AsyncConnection, sha256s: Iterable[str], before: datetime) -> list[str]:
+async def removable(conn: Conn, sha256s: Iterable[str], before: datetime) -> list[str]:
     """Those that no version needs, and that lost their last one before `before` or never had one."""
     table = tables.dead_blobs
     dying = set((await conn.execute(select(table.c.sha256).where(table.c.since >= as_text(before)))).scalars())
@@ -45,13 +45,13 @@ async def forget(write: Write, sha256s: Iterable[str]) -> None:
         await write.conn.execute(delete(table).where(table.c.sha256 == sha256))
 
 
-async def _all_needed(conn: AsyncConnection) -> set[str]:
+async def _all_needed(conn: Conn) -> set[str]:
     table = tables.versions
     rows = await conn.execute(select(table.c.manifest_sha256, table.c.tensors_sha256))
     return {sha256 for row in rows for sha256 in row}
 
 
-async def _is_needed(conn: AsyncConnection, sha256: str) -> bool:
+async def _is_needed(conn: Conn, sha256: str) -> bool:
     return (await conn.execute(select(tables.versions.c.number).where(_uses(sha256)).limit(1))).first() is not None
 
 

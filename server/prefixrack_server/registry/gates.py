@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, and_, delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack_server.registry import tables, versions
 from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.names import check_movable_alias
 from prefixrack_server.registry.requirements import parse_requirement
+from prefixrack_server.registry.transactions import Conn
 
 
-async def get(conn: AsyncConnection, tenant: str, name: str, alias: str) -> list[str]:
+async def get(conn: Conn, tenant: str, name: str, alias: str) -> list[str]:
     """Requirements such as "f1>=0.9"; none for an alias that is not protected."""
     check_movable_alias(alias)
     found = await conn.scalar(select(tables.alias_gates.c.require).where(_at(tenant, name, alias)))

@@ -7,20 +7,18 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import and_, delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import IdempotencyConflict, InvalidRequest
 from prefixrack_server.registry import tables, versions
 from prefixrack_server.registry.database import Write, as_text
+from prefixrack_server.registry.transactions import Conn
 from prefixrack_server.registry.versions import Version
 
 LIFETIME: Final = timedelta(hours=24)
 MAX_KEY_LEN: Final = 255
 
 
-async def recall(
-    conn: AsyncConnection, tenant: str, key: str, digest: str, name: str | None, now: datetime
-) -> Version | None:
+async def recall(conn: Conn, tenant: str, key: str, digest: str, name: str | None, now: datetime) -> Version | None:
     """The version that an earlier upload under this key made. Raises IdempotencyConflict if that was another upload."""
     check_key(key)
     table = tables.idempotency_keys

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
 from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import (
     Conflict,
@@ -33,6 +32,7 @@ from prefixrack_server.registry.cursors import foreign_cursor
 from prefixrack_server.registry.database import Write, as_text
 from prefixrack_server.registry.patterns import check_patterns
 from prefixrack_server.registry.principal import Principal, TokenClaims
+from prefixrack_server.registry.transactions import Conn
 
 SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
 # A key with one of these may do everything in its tenant; "admin" everything in every tenant.
@@ -60,7 +60,7 @@ def check_unexpired(principal: Principal, now: datetime) -> Principal:
     return principal
 
 
-async def find_principal(conn: AsyncConnection, key: str) -> Principal:
+async def find_principal(conn: Conn, key: str) -> Principal:
     """Whose the key is. Raises InvalidKey if it is unknown or revoked, TenantDisabled if its tenant is."""
     sha256 = key_sha256(key)
     table, owners = tables.api_keys, tables.tenants
@@ -76,7 +76,7 @@ async def find_principal(conn: AsyncConnection, key: str) -> Principal:
     return _principal(row)
 
 
-async def token_principal(conn: AsyncConnection, claims: TokenClaims) -> Principal:
+async def token_principal(conn: Conn, claims: TokenClaims) -> Principal:
     """Whom a verified token speaks for. Raises InvalidToken or TenantDisabled."""
     try:
         tenant = await tenants.get(conn, claims.tenant)
@@ -143,7 +143,7 @@ async def create(
     return _as_info(await _get(write.conn, tenant, key_id), key)
 
 
-async def page(conn: AsyncConnection, tenant: str, limit: int, cursor: str | None) -> tuple[list[KeyInfo], str | None]:
+async def page(conn: Conn, tenant: str, limit: int, cursor: str | None) -> tuple[list[KeyInfo], str | None]:
     """The tenant's keys that are not revoked, oldest first, without secrets, after the key with the id `cursor`.
 
     A cursor holds though its key is revoked meanwhile: the row stays. Raises InvalidRequest for a cursor of no key.
@@ -220,12 +220,12 @@ def _is_live(write: Write) -> ColumnElement[bool]:
     return and_(table.c.revoked_at.is_(None), or_(table.c.expires_at.is_(None), table.c.expires_at > write.now_text))
 
 
-async def is_any(conn: AsyncConnection) -> bool:
+async def is_any(conn: Conn) -> bool:
     """Whether there ever was a key, a revoked one included."""
     return (await conn.execute(select(tables.api_keys.c.id).limit(1))).first() is not None
 
 
-async def _get(conn: AsyncConnection, tenant: str, key_id: str) -> RowMapping:
+async def _get(conn: Conn, tenant: str, key_id: str) -> RowMapping:
     table = tables.api_keys
     mine = and_(table.c.tenant == tenant, table.c.id == key_id)
     row = (await conn.execute(select(table).where(mine))).mappings().first()
@@ -234,7 +234,7 @@ async def _get(conn: AsyncConnection, tenant: str, key_id: str) -> RowMapping:
     return row
 
 
-async def _get_own(conn: AsyncConnection, tenant: str, key_id: str, is_admin: bool, to_do: str) -> RowMapping:
+async def _get_own(conn: Conn, tenant: str, key_id: str, is_admin: bool, to_do: str) -> RowMapping:
     """For who manages keys: those of admins of all tenants are managed by such admins."""
     row = await _get(conn, tenant, key_id)
     if "admin" in row["scopes"] and not is_admin:
@@ -242,7 +242,7 @@ async def _get_own(conn: AsyncConnection, tenant: str, key_id: str, is_admin: bo
     return row
 
 
-async def _place(conn: AsyncConnection, tenant: str, cursor: str) -> tuple[str, str]:
+async def _place(conn: Conn, tenant: str, cursor: str) -> tuple[str, str]:
     table = tables.api_keys
     chosen = select(table.c.created_at, table.c.id).where(table.c.tenant == tenant, table.c.id == cursor)
     row = (await conn.execute(chosen)).first()

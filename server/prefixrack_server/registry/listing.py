@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Row, Subquery, and_, exists, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.types import AdapterSummary, VersionInfo
 from prefixrack_server.registry import tables, versions
 from prefixrack_server.registry.cursors import number_of
 from prefixrack_server.registry.names import LATEST, PRODUCTION
 from prefixrack_server.registry.patterns import Patterns, fits_any
+from prefixrack_server.registry.transactions import Conn
 from prefixrack_server.registry.versions import Version
 
 
 async def adapters_page(
-    conn: AsyncConnection,
+    conn: Conn,
     tenant: str,
     limit: int,
     cursor: str | None,
@@ -29,14 +29,14 @@ async def adapters_page(
     return found[:limit], found[limit - 1].name if len(found) > limit else None
 
 
-async def summary(conn: AsyncConnection, tenant: str, name: str) -> AdapterSummary:
+async def summary(conn: Conn, tenant: str, name: str) -> AdapterSummary:
     """One adapter as the list shows it. Raises AdapterNotFound."""
     await versions.latest_number(conn, tenant, name)
     return (await _summaries(conn, tenant, versions.of_adapter(tables.adapters, tenant, name), 1))[0]
 
 
 async def versions_page(
-    conn: AsyncConnection, tenant: str, name: str, limit: int, cursor: str | None
+    conn: Conn, tenant: str, name: str, limit: int, cursor: str | None
 ) -> tuple[list[VersionInfo], str | None]:
     """Versions of one adapter, newest first, below the number `cursor`. Raises AdapterNotFound."""
     await versions.latest_number(conn, tenant, name)
@@ -64,7 +64,7 @@ def version_info(version: Version, aliases: dict[str, int], is_new: bool = True)
     )
 
 
-async def pointers(conn: AsyncConnection, tenant: str, name: str) -> dict[str, int]:
+async def pointers(conn: Conn, tenant: str, name: str) -> dict[str, int]:
     """Every alias of an adapter, `latest` among them. Raises AdapterNotFound."""
     newest = await versions.latest_number(conn, tenant, name)
     aliases = await _aliases(conn, tenant, name, name)
@@ -94,9 +94,7 @@ def _shelves(wanted: ColumnElement[bool], limit: int) -> Subquery:
     return shelves.where(wanted, exists().where(own)).order_by(adapters.c.name).limit(limit).subquery()
 
 
-async def _summaries(
-    conn: AsyncConnection, tenant: str, wanted: ColumnElement[bool], limit: int
-) -> list[AdapterSummary]:
+async def _summaries(conn: Conn, tenant: str, wanted: ColumnElement[bool], limit: int) -> list[AdapterSummary]:
     """Each with what its version says that callers of the bare name get; of manifests no more is read than is shown."""
     shelves, table, production = _shelves(wanted, limit), tables.versions, tables.aliases
     number = func.coalesce(production.c.number, shelves.c.latest)
@@ -131,7 +129,7 @@ def _summary(row: Row[Any], aliases: dict[str, int]) -> AdapterSummary:
     )
 
 
-async def _aliases(conn: AsyncConnection, tenant: str, first: str, last: str) -> dict[str, dict[str, int]]:
+async def _aliases(conn: Conn, tenant: str, first: str, last: str) -> dict[str, dict[str, int]]:
     """Those of the adapters from one name to another, by adapter."""
     table = tables.aliases
     chosen = select(table.c.name, table.c.alias, table.c.number)

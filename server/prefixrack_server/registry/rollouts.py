@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from sqlalchemy import and_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack_server.registry import tables, versions
 from prefixrack_server.registry.names import LATEST, PRODUCTION, Ref
+from prefixrack_server.registry.transactions import Conn
 from prefixrack_server.registry.versions import Version
 
 Role = Literal["stable", "canary", "shadow"]
@@ -53,7 +53,7 @@ class Route:
         return int.from_bytes(hashlib.sha256(salted).digest()[:8]) / PLACES
 
 
-async def find(conn: AsyncConnection, tenant: str, ref: Ref) -> Route:
+async def find(conn: Conn, tenant: str, ref: Ref) -> Route:
     """Raises AdapterNotFound, VersionNotFound or AliasNotFound."""
     version = await versions.find(conn, tenant, ref)
     if ref.number is not None or ref.alias == LATEST:
@@ -70,5 +70,5 @@ async def find(conn: AsyncConnection, tenant: str, ref: Ref) -> Route:
     return Route(version, Rollout(alias, canary, row.canary_share or 0.0, shadow))
 
 
-async def _get(conn: AsyncConnection, tenant: str, name: str, number: int | None) -> Version | None:
+async def _get(conn: Conn, tenant: str, name: str, number: int | None) -> Version | None:
     return None if number is None else await versions.get(conn, tenant, name, number)

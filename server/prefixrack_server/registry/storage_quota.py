@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from sqlalchemy import distinct, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import StorageQuotaExceeded
 from prefixrack.types import Stored
 from prefixrack_server.registry import tables, tenants, versions
 from prefixrack_server.registry.database import Write
+from prefixrack_server.registry.transactions import Conn
 
 FREE_SOME = "delete some, or ask an administrator for a larger quota"
 
 
-async def stored(conn: AsyncConnection, tenant: str) -> Stored:
+async def stored(conn: Conn, tenant: str) -> Stored:
     """What the tenant has now; a version's bytes count for each adapter that has it."""
     table = tables.versions
     counts = select(func.count(distinct(table.c.name)), func.coalesce(func.sum(table.c.size_bytes), 0))

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import RowMapping, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import Conflict, TenantNotFound
 from prefixrack.types import Quotas, TenantInfo
@@ -17,6 +16,7 @@ from prefixrack_server.registry import tables
 from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.names import check_tenant
 from prefixrack_server.registry.patterns import check_patterns
+from prefixrack_server.registry.transactions import Conn
 
 DEFAULT_TENANT: Final = "default"  # of a server that nobody has told of tenants
 QUOTAS: Final = tuple(Quotas.model_fields)
@@ -45,7 +45,7 @@ async def change(write: Write, name: str, settings: Mapping[str, Any], is_disabl
     return await get(write.conn, name)
 
 
-async def get(conn: AsyncConnection, name: str) -> TenantInfo:
+async def get(conn: Conn, name: str) -> TenantInfo:
     """Raises TenantNotFound."""
     table = tables.tenants
     row = (await conn.execute(select(table).where(table.c.name == name))).mappings().first()
@@ -54,12 +54,12 @@ async def get(conn: AsyncConnection, name: str) -> TenantInfo:
     return _as_info(row)
 
 
-async def is_known(conn: AsyncConnection, name: str) -> bool:
+async def is_known(conn: Conn, name: str) -> bool:
     table = tables.tenants
     return await conn.scalar(select(table.c.name).where(table.c.name == name)) is not None
 
 
-async def page(conn: AsyncConnection, limit: int, cursor: str | None) -> tuple[list[TenantInfo], str | None]:
+async def page(conn: Conn, limit: int, cursor: str | None) -> tuple[list[TenantInfo], str | None]:
     """Tenants by name, after the name `cursor`."""
     table = tables.tenants
     chosen = select(table).order_by(table.c.name).limit(limit + 1)

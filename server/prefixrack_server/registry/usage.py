@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.types import UsageLine
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.cursors import foreign_cursor
+from prefixrack_server.registry.transactions import Conn
 
 COUNTS: Final = ("requests", "rows", "tokens")
 INSERT: Final[Mapping[str, Callable[[Any], postgresql.Insert | sqlite.Insert]]] = {
@@ -24,7 +24,7 @@ INSERT: Final[Mapping[str, Callable[[Any], postgresql.Insert | sqlite.Insert]]] 
 }
 
 
-async def add(conn: AsyncConnection, lines: Sequence[UsageLine]) -> None:
+async def add(conn: Conn, lines: Sequence[UsageLine]) -> None:
     """Add to what is counted already. In one order for all: two servers that add at once cannot block each other."""
     table = tables.usage
     line = INSERT[conn.dialect.name](table)
@@ -35,7 +35,7 @@ async def add(conn: AsyncConnection, lines: Sequence[UsageLine]) -> None:
 
 
 async def page(
-    conn: AsyncConnection, tenant: str, since: date | None, until: date | None, limit: int, cursor: str | None
+    conn: Conn, tenant: str, since: date | None, until: date | None, limit: int, cursor: str | None
 ) -> tuple[list[UsageLine], str | None]:
     """What a tenant used from the day `since` to the day `until`, by day and adapter, and the next page's cursor."""
     table = tables.usage

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from prefixrack.errors import AliasNotFound, Conflict, VersionNotFound
 from prefixrack_adapters.manifest import Manifest
@@ -18,6 +17,7 @@ from prefixrack_server.messages import BundleRef
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.names import LATEST, PRODUCTION, Ref, unknown_adapter
+from prefixrack_server.registry.transactions import Conn
 from prefixrack_server.upload import SpooledBundle
 
 
@@ -68,13 +68,13 @@ def as_version(row: RowMapping) -> Version:
     )
 
 
-async def find(conn: AsyncConnection, tenant: str, ref: Ref) -> Version:
+async def find(conn: Conn, tenant: str, ref: Ref) -> Version:
     """The version that a reference names. Raises AdapterNotFound, VersionNotFound or AliasNotFound."""
     number = ref.number if ref.number is not None else await pointed_number(conn, tenant, ref)
     return await get(conn, tenant, ref.name, number)
 
 
-async def get(conn: AsyncConnection, tenant: str, name: str, number: int) -> Version:
+async def get(conn: Conn, tenant: str, name: str, number: int) -> Version:
     table = tables.versions
     found = (await conn.execute(select(table).where(of_version(table, tenant, name, number)))).mappings().first()
     if found is None:
@@ -83,7 +83,7 @@ async def get(conn: AsyncConnection, tenant: str, name: str, number: int) -> Ver
     return as_version(found)
 
 
-async def pointed_number(conn: AsyncConnection, tenant: str, ref: Ref) -> int:
+async def pointed_number(conn: Conn, tenant: str, ref: Ref) -> int:
     """Where the alias stands; without one, `production` if it is set, else the latest."""
     if ref.alias == LATEST:
         return await latest_number(conn, tenant, ref.name)
@@ -98,7 +98,7 @@ async def pointed_number(conn: AsyncConnection, tenant: str, ref: Ref) -> int:
     return newest
 
 
-async def latest_number(conn: AsyncConnection, tenant: str, name: str) -> int:
+async def latest_number(conn: Conn, tenant: str, name: str) -> int:
     """Raises AdapterNotFound for an adapter without versions."""
     table = tables.versions
     number = await conn.scalar(select(func.max(table.c.number)).where(of_adapter(table, tenant, name)))
@@ -107,36 +107,36 @@ async def latest_number(conn: AsyncConnection, tenant: str, name: str) -> int:
     return int(number)
 
 
-async def find_digest(conn: AsyncConnection, tenant: str, name: str, digest: str) -> Version | None:
+async def find_digest(conn: Conn, tenant: str, name: str, digest: str) -> Version | None:
     table = tables.versions
     same = and_(of_adapter(table, tenant, name), table.c.digest == digest)
     row = (await conn.execute(select(table).where(same))).mappings().first()
     return None if row is None else as_version(row)
 
 
-async def find_number(conn: AsyncConnection, tenant: str, name: str, number: int) -> Version | None:
+async def find_number(conn: Conn, tenant: str, name: str, number: int) -> Version | None:
     table = tables.versions
     row = (await conn.execute(select(table).where(of_version(table, tenant, name, number)))).mappings().first()
     return None if row is None else as_version(row)
 
 
-async def is_known_name(conn: AsyncConnection, tenant: str, name: str) -> bool:
+async def is_known_name(conn: Conn, tenant: str, name: str) -> bool:
     table = tables.adapters
     return await conn.scalar(select(table.c.name).where(of_adapter(table, tenant, name))) is not None
 
 
-async def digests_of(conn: AsyncConnection, tenant: str, name: str) -> set[str]:
+async def digests_of(conn: Conn, tenant: str, name: str) -> set[str]:
     table = tables.versions
     return set((await conn.execute(select(table.c.digest).where(of_adapter(table, tenant, name)))).scalars())
 
 
-async def used_digests(conn: AsyncConnection, digests: Iterable[str]) -> set[str]:
+async def used_digests(conn: Conn, digests: Iterable[str]) -> set[str]:
     """Those that some version has, whatever its adapter and tenant."""
     table = tables.versions
     return set((await conn.execute(select(table.c.digest).where(table.c.digest.in_(digests)))).scalars())
 
 
-async def find_kept(conn: AsyncConnection) -> list[Version]:
+async def find_kept(conn: Conn) -> list[Version]:
     """The versions of all tenants that stay resident by an administrator's wish."""
     table = tables.versions
     chosen = select(table).where(table.c.kept).order_by(table.c.tenant, table.c.name, table.c.number)
@@ -219,7 +219,7 @@ async def delete_adapter(write: Write, tenant: str, name: str) -> Sequence[Versi
     return [as_version(row) for row in rows]
 
 
-async def _check_unaliased(conn: AsyncConnection, tenant: str, name: str, number: int) -> None:
+async def _check_unaliased(conn: Conn, tenant: str, name: str, number: int) -> None:
     table = tables.aliases
     uses = or_(*(column == number for column in (table.c.number, table.c.canary_number, table.c.shadow_number)))
     standing = select(table.c.alias).where(of_adapter(table, tenant, name), uses).order_by(table.c.alias)

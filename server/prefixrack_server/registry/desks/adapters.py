@@ -10,6 +10,7 @@ from typing import NamedTuple
 from prefixrack.types import AdapterSummary, VersionInfo
 from prefixrack_server.registry import garbage, listing, versions
 from prefixrack_server.registry.blobs import BlobStore
+from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.desks.desk import Desk
 from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.patterns import Patterns
@@ -33,26 +34,24 @@ class AdapterDesk(Desk):
         patterns: Sequence[Patterns] = (),
     ) -> tuple[list[AdapterSummary], str | None]:
         """A page by name, and the cursor of the next one; names that fit not all of `patterns` are left out."""
-        async with self._database.read() as conn:
-            return await listing.adapters_page(conn, tenant, limit, cursor, search, patterns)
+        return await self._database.read(
+            lambda conn: listing.adapters_page(conn, tenant, limit, cursor, search, patterns)
+        )
 
     async def get_adapter(self, tenant: str, name: str) -> AdapterSummary:
         check_name(name)
-        async with self._database.read() as conn:
-            return await listing.summary(conn, tenant, name)
+        return await self._database.read(lambda conn: listing.summary(conn, tenant, name))
 
     async def list_versions(
         self, tenant: str, name: str, limit: int, cursor: str | None = None
     ) -> tuple[list[VersionInfo], str | None]:
         """A page, newest first, and the cursor of the next one."""
         check_name(name)
-        async with self._database.read() as conn:
-            return await listing.versions_page(conn, tenant, name, limit, cursor)
+        return await self._database.read(lambda conn: listing.versions_page(conn, tenant, name, limit, cursor))
 
     async def describe(self, version: Version, is_new: bool = True) -> VersionInfo:
         """A version with the aliases that stand on it now."""
-        async with self._database.read() as conn:
-            pointers = await listing.pointers(conn, version.tenant, version.name)
+        pointers = await self._database.read(lambda conn: listing.pointers(conn, version.tenant, version.name))
         return listing.version_info(version, pointers, is_new)
 
     async def delete_version(self, tenant: str, name: str, number: int, *, by: Actor = NOBODY) -> list[str]:
@@ -61,46 +60,53 @@ class AdapterDesk(Desk):
         Raises AdapterNotFound, VersionNotFound, or Conflict while an alias other than `latest` stands on it.
         """
         check_name(name)
-        async with self._change(tenant, name) as write:
+
+        async def change(write: Write) -> list[str]:
             version = await versions.delete_version(write, tenant, name, number)
             await write.record(tenant, by, "version.delete", version.ref, digest=version.digest)
             return await garbage.mark_dead(write, [version])
 
+        return await self._change(tenant, name, change)
+
     async def delete_adapter(self, tenant: str, name: str, *, by: Actor = NOBODY) -> list[str]:
         """Remove an adapter with all its versions and aliases. Returns the blobs that no version needs any more."""
         check_name(name)
-        async with self._change(tenant, name) as write:
+
+        async def change(write: Write) -> list[str]:
             removed = await versions.delete_adapter(write, tenant, name)
             await write.record(tenant, by, "adapter.delete", name, digests=[version.digest for version in removed])
             return await garbage.mark_dead(write, removed)
 
+        return await self._change(tenant, name, change)
+
     async def is_known_name(self, tenant: str, name: str) -> bool:
         """Whether there ever was an adapter of this name, a deleted one included."""
-        async with self._database.read() as conn:
-            return await versions.is_known_name(conn, tenant, check_name(name))
+        check_name(name)
+        return await self._database.read(lambda conn: versions.is_known_name(conn, tenant, name))
 
     async def digests(self, tenant: str, name: str) -> set[str]:
         """Those of all versions of an adapter; none where there is no such adapter."""
-        async with self._database.read() as conn:
-            return await versions.digests_of(conn, tenant, check_name(name))
+        check_name(name)
+        return await self._database.read(lambda conn: versions.digests_of(conn, tenant, name))
 
     async def unused(self, digests: Collection[str]) -> set[str]:
         """Those that no version of any adapter has (any more)."""
-        async with self._database.read() as conn:
-            return set(digests) - await versions.used_digests(conn, digests)
+        return set(digests) - await self._database.read(lambda conn: versions.used_digests(conn, digests))
 
     async def set_kept(self, tenant: str, name: str, number: int, keep: bool, *, by: Actor = NOBODY) -> Version:
         """Note an administrator's wish that a version stays resident, or that it need not."""
         check_name(name)
-        async with self._change(tenant, name) as write:
+
+        async def change(write: Write) -> Version:
             version = await versions.set_kept(write, tenant, name, number, keep)
             await write.record(tenant, by, "version.keep", version.ref, keep=keep)
             return version
 
+        return await self._change(tenant, name, change)
+
     async def kept(self) -> list[Version]:
         """The versions of all tenants that are to stay resident."""
-        async with self._database.read() as conn:
-            return await versions.find_kept(conn)
+        return await self._database.read(versions.find_kept)
 
     async def open_bundle_files(self, version: Version) -> BundleFiles:
         """What was uploaded, byte for byte. Raises BlobUnusable."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, NamedTuple
+import asyncio
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
 
 from prefixrack_server.noticeboard import Noticeboard
 from prefixrack_server.registry.blobs import BlobStore
-from prefixrack_server.registry.database import Database, Write
+from prefixrack_server.registry.database import Change, Database, Write
 from prefixrack_server.registry.principal import Principal
 from prefixrack_server.registry.rollouts import Route
 from prefixrack_server.registry.snapshot import Snapshot
+
+T = TypeVar("T")
 
 MAX_RESOLVED: Final = 20_000
 MAX_GRANTS: Final = 10_000
@@ -42,8 +44,12 @@ class Desk:
         self._grants: Snapshot[str, TimedGrant] = Snapshot(MAX_GRANTS)
         self._seen_revision = 0
         self._seen_changes = 0
+        self._under_way: set[asyncio.Task[object]] = set()
 
     async def close(self) -> None:
+        """Changes that are under way are carried out first, though nobody waits for them any more."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
         await self._database.close()
 
     async def revision(self) -> int:
@@ -66,33 +72,50 @@ class Desk:
             self._seen_revision = revision
         return revision
 
-    def _change(self, tenant: str, name: str) -> AbstractAsyncContextManager[Write]:
+    async def _change(self, tenant: str, name: str, change: Change[T]) -> T:
         """A transaction after which nothing that was remembered of this adapter is answered."""
-        return self._write(lambda: self._routes.forget((tenant, name)))
+        return await self._write(change, lambda: self._routes.forget((tenant, name)))
 
-    @asynccontextmanager
-    async def _write(self, forget: Callable[[], None] = lambda: None) -> AsyncIterator[Write]:
+    async def _write(self, change: Change[T], forget: Callable[[], None] = lambda: None) -> T:
         """A transaction, with what else must be forgotten at its end.
 
         The rest stays remembered: if every upload of anything emptied all, requests beside many uploads would each
-        read SQL. What ends before its commit has changed nothing, so nothing is forgotten.
+        read SQL. Once begun it is carried out, whether or not its caller stays: what has become of it must be known
+        here.
         """
-        is_committing = False
+        task = asyncio.create_task(self._carry_out(change, forget))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _carry_out(self, change: Change[T], forget: Callable[[], None]) -> T:
+        """What ends before its commit has changed nothing, so nothing is forgotten."""
+        revision: int | None = None
+
+        async def noted(write: Write) -> T:
+            nonlocal revision
+            result = await change(write)
+            revision = write.revision  # the commit follows
+            return result
+
         try:
-            async with self._database.write() as write:
-                yield write
-                is_committing = True
-            self._see_own(write.revision)
-            forget()
+            result = await self._database.write(noted)
         except BaseException:
-            if is_committing:  # cancelled or cut off: it may have gone through
+            if revision is not None:  # cut off: it may have gone through
                 self._forget()
+                self._note_own()
             raise
-        finally:
-            if is_committing:
-                self._see_changes()
-                self._noticeboard.note_change()
-                self._seen_changes += 1  # this one, which is forgotten already
+        assert revision is not None, "what is committed has a revision"
+        self._see_own(revision)
+        forget()
+        self._note_own()
+        return result
+
+    def _note_own(self) -> None:
+        """Tell the other front ends of a change of this one, which has forgotten already what it must."""
+        self._see_changes()
+        self._noticeboard.note_change()
+        self._seen_changes += 1
 
     def _see_own(self, revision: int) -> None:
         """A change of this process is no reason for `refresh` to forget, unless another process's came between."""

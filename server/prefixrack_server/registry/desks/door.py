@@ -25,8 +25,7 @@ class DoorDesk(Desk):
         """
 
         async def find() -> Principal:
-            async with self._database.read() as conn:
-                return await keys.find_principal(conn, secret)
+            return await self._database.read(lambda conn: keys.find_principal(conn, secret))
 
         return await self._admit(keys.key_sha256(secret), find)
 
@@ -35,8 +34,7 @@ class DoorDesk(Desk):
 
         async def find() -> Principal:
             claims = await verify(token)
-            async with self._database.read() as conn:
-                return await keys.token_principal(conn, claims)
+            return await self._database.read(lambda conn: keys.token_principal(conn, claims))
 
         return await self._admit(hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest(), find)
 

@@ -28,8 +28,9 @@ class KeyDesk(Desk):
 
         Raises TenantNotFound, or InvalidRequest for unknown scopes, patterns and names.
         """
-        async with self._write(self._grants.clear) as write:
-            return await _create_key(write, tenant, scopes, expires_at, adapters, name, by)
+        return await self._write(
+            lambda write: _create_key(write, tenant, scopes, expires_at, adapters, name, by), self._grants.clear
+        )
 
     async def rotate_key(
         self,
@@ -44,18 +45,24 @@ class KeyDesk(Desk):
 
         Raises KeyNotFound, Forbidden for an admin's key, or Conflict for one that does not hold or has a successor.
         """
-        async with self._write(self._grants.clear) as write:
+
+        async def change(write: Write) -> KeyInfo:
             made = await keys.rotate(write, tenant, key_id, may_rotate_admins, overlap)
             overlap_s = None if overlap is None else overlap.total_seconds()
             await write.record(tenant, by, "key.rotate", key_id, successor=made.id, overlap_s=overlap_s)
             return made
 
+        return await self._write(change, self._grants.clear)
+
     async def ensure_admin_key(self) -> str | None:
         """The secret of a first administrator's key, if there was never any key; else None."""
-        async with self._write(self._grants.clear) as write:
+
+        async def change(write: Write) -> str | None:
             if await keys.is_any(write.conn):
                 return None
             return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, (), None, NOBODY)).secret
+
+        return await self._write(change, self._grants.clear)
 
     async def new_admin_key(self) -> str | None:
         """The secret of one more administrator's key, for who can start the server but has lost the others."""
@@ -63,14 +70,16 @@ class KeyDesk(Desk):
 
     async def list_keys(self, tenant: str, limit: int, cursor: str | None = None) -> tuple[list[KeyInfo], str | None]:
         """A page of the keys that are not revoked, without secrets, and the cursor of the next one."""
-        async with self._database.read() as conn:
-            return await keys.page(conn, tenant, limit, cursor)
+        return await self._database.read(lambda conn: keys.page(conn, tenant, limit, cursor))
 
     async def revoke_key(self, tenant: str, key_id: str, *, may_revoke_admins: bool = True, by: Actor = NOBODY) -> None:
         """Raises KeyNotFound, Forbidden for an admin's key, or Conflict for the last one that still holds."""
-        async with self._write(self._grants.clear) as write:
+
+        async def change(write: Write) -> None:
             await keys.revoke(write, tenant, key_id, may_revoke_admins)
             await write.record(tenant, by, "key.revoke", key_id)
+
+        await self._write(change, self._grants.clear)
 
 
 async def _create_key(

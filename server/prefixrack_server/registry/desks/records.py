@@ -15,17 +15,14 @@ class RecordsDesk(Desk):
         self, tenant: str, limit: int, cursor: str | None = None, action: str | None = None
     ) -> tuple[list[AuditLine], str | None]:
         """A page of the audit log, newest first, and the cursor of the next one."""
-        async with self._database.read() as conn:
-            return await audit.page(conn, tenant, limit, cursor, action)
+        return await self._database.read(lambda conn: audit.page(conn, tenant, limit, cursor, action))
 
     async def add_usage(self, lines: Sequence[UsageLine]) -> None:
         """Add to what tenants had computed. No change of the registry: nobody's remembered answers are forgotten."""
-        async with self._database.append() as conn:
-            await usage.add(conn, lines)
+        await self._database.append(lambda conn: usage.add(conn, lines))
 
     async def list_usage(
         self, tenant: str, since: date | None, until: date | None, limit: int, cursor: str | None = None
     ) -> tuple[list[UsageLine], str | None]:
         """A page by day and adapter, and the cursor of the next one."""
-        async with self._database.read() as conn:
-            return await usage.page(conn, tenant, since, until, limit, cursor)
+        return await self._database.read(lambda conn: usage.page(conn, tenant, since, until, limit, cursor))

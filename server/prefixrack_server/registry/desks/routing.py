@@ -36,7 +36,6 @@ class RoutingDesk(Desk):
     async def _find(self, tenant: str, ref: str) -> Route:
         parsed = parse_ref(ref)
         generation = self._routes.generation
-        async with self._database.read() as conn:
-            route = await rollouts.find(conn, tenant, parsed)
+        route = await self._database.read(lambda conn: rollouts.find(conn, tenant, parsed))
         self._routes.put(generation, (tenant, ref), route)
         return route

@@ -9,6 +9,7 @@ from typing import Final
 
 from prefixrack_server.registry import chores, garbage
 from prefixrack_server.registry.blobs import BlobStore
+from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.desks.desk import Desk
 
 MAX_SWEPT_AT_ONCE: Final = 200  # writers wait for as long as their files are being removed
@@ -23,36 +24,39 @@ class SweepingDesk(Desk):
     async def claim_turn(self, chore: str, period_s: float) -> bool:
         """Whether the caller is the one replica that does this now: nobody else has begun it within `period_s`."""
         before = self._database.now() - timedelta(seconds=period_s)
-        async with self._database.read() as conn:
-            if not await chores.is_due(conn, chore, before):
-                return False
-        async with self._write() as write:
+        if not await self._database.read(lambda conn: chores.is_due(conn, chore, before)):
+            return False
+
+        async def change(write: Write) -> bool:
             is_mine = await chores.is_due(write.conn, chore, before)
             if is_mine:
                 await chores.begin(write, chore)
             return is_mine
+
+        return await self._write(change)
 
     async def sweep_orphans(self, min_age_s: float | None = None) -> list[str]:
         """Remove blobs that no version has needed for `min_age_s` (default: the grace time), and return their keys."""
         min_age = timedelta(seconds=self._grace_s if min_age_s is None else min_age_s)
         before = self._database.now() - min_age
         stored = await asyncio.to_thread(_list_blobs, self._blobs, before)
-        async with self._database.read() as conn:
-            candidates = await garbage.removable(conn, stored, before)
-        orphans = []
+        candidates = await self._database.read(lambda conn: garbage.removable(conn, stored, before))
+        orphans: list[str] = []
         for batch in _batches(candidates, MAX_SWEPT_AT_ONCE):
             orphans += await self._sweep(batch, before)
         return orphans
 
     async def _sweep(self, candidates: Sequence[str], before: datetime) -> list[str]:
-        async with self._write() as write:
+        async def change(write: Write) -> list[str]:
             # Asked again under the writers' lock, of SQL and of the store: an upload may have come to need one
             # meanwhile, or be about to.
             unneeded = await garbage.removable(write.conn, candidates, before)
-            orphans = await asyncio.to_thread(_still_old, self._blobs, unneeded, before)
-            await asyncio.to_thread(self._blobs.delete, orphans)
+            orphans = await write.aside(_still_old, self._blobs, unneeded, before)
+            await write.aside(self._blobs.delete, orphans)
             await garbage.forget(write, unneeded)
             return orphans
+
+        return await self._write(change)
 
 
 def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -48,8 +48,11 @@ class UploadDesk(Desk):
             if replayed is not None:
                 return replayed, False
         await asyncio.to_thread(_put_blobs, self._blobs, upload)
-        async with self._change(tenant, name) as write:
-            return await self._add_version(write, tenant, name, upload, manifest, by, idempotency_key)
+        return await self._change(
+            tenant,
+            name,
+            lambda write: self._add_version(write, tenant, name, upload, manifest, by, idempotency_key),
+        )
 
     async def _add_version(
         self,
@@ -80,8 +83,8 @@ class UploadDesk(Desk):
         await storage_quota.check_room(write, tenant, name, upload.size_bytes)
         version = await versions.insert_version(write, tenant, name, upload, manifest, by.key_id)
         # A sweep may have taken the files between their writing and this transaction; from here on it cannot.
-        if not await asyncio.to_thread(_are_stored, self._blobs, garbage.blobs_of(version)):
-            await asyncio.to_thread(_put_blobs, self._blobs, upload)
+        if not await write.aside(_are_stored, self._blobs, garbage.blobs_of(version)):
+            await write.aside(_put_blobs, self._blobs, upload)
         await garbage.mark_alive(write, version)
         await write.record(tenant, by, "version.add", version.ref, digest=version.digest)
         return version
@@ -94,18 +97,23 @@ class UploadDesk(Desk):
         Raises Conflict for a number that is, or was, another version's, or DiskFull.
         """
         await asyncio.to_thread(_put_blobs, self._blobs, upload)
-        async with self._change(tenant, name) as write:
+
+        async def change(write: Write) -> Version:
             known = await versions.find_number(write.conn, tenant, name, number)
             if known is not None and known.digest == upload.digest:
                 return known
             await versions.reserve_number(write, tenant, name, number)
             return await self._insert(write, tenant, name, upload, manifest, DECLARED)
 
+        return await self._change(tenant, name, change)
+
     async def replay(self, tenant: str, idempotency_key: str, digest: str, name: str | None = None) -> Version | None:
         """What an earlier upload under this key made. Raises IdempotencyConflict if it had other content or, where
         `name` is given, another name."""
-        async with self._database.read() as conn:
-            return await idempotency.recall(conn, tenant, idempotency_key, digest, name, self._database.now())
+        now = self._database.now()
+        return await self._database.read(
+            lambda conn: idempotency.recall(conn, tenant, idempotency_key, digest, name, now)
+        )
 
 
 def _put_blobs(blobs: BlobStore, upload: SpooledBundle) -> None:
