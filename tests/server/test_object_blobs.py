@@ -1,17 +1,20 @@
-"""Blobs in an object store, over HTTP as S3 and Azure speak it: whole or refused, mended by fetching again."""
+"""Blobs in an object store, over HTTP as S3, Google and Azure speak it: whole or refused, mended by fetching again."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from azure_store import Container, azure_store, make_container
+from google_store import GoogleBucket, google_store, make_google_bucket
 from object_store import Bucket, make_bucket, object_store
 from prefixrack.errors import BlobUnusable, RegistryUnavailable
 from prefixrack_server.config import ConfigError, RegistryConfig
@@ -23,18 +26,20 @@ CONTENT = b"some tensors" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-Place = Bucket | Container
+Place = Bucket | Container | GoogleBucket
+KINDS: Mapping[str, tuple[Callable[[], AbstractContextManager[str]], Callable[[str], Place]]] = {
+    "s3": (object_store, make_bucket),
+    "google": (google_store, make_google_bucket),
+    "azure": (azure_store, make_container),
+}
 
 
-@pytest.fixture(scope="module", params=["s3", "azure"])
+@pytest.fixture(scope="module", params=KINDS)
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Place]]:
     """Makes an empty place on a running store of each kind."""
-    if request.param == "s3":
-        with object_store() as endpoint:
-            yield lambda: make_bucket(endpoint)
-    else:
-        with azure_store() as endpoint:
-            yield lambda: make_container(endpoint)
+    running, make_place = KINDS[request.param]
+    with running() as endpoint:
+        yield partial(make_place, endpoint)
 
 
 @pytest.fixture
