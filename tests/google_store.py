@@ -22,7 +22,6 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from obstore.store import GCSStore
 from werkzeug.serving import make_server
 
-
 # What moto reads a service and a user from; it checks no signatures.
 SIGNED: Final = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 
