@@ -91,8 +91,7 @@ def stand(
     disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as work:
         folder = backbone_folder(shape, Path(work))
-        backbone = Backbone.load(folder, device=device, dtype=dtype)
-        backbone.optimise_for_inference()
+        backbone = Backbone.load_for_inference(folder, device=device, dtype=dtype)
         yield Stand(shape, folder, backbone, Path(work), threads, seed, commit or git_commit())
 
 

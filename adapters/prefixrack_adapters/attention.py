@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from prefixrack_adapters.gates import GatedPrefix
 
@@ -328,4 +327,6 @@ def note_inputs(module: nn.Module, args: tuple[Any, ...], fields: dict[str, Any]
 
 def register_packed_attention() -> None:
     """Make the packed attention known to transformers; repeating it changes nothing."""
+    from transformers import AttentionInterface  # brings its modelling code, which fused families do without
+
     AttentionInterface.register(ATTENTION_NAME, packed_attention)

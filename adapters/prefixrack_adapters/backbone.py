@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from prefixrack_adapters.architectures import GLM_2021
 from prefixrack_adapters.attention import AttentionBackend, PackLayout, Prefix, RowLoop
 from prefixrack_adapters.devices import DTYPES, INT8, fastest_dtype, resolve_device, resolve_dtype
 from prefixrack_adapters.embedded import resolve_backbone
-from prefixrack_adapters.families import Family, load_family
+from prefixrack_adapters.families import Family, load_family, load_family_for_inference
 from prefixrack_adapters.families.stock import stored_dtype
 from prefixrack_adapters.gates import GatedPrefix
 from prefixrack_adapters.gpu import has_kernels
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from prefixrack_adapters.gpu.graphs import RecordedPasses
 
 LOG = logging.getLogger(__name__)
+LoadFamily = Callable[[Path, str, torch.dtype], Family]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,25 @@ class Backbone:
         `dtype` int8 is for inference on a CPU: the layers' weights are kept in int8, the rest is in the fastest dtype.
         Raises UnsupportedBackbone, listing the families that work.
         """
+        return cls._load(path, device, dtype, load_family)
+
+    @classmethod
+    def load_for_inference(
+        cls, path: str | Path, device: str = "auto", dtype: str = "auto", record_passes: bool = True
+    ) -> Backbone:
+        """As `load` and `optimise_for_inference`, in less time: BERT's family does without the stock model."""
+        backbone = cls._load(path, device, dtype, load_family_for_inference)
+        backbone.optimise_for_inference(record_passes)
+        return backbone
+
+    @classmethod
+    def _load(cls, path: str | Path, device: str, dtype: str, load: LoadFamily) -> Backbone:
         folder = path if isinstance(path, Path) else resolve_backbone(path)
         spec = BackboneSpec.load(folder)
         tokenizer = BackboneTokenizer.load(folder, spec)
         if dtype == INT8:
             return cls(_quantised_family(folder, spec, device), spec, tokenizer, weights=INT8)
-        family = load_family(folder, spec.architecture, resolve_dtype(dtype))
+        family = load(folder, spec.architecture, resolve_dtype(dtype))
         family.model.requires_grad_(False).eval().to(resolve_device(device))
         return cls(family, spec, tokenizer)
 
@@ -292,7 +306,7 @@ def _quantised_family(folder: Path, spec: BackboneSpec, device: str) -> Family:
     """From weights in the files' own dtype, which is mapped: what is not kept is never copied."""
     if device not in ("auto", "cpu"):
         raise UnsupportedBackbone(f"int8 is for CPUs, seen device {device!r}: use bfloat16 or float32 there")
-    family = load_family(folder, spec.architecture, stored_dtype(folder) or torch.float32)
+    family = load_family_for_inference(folder, spec.architecture, stored_dtype(folder) or torch.float32)
     family.model.requires_grad_(False).eval()
     family.quantise(DTYPES[fastest_dtype("cpu")])
     return family

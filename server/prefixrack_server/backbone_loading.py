@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.devices import INT8, fastest_dtype, resolve_device
@@ -29,16 +28,13 @@ class Loaded(NamedTuple):
 
 def load_backbone(config: ServerConfig, folder: Path) -> Loaded:
     """Call it once, in the thread that is going to wait for requests. Raises UnsupportedBackbone."""
-    if not sys.stderr.isatty():
-        disable_progress_bar()  # the loading bar belongs on a terminal, not in a log
     keep_freed_memory()
     bound_primitive_caches()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # this thread computes nothing: OpenMP threads of its own would slow the engine's
     device, dtype = resolve_device(config.backbone.device), config.backbone.dtype
-    backbone = Backbone.load(folder, device, fastest_dtype(device) if dtype == "auto" else dtype)
-    backbone.optimise_for_inference()
+    backbone = Backbone.load_for_inference(folder, device, fastest_dtype(device) if dtype == "auto" else dtype)
     in_use: Any = backbone.weights
     served = BesideReference(backbone, load_reference(folder)) if in_use == INT8 else backbone
     return Loaded(served, resolve(config, str(backbone.device), in_use, num_threads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import torch
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.families import fused_linear
+from prefixrack_adapters.families.bert_weights import BertWeights
 from prefixrack_adapters.rows import Row
 from tiny import FAMILIES, make_manifest, random_arrays, vocabulary, write_backbone
 
@@ -41,9 +43,10 @@ def random_pack(backbone: Backbone, dtype: torch.dtype = torch.float32) -> list[
 
 
 def load_both(folder: Path, dtype: str = "float32") -> tuple[Backbone, Backbone]:
-    stock, optimised = (Backbone.load(folder, device="cpu", dtype=dtype) for _ in range(2))
-    optimised.optimise_for_inference()
-    return stock, optimised
+    return (
+        Backbone.load(folder, device="cpu", dtype=dtype),
+        Backbone.load_for_inference(folder, device="cpu", dtype=dtype),
+    )
 
 
 def largest_difference(stock: Backbone, optimised: Backbone, pack: list[PackRow]) -> float:
@@ -57,6 +60,26 @@ def largest_difference(stock: Backbone, optimised: Backbone, pack: list[PackRow]
 def test_optimising_changes_nothing_but_the_last_bits(family: str, activation: str, tmp_path: Path) -> None:
     """silu is one that is not fused: such a backbone stays as it is."""
     stock, optimised = load_both(write_backbone(tmp_path, family, hidden_act=activation, **WIDE))
+    assert largest_difference(stock, optimised, random_pack(stock)) <= CLOSE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_optimised_stock_model_is_what_is_loaded_without_one(family: str, tmp_path: Path) -> None:
+    """Bit for bit: the same values in the same operations."""
+    folder = write_backbone(tmp_path, family, **WIDE)
+    optimised, without_stock = Backbone.load(folder, device="cpu"), Backbone.load_for_inference(folder, device="cpu")
+    optimised.optimise_for_inference()
+    assert isinstance(without_stock.model, BertWeights)
+    assert largest_difference(optimised, without_stock, random_pack(optimised)) == 0.0
+
+
+def test_a_config_that_leaves_its_shape_to_transformers_is_read_by_it(tmp_path: Path) -> None:
+    folder = write_backbone(tmp_path, intermediate_size=3072)
+    config = json.loads((folder / "config.json").read_text())
+    del config["intermediate_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    stock, optimised = load_both(folder)
+    assert not isinstance(optimised.model, BertWeights)
     assert largest_difference(stock, optimised, random_pack(stock)) <= CLOSE
 
 

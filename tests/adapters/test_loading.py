@@ -24,6 +24,8 @@ from prefixrack_adapters.architectures import ARCHITECTURES
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.devices import DTYPES
 from prefixrack_adapters.families import FAMILIES, load_family
+from prefixrack_adapters.families.bert import Bert
+from prefixrack_adapters.families.bert_weights import load_bert_weights
 from prefixrack_adapters.families.stock import Stock, load_stock_model
 from prefixrack_adapters.file_pages import MAPS, FilePages
 from prefixrack_adapters.spec import BackboneSpec
@@ -33,6 +35,7 @@ from tiny import write_backbone
 LOAD_PROCESS = Path(__file__).parents[1] / "load_process.py"
 NUM_SHARDS = 5
 STOCK_FAMILIES = sorted(name for name, family in FAMILIES.items() if issubclass(family, Stock))
+FUSED_FAMILIES = sorted(name for name, family in FAMILIES.items() if issubclass(family, Bert))
 needs_maps = pytest.mark.skipif(not MAPS.exists(), reason="this system does not tell how a process uses its memory")
 
 Tensors = dict[str, Tensor]
@@ -164,6 +167,43 @@ def assert_same_tensors(seen: Tensors, wanted: Tensors) -> None:
     for name, tensor in wanted.items():
         assert seen[name].dtype is tensor.dtype, name
         assert torch.equal(seen[name], tensor), name
+
+
+@pytest.mark.parametrize("family", FUSED_FAMILIES)
+@pytest.mark.parametrize("form", ["single", "sharded", "bin", "sharded-bin"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_loaded_without_the_stock_model_is_what_transformers_loads(
+    family: str, form: str, dtype: str, tmp_path: Path
+) -> None:
+    """From the files of a task checkpoint, with the old names of normalisation and a head that is left out."""
+    source, folder = write_backbone(tmp_path / "source", family), tmp_path / "checkpoint"
+    prefix = ARCHITECTURES[family].model_prefix
+    tensors = load_file(source / "model.safetensors")
+    as_task = {f"{prefix}{name}".replace("LayerNorm.weight", "LayerNorm.gamma"): one for name, one in tensors.items()}
+    folder.mkdir()
+    rewrite(source, folder, as_task | {"classifier.weight": torch.ones(2, 32)}, form)
+    seen = load_bert_weights(folder, DTYPES[dtype])
+    assert seen is not None
+    wanted = AutoModel.from_pretrained(source, dtype=DTYPES[dtype])
+    of_stock = {name: one for name, one in wanted.named_parameters() if not name.startswith("pooler.")}
+    assert_same_tensors(dict(seen.named_parameters()), of_stock)
+
+
+def test_a_tensor_that_is_not_in_the_files_is_named(backbone_folder: Path, tmp_path: Path) -> None:
+    """transformers would draw it at random."""
+    tensors = load_file(backbone_folder / "model.safetensors")
+    del tensors["encoder.layer.1.attention.self.key.bias"]
+    rewrite(backbone_folder, tmp_path, tensors, "single")
+    with pytest.raises(UnsupportedBackbone, match=r"lacks 1 of the model's tensors.*layer\.1\.attention\.self\.key"):
+        load_bert_weights(tmp_path, torch.float32)
+
+
+def test_a_tensor_of_another_shape_is_named(backbone_folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(backbone_folder / "model.safetensors")
+    tensors["embeddings.LayerNorm.bias"] = torch.zeros(31)
+    rewrite(backbone_folder, tmp_path, tensors, "single")
+    with pytest.raises(UnsupportedBackbone, match=r"'embeddings.LayerNorm.bias' in shape \[31\].* asks for \[32\]"):
+        load_bert_weights(tmp_path, torch.float32)
 
 
 @pytest.mark.parametrize("form", ["single", "sharded", "bin", "sharded-bin"])

@@ -39,9 +39,14 @@ FAMILIES: Mapping[str, type[Family]] = {
     "xlm-roberta": Bert,
 }
 
-__all__ = ["FAMILIES", "Family", "load_family"]
+__all__ = ["FAMILIES", "Family", "load_family", "load_family_for_inference"]
 
 
 def load_family(folder: Path, model_type: str, dtype: torch.dtype) -> Family:
     """The frozen model of a backbone folder, on the CPU, memory-mapped."""
     return FAMILIES[model_type].load(folder, dtype)
+
+
+def load_family_for_inference(folder: Path, model_type: str, dtype: torch.dtype) -> Family:
+    """The same, to be optimised or quantised before the first pass."""
+    return FAMILIES[model_type].load_for_inference(folder, dtype)

@@ -30,6 +30,11 @@ class Family(ABC):
     def load(cls, folder: Path, dtype: torch.dtype) -> Self:
         """Read the weights of a backbone folder: on the CPU, memory-mapped, with packed attention."""
 
+    @classmethod
+    def load_for_inference(cls, folder: Path, dtype: torch.dtype) -> Self:
+        """As `load`, for who calls `optimise_for_inference` or `quantise` before the first pass."""
+        return cls.load(folder, dtype)
+
     @abstractmethod
     def words(self, token_ids: Tensor) -> Tensor:
         """Word vectors [T, e] of token ids [T]."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.attention import AttentionCall, PackLayout, attend_side_by_side
+from prefixrack_adapters.families.bert_weights import load_bert_weights
 from prefixrack_adapters.families.casting import cast_parameters
 from prefixrack_adapters.families.fused_linear import Activation, FusedLinear
 from prefixrack_adapters.families.int8_layer import Int8Layer
@@ -30,11 +32,21 @@ L = TypeVar("L", "FusedLayer", Int8Layer)
 
 
 class Bert(Encoder):
-    """Until `optimise_for_inference` the stock model; afterwards its layers are `FusedLayer`s, or `Int8Layer`s."""
+    """Until `optimise_for_inference` the stock model; afterwards its layers are `FusedLayer`s, or `Int8Layer`s.
+
+    Where it is loaded for inference, the stock model is left out.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._fused: list[FusedLayer] | list[Int8Layer] | None = None
+
+    @classmethod
+    def load_for_inference(cls, folder: Path, dtype: torch.dtype) -> Self:
+        weights = load_bert_weights(folder, dtype)
+        if weights is None or weights.config.hidden_act not in ACTIVATIONS:
+            return cls.load(folder, dtype)
+        return cls(weights)
 
     def optimise_for_inference(self) -> None:
         activation = ACTIVATIONS.get(self.config.hidden_act)

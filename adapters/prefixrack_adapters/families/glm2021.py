@@ -13,16 +13,14 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.architectures import ARCHITECTURES, GLM_2021, GLM_2021_BLOCKS
 from prefixrack_adapters.attention import AttentionCall, PackLayout
+from prefixrack_adapters.families.assigning import Embedding, Linear, assign_weights
 from prefixrack_adapters.families.base import Family
 from prefixrack_adapters.families.casting import cast_parameters
 from prefixrack_adapters.spec import read_config
-from prefixrack_adapters.weights import SAFETENSORS, torch_state, weight_files
 
 DEFAULT_EPSILON = 1e-5
 
@@ -35,9 +33,9 @@ class GlmLayer(nn.Module):
         self.index, self.num_heads = index, num_heads
         self.input_layernorm = nn.LayerNorm(width, epsilon)
         self.post_attention_layernorm = nn.LayerNorm(width, epsilon)
-        joint, dense = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        joint, dense = Linear(width, 3 * width), Linear(width, width)
         self.attention = nn.ModuleDict({"query_key_value": joint, "dense": dense})
-        self.mlp = nn.ModuleDict({"dense_h_to_4h": nn.Linear(width, inner), "dense_4h_to_h": nn.Linear(inner, width)})
+        self.mlp = nn.ModuleDict({"dense_h_to_4h": Linear(width, inner), "dense_4h_to_h": Linear(inner, width)})
 
     def forward(self, states: Tensor, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → the same."""
@@ -68,13 +66,13 @@ class GlmModel(nn.Module):
         layers = [GlmLayer(index, width, inner, num_heads, epsilon) for index in range(num_layers)]
         self.transformer = nn.ModuleDict(
             {
-                "word_embeddings": nn.Embedding(config["vocab_size"], width),
-                "position_embeddings": nn.Embedding(positions, width),
+                "word_embeddings": Embedding(config["vocab_size"], width),
+                "position_embeddings": Embedding(positions, width),
                 "layers": nn.ModuleList(layers),
                 "final_layernorm": nn.LayerNorm(width, epsilon),
             }
         )
-        blocks = nn.ModuleDict({"block_position_embeddings": nn.Embedding(positions, width)})
+        blocks = nn.ModuleDict({"block_position_embeddings": Embedding(positions, width)})
         self.mixins = nn.ModuleDict({"block_position_embedding": blocks})
 
     def layers(self) -> Iterator[GlmLayer]:
@@ -92,7 +90,9 @@ class Glm2021(Family):
         config = read_config(folder)
         with torch.device("meta"):
             model = GlmModel(config)
-        _assign(model, folder)
+        assign_weights(
+            model, folder, ARCHITECTURES[GLM_2021], "parts of a model-parallel checkpoint must be merged first"
+        )
         cast_parameters(model, dtype)
         return cls(model)
 
@@ -118,30 +118,3 @@ class Glm2021(Family):
 
     def _table(self, name: str) -> Tensor:
         return self.model.get_parameter(f"{name}.weight")
-
-
-def _assign(model: GlmModel, folder: Path) -> None:
-    """Give the model the files' own mapped tensors, file by file: nothing is copied.
-
-    Head and mixin tensors of task checkpoints are left out.
-    """
-    wanted = dict(model.state_dict())
-    for path in weight_files(folder):
-        found = {ARCHITECTURES[GLM_2021].base_name(name): tensor for name, tensor in _tensors(path).items()}
-        own = {name: tensor for name, tensor in found.items() if name in wanted}
-        for name, tensor in own.items():
-            if tensor.shape != wanted[name].shape:
-                raise UnsupportedBackbone(
-                    f"{path} has {name!r} in shape {list(tensor.shape)}, config.json asks for "
-                    f"{list(wanted[name].shape)}: parts of a model-parallel checkpoint must be merged first"
-                )
-        model.load_state_dict(own, strict=False, assign=True)
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        raise UnsupportedBackbone(
-            f"{folder} lacks {len(missing)} of the model's tensors, the first {missing[0]!r}: copy all of its files"
-        )
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    return load_file(path) if path.suffix == SAFETENSORS else torch_state(path)

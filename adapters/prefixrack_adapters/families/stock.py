@@ -1,4 +1,8 @@
-"""Stock transformers models that call the attention interface, behind one loader. Knows no rows and no adapters."""
+"""Stock transformers models that call the attention interface, behind one loader. Knows no rows and no adapters.
+
+transformers is imported where a stock model is loaded: families that are loaded for inference without one are ready
+in half the time.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
-from transformers.utils import logging as transformers_logging
 
 from prefixrack_adapters.attention import ATTENTION_NAME, PackLayout, note_inputs, register_packed_attention
 from prefixrack_adapters.families.base import Family
@@ -48,6 +50,8 @@ class Encoder(Stock):
 
     @classmethod
     def _options(cls, folder: Path) -> dict[str, Any]:
+        from transformers import AutoConfig
+
         # Heads bring their own pooler; ELECTRA has none.
         is_electra = AutoConfig.from_pretrained(folder).model_type == "electra"
         return {} if is_electra else {"add_pooling_layer": False}
@@ -68,6 +72,8 @@ def load_stock_model(folder: Path, dtype: torch.dtype, attention: str, **options
     Setting the attention on a shared config would switch every model that uses it. A dtype other than the file's is
     cast afterwards: transformers would hold what it casts and all that it read at the same time.
     """
+    from transformers import AutoConfig, AutoModel
+
     register_packed_attention()
     config = AutoConfig.from_pretrained(folder)
     with _quiet():
@@ -91,6 +97,8 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Unused poolers and heads in the file are expected: transformers need not warn of them, nor show a bar."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
