@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from prefixrack.errors import BundleTooLarge, Fault, InternalFault, ServerOverloaded
 from prefixrack_adapters.manifest import Manifest
+from prefixrack_server.eviction import EvictionOrder
 from prefixrack_server.fair_line import FairJobs, FairLine
 from prefixrack_server.messages import BundleRef, ResidencyState, RowFailure
 
@@ -92,7 +93,7 @@ class ResidencyStats:
 @dataclass(slots=True, eq=False)
 class Entry(Generic[A]):
     bundle: BundleRef
-    tenant: str  # whose turn its load takes: the first that wanted it
+    tenant: str  # the last that used it, in whose share of the room it is; while it loads the first that wanted it
     state: ResidencyState = "loading"
     size_bytes: int = 0
     is_holding_room: bool = False
@@ -109,7 +110,7 @@ class Entry(Generic[A]):
 
 
 class Residency(Generic[A]):
-    """Least recently used eviction under a hard budget, with pins, and one line for room.
+    """Eviction under a hard budget, in an order that knows tenants' shares, with pins, and one line for room.
 
     `lock` is the caller's own, reentrant: rows and adapters change together. It is held for bookkeeping only; files
     are read in `fetchers` and adapters are made in `loaders`, outside it. Both belong to the residency from here on.
@@ -143,7 +144,7 @@ class Residency(Generic[A]):
         self._loaders = loaders
         self._is_closed = False
         self._entries: dict[str, Entry[A]] = {}
-        self._idle: OrderedDict[str, Entry[A]] = OrderedDict()  # evictable, least recently used first
+        self._idle: EvictionOrder[str] = EvictionOrder(budget_bytes, clock)
         self._line: FairLine[str, Entry[A]] = FairLine()
         self._failed: OrderedDict[str, Entry[A]] = OrderedDict()  # by time of failure
         self._kept: set[str] = set()
@@ -170,7 +171,7 @@ class Residency(Generic[A]):
         assert entry.state == "resident", f"{digest} is {entry.state}, only a resident adapter can be pinned"
         if num_pins:
             entry.num_pins += num_pins
-            self._idle.pop(digest, None)
+            self._idle.discard(digest)
 
     def unpin(self, digest: str) -> None:
         entry = self._entries[digest]
@@ -189,19 +190,16 @@ class Residency(Generic[A]):
         entry = self._entries.get(bundle.digest)
         if entry is None or entry.state == "failed":
             self._start(bundle, NOBODY)
-        elif entry.is_holding_room and bundle.digest not in self._kept:
-            self._kept_bytes += entry.size_bytes
-        self._kept.add(bundle.digest)
-        self._idle.pop(bundle.digest, None)
+        self._move(bundle.digest, self._kept.add)
+        self._idle.discard(bundle.digest)
         self._serve_line()
 
     def unkeep(self, digest: str) -> None:
         if digest not in self._kept:
             return
-        self._kept.remove(digest)
+        self._move(digest, self._kept.remove)
         entry = self._entries.get(digest)
-        if entry is not None and entry.is_holding_room:
-            self._kept_bytes -= entry.size_bytes
+        if entry is not None:
             self._rest(entry)
 
     def forget(self, digest: str) -> None:
@@ -233,13 +231,21 @@ class Residency(Generic[A]):
         return entry.state == "failed" and self._clock() >= entry.retry_at
 
     def _demand_resident(self, entry: Entry[A], tenant: str) -> Demand:
+        self._give_to(entry, tenant)
         if not self._line:
             self.pin(entry.digest, 1)
             return "ready"
         self._line.add(tenant, entry.digest, entry)
         if entry.digest in self._idle:
-            self._idle.move_to_end(entry.digest)
+            self._idle.add(entry.digest, tenant)
         return "wait"
+
+    def _give_to(self, entry: Entry[A], tenant: str) -> None:
+        """From here on it is in this tenant's share."""
+        if entry.tenant != tenant:
+            self._count(entry, -entry.size_bytes)
+            entry.tenant = tenant
+            self._count(entry, entry.size_bytes)
 
     def _start(self, bundle: BundleRef, tenant: str) -> None:
         entry: Entry[A] = Entry(bundle, tenant)
@@ -365,12 +371,16 @@ class Residency(Generic[A]):
         )
 
     def _make_room(self, size_bytes: int) -> bool:
-        while self._held_bytes + size_bytes > self._budget_bytes and self._idle:
-            self._evict(next(iter(self._idle)))
-        return self._held_bytes + size_bytes <= self._budget_bytes
+        while self._held_bytes + size_bytes > self._budget_bytes:
+            digest = self._idle.first()
+            if digest is None:
+                return False
+            self._evict(digest)
+        return True
 
     def _evict(self, digest: str) -> None:
-        entry = self._idle.pop(digest)
+        entry = self._entries[digest]
+        self._idle.discard(digest)
         self._release_room(entry)
         entry.adapter = None
         self._num_resident -= 1
@@ -390,13 +400,30 @@ class Residency(Generic[A]):
     def _hold_room(self, entry: Entry[A]) -> None:
         entry.is_holding_room = True
         self._held_bytes += entry.size_bytes
-        self._kept_bytes += entry.size_bytes if entry.digest in self._kept else 0
+        self._count(entry, entry.size_bytes)
 
     def _release_room(self, entry: Entry[A]) -> None:
         if entry.is_holding_room:
             entry.is_holding_room = False
             self._held_bytes -= entry.size_bytes
-            self._kept_bytes -= entry.size_bytes if entry.digest in self._kept else 0
+            self._count(entry, -entry.size_bytes)
+
+    def _move(self, digest: str, change: Callable[[str], None]) -> None:
+        """Into the kept or out of them, with what it holds."""
+        entry = self._entries.get(digest)
+        if entry is None or not entry.is_holding_room:
+            change(digest)
+            return
+        self._count(entry, -entry.size_bytes)
+        change(digest)
+        self._count(entry, entry.size_bytes)
+
+    def _count(self, entry: Entry[A], size_bytes: int) -> None:
+        """In its tenant's share, or among the kept, which are in nobody's."""
+        if entry.digest in self._kept:
+            self._kept_bytes += size_bytes
+        else:
+            self._idle.count(entry.tenant, size_bytes)
 
     def _resize(self, entry: Entry[A], size_bytes: int) -> bool:
         """Change a reservation to the adapter's true size. False where there is no room for it now."""
@@ -410,7 +437,7 @@ class Residency(Generic[A]):
     def _rest(self, entry: Entry[A]) -> None:
         """A resident adapter that nobody holds may be evicted, and is the last in turn for that."""
         if entry.state == "resident" and entry.num_pins == 0 and entry.digest not in self._kept:
-            self._idle[entry.digest] = entry
+            self._idle.add(entry.digest, entry.tenant)
             if entry.is_forgotten and entry.digest not in self._line:
                 self._evict(entry.digest)
         self._serve_line()

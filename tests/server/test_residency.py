@@ -14,6 +14,7 @@ import pytest
 
 from prefixrack.errors import MalformedBundle
 from prefixrack_adapters.manifest import Manifest
+from prefixrack_server.eviction import UNUSED_S
 from prefixrack_server.fair_line import FairJobs
 from prefixrack_server.messages import BundleRef, RowFailure
 from prefixrack_server.residency import Fetched, Residency
@@ -106,9 +107,9 @@ class Desk:
             self.waiting[digest] = self.waiting.get(digest, 0) + 1
         return demand
 
-    def use(self, digest: str) -> None:
+    def use(self, digest: str, tenant: str = "one") -> None:
         """A row comes, is computed, and goes."""
-        if self.demand(digest) == "wait":
+        if self.demand(digest, tenant) == "wait":
             self.threads.run_all()
         self.residency.unpin(digest)
 
@@ -364,3 +365,53 @@ def test_in_the_line_for_room_tenants_take_turns(desk: Desk) -> None:
     desk.residency.unpin("x10")
     desk.threads.run_all()
     assert [digest for digest in ("f4", "c4", "g4") if desk.residency.state(digest) == "resident"] == ["f4", "c4"]
+
+
+def test_a_tenant_that_uses_many_adapters_evicts_its_own(desk: Desk) -> None:
+    """Once it has its share, half of the room here, whoever used theirs longer ago."""
+    for digest in ("a2", "b2"):
+        desk.use(digest, "few")
+    for number in range(20):
+        desk.use(f"{'cdefghijklmnopqrstuv'[number]}2", "many")
+    assert desk.states("a2", "b2") == ["resident", "resident"]
+    assert desk.states("s2", "t2", "u2", "v2") == ["absent", "resident", "resident", "resident"]
+
+
+def test_who_comes_gets_a_share_from_who_has_it_all(desk: Desk) -> None:
+    for digest in ("a2", "b2", "c2", "d2", "e2"):
+        desk.use(digest, "first")
+    for digest in ("f2", "g2", "h2"):
+        desk.use(digest, "second")
+    assert desk.states("a2", "b2", "c2") == ["absent"] * 3
+    assert desk.states("d2", "e2", "f2", "g2", "h2") == ["resident"] * 5
+
+
+def test_room_of_a_tenant_that_left_is_for_the_others(desk: Desk) -> None:
+    desk.use("a4", "left")
+    desk.use("b6", "busy")
+    desk.now = UNUSED_S
+    desk.use("b6", "busy")
+    desk.use("c4", "busy")
+    assert desk.states("a4", "b6", "c4") == ["absent", "resident", "resident"]
+
+
+def test_an_adapter_is_in_the_share_of_who_used_it_last(desk: Desk) -> None:
+    """Equal bytes are one adapter, whoever uploaded them."""
+    desk.use("b3", "first")
+    desk.use("a6", "first")
+    desk.use("a6", "second")
+    desk.use("c2", "first")
+    assert desk.states("a6", "b3", "c2") == ["absent", "resident", "resident"]
+
+
+def test_what_is_kept_is_in_nobodys_share(desk: Desk) -> None:
+    desk.residency.keep(bundle("k6"))
+    desk.threads.run_all()
+    desk.use("k6", "one")
+    desk.use("b2", "two")
+    desk.use("a2", "one")
+    desk.use("c2", "two")
+    assert desk.states("k6", "a2", "b2", "c2") == ["resident", "resident", "absent", "resident"]
+    desk.residency.unkeep("k6")
+    desk.use("d2", "two")
+    assert desk.states("k6", "a2", "c2", "d2") == ["resident", "absent", "resident", "resident"]
