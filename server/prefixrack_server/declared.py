@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from prefixrack.errors import Fault, PrefixrackError
+from prefixrack.errors import AdapterNotFound, Fault, PrefixrackError
 from prefixrack_server.keeper import Keeper
 from prefixrack_server.registry.aliases import ANY, Target
 from prefixrack_server.registry.names import LATEST, check_movable_alias, check_name
@@ -148,10 +148,16 @@ class Follower:
                 log.error("a declared adapter is not as declared", adapter=name, code=fault.code, detail=fault.detail)
         for name in await self._names():
             if name not in declaration.adapters:
-                digests = await self._registry.digests(self._tenant, name)
-                await self._registry.delete_adapter(self._tenant, name)
-                await self._keeper.let_go(digests)
+                await self._remove(name)
         return num_failed
+
+    async def _remove(self, name: str) -> None:
+        digests = await self._registry.digests(self._tenant, name)
+        try:
+            await self._registry.delete_adapter(self._tenant, name)
+        except AdapterNotFound:
+            return  # another front end, which reads the same file, was faster
+        await self._keeper.let_go(digests)
 
     async def _apply_adapter(self, name: str, adapter: DeclaredAdapter) -> None:
         there = await self._numbers(name)

@@ -32,6 +32,7 @@ KEYS_LAST_S: Final = 86_400.0  # when no refresh succeeds: an issuer that is awa
 UNKNOWN_KEY_PAUSE_S: Final = 30.0
 FAILURE_PAUSE_S: Final = 5.0
 FETCH_TIMEOUT_S: Final = 5.0
+NEVER: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 NUM_THREADS: Final = 2  # of their own: an issuer that hangs must not take those of everybody
 # What needs no mapping: whoever names roles at the issuer must say here which of them administrate.
 PLAIN_SCOPES: Final = SCOPES - {"tenant:admin", "admin"}
@@ -104,12 +105,12 @@ class TokenVerifier:
             ) from None
         except PyJWKClientError:
             raise InvalidToken("the token is signed by a key that its issuer does not publish: get a new one") from None
-        except PyJWTError as error:
+        except (PyJWTError, OverflowError) as error:  # the second for a time that is infinite
             raise InvalidToken(f"the token is refused ({error}): get a new one from {self._config.issuer}") from None
         return self._speaks_for(claims)
 
     def _speaks_for(self, claims: Mapping[str, Any]) -> TokenClaims:
-        expires = datetime.fromtimestamp(claims["exp"] + self._config.leeway_s, UTC)
+        expires = _moment(int(claims["exp"]) + self._config.leeway_s)
         return TokenClaims(_actor(claims["sub"]), self._tenant(claims), self._scopes(claims), expires)
 
     def _tenant(self, claims: Mapping[str, Any]) -> str:
@@ -134,6 +135,11 @@ def _key_id(token: str) -> str:
     if not isinstance(key_id, str):
         raise InvalidToken("the token's header names no key (kid): get one that is signed by its issuer")
     return key_id
+
+
+def _moment(timestamp: float) -> datetime:
+    """Some issuers write a time that no calendar has where they mean never."""
+    return datetime.fromtimestamp(min(timestamp, NEVER), UTC)
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,21 @@ async def test_a_turn_that_fails_is_taken_again(
         for _ in range(TURNS_TO_RETRY):
             await follower.turn()
         assert await server.names() == [("intent", 1, 1)]
+
+
+async def test_front_ends_follow_one_file_at_once(serving: Any, file: File, bundles: Any) -> None:
+    intent, ner, other = (version_of(bundles("intent", seed=seed)) for seed in (1, 2, 3))
+    file.write(intent={"versions": {"1": intent}}, ner={"versions": {"1": ner}})
+    async with serving(registry={"declared": file.path}) as server:
+        followers = [follower_of(server) for _ in range(3)]
+        file.write(
+            intent={"versions": {"1": intent, "2": other}, "aliases": {"production": {"version": 2}}},
+            other={"versions": {"7": other}},
+        )
+        await asyncio.gather(*(follower.turn() for follower in followers))
+        for _ in range(TURNS_TO_RETRY):
+            await followers[0].turn()
+        assert await server.names() == [("intent", 2, 2), ("other", 7, 1)]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"adapters": {"a": {"versions": {}}}}'])

@@ -142,12 +142,20 @@ async def test_a_token_has_the_scopes_that_it_names(server: Any, issuer: Issuer)
         {"tenant": "nobody"},
         {"tenant": "../acme"},
         {"kid": "other"},
+        {"exp": float("inf")},
+        {"exp": "soon"},
     ],
 )
 async def test_tokens_that_are_refused(server: Any, issuer: Issuer, changes: dict[str, Any]) -> None:
     refused = await ask(server, issuer.token(**changes))
     assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
     assert refused.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("exp", [253_402_300_799, 10**15, 1e300, str(int(time.time()) + 300)])
+async def test_tokens_that_end_in_no_calendar_or_say_so_as_text(server: Any, issuer: Issuer, exp: Any) -> None:
+    """PyJWT takes them all."""
+    assert (await ask(server, issuer.token(exp=exp))).status_code == 200
 
 
 def part(document: Any) -> str:

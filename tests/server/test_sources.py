@@ -210,7 +210,19 @@ def test_paths_on_the_hub(uri: str, url: str) -> None:
     assert HubPath.parse(uri).url("http://h/", "f") == url
 
 
-@pytest.mark.parametrize("uri", ["hf://a", "hf://", "hf://a//b", "hf://a/../b"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hf://a",
+        "hf://",
+        "hf://a//b",
+        "hf://a/../b",
+        "hf://a/..@v1",
+        "hf://a/b%2F..%2F..%2Fc%2Fd",
+        "hf://a/%2e%2e",
+        "hf://a%2f..%2fc/d",
+    ],
+)
 def test_what_is_no_path_on_the_hub(uri: str) -> None:
     with pytest.raises(SourceRefused):
         HubPath.parse(uri)
@@ -238,12 +250,27 @@ def guard_that_sees(*addresses: str) -> Guard:
         "fe80::1",
         "fc00::1",
         "::ffff:10.0.0.1",
+        "::10.0.0.1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::8.8.8.8",
+        "2002:a9fe:a9fe::1",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+        "fec0::1",
+        "192.0.0.192",
+        "168.63.129.16",
     ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
     for seen in ([address], ["8.8.8.8", address]):
         with pytest.raises(SourceRefused, match="not public"):
             guard_that_sees(*seen).address_of(httpx2.URL("https://example.org/x"))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::6810:1", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8"])
+def test_public_addresses(address: str) -> None:
+    """The third is how a network with IPv6 alone reaches the first."""
+    assert guard_that_sees(address).address_of(httpx2.URL("https://example.org/x")) == address
 
 
 def test_the_connection_goes_to_the_address_that_was_looked_at() -> None:

@@ -16,7 +16,17 @@ import httpx2
 from prefixrack.errors import SourceRefused
 
 Resolve = Callable[[str, int], Sequence[str]]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PORTS = {"https": 443, "http": 80}
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # NAT64 (RFC 6052): what a network with IPv6 alone calls IPv4
+# Internal, whatever Python's version says of them: protocol assignments, the host that Azure's machines have their
+# secrets from, IPv4 inside IPv6 in forms that nobody needs (RFC 4291, 6to4, a network's own NAT64), site-local.
+INTERNAL = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "168.63.129.16/32", "::/96", "2002::/16", "64:ff9b:1::/48", "fec0::/10"),
+    )
+)
 
 
 def resolve_host(host: str, port: int) -> Sequence[str]:
@@ -71,6 +81,13 @@ class GuardedTransport(httpx2.BaseTransport):
 
 
 def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global and not parsed.is_multicast
+    parsed = _target(ipaddress.ip_address(address.partition("%")[0]))
+    return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in INTERNAL)
+
+
+def _target(address: Address) -> Address:
+    """Where packets for it end: an IPv6 address may stand for one of IPv4, behind the network's translator."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    is_translated = address in TRANSLATED
+    return address.ipv4_mapped or (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if is_translated else address)

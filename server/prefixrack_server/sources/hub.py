@@ -7,6 +7,7 @@ guard's.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urljoin
@@ -21,6 +22,7 @@ DEFAULT_REVISION = "main"
 TIMEOUT_S = 60.0
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 1 << 20
+NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._-]+")  # an encoded slash or dot would lead to what no operator has allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class HubPath:
                 f"{uri[:200]!a} is no path on the hub: write hf://owner/name, and perhaps @revision and /folder"
             )
         name, _, revision = parts[1].partition("@")
+        if not NAME.fullmatch(parts[0]) or not NAME.fullmatch(name):
+            raise SourceRefused(
+                f"{uri[:200]!a} is no path on the hub: owners and names have letters, digits, '.', '_' and '-'"
+            )
         return cls(f"{parts[0]}/{name}", revision or DEFAULT_REVISION, "/".join(parts[2:]))
 
     def url(self, endpoint: str, name: str) -> str:
