@@ -13,10 +13,14 @@ MAX_HELD_BYTES: Final = 64 * 1024
 
 class OneWriteProtocol(HttpToolsProtocol):
     """It also notes, in the event loop's time, what tells a slow client: `head_since` the head of a request is being
-    waited for (None where it is there), and `heard_at` bytes came last."""
+    waited for (None where it is there), `body_since` its body, of which `body_bytes` came so far, `heard_at` bytes came
+    last, and `answered_at` an answer ended."""
 
     head_since: float | None = None
+    body_since: float = 0.0
+    body_bytes: int = 0
     heard_at: float = 0.0
+    answered_at: float = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(HoldingTransport(transport, self.loop))  # type: ignore[arg-type]
@@ -24,6 +28,7 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
+        self.body_bytes += len(data)
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -32,7 +37,12 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.head_since = None
+        self.body_since, self.body_bytes = self.heard_at, 0
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        self.answered_at = self.loop.time()
+        super().on_response_complete()
 
     def close_after_answer(self) -> None:
         """The one that is being made. Its head is sent without `Connection: close` where it is out already."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from prefixrack.errors import Fault, RequestStalled
 from prefixrack_server.one_write import OneWriteProtocol
 from prefixrack_server.problems import problem_response
 from prefixrack_server.request_context import request_id_of
+
+# What a body comes in at least, on the whole, beyond the patience that there is with a pause.
+MIN_BYTES_PER_S: Final = 500
 
 
 class SlowClients:
@@ -35,11 +38,18 @@ class SlowClients:
                 connection.transport.abort()
             elif self._is_late(connection.head_since, now):
                 _answer(connection, self._fault("the head of a request"), "")
-            elif self._is_late(_body_since(connection), now):
+            elif self._is_late(_idle_since(connection), now):
+                connection.transport.close()
+            elif _awaits_body(connection) and self._is_body_late(connection, now):
                 _answer(connection, self._fault("the rest of the body"), request_id_of(connection.scope))  # type: ignore[arg-type]
 
     def _is_late(self, since: float | None, now: float) -> bool:
         return since is not None and now - since > self._patience_s
+
+    def _is_body_late(self, connection: OneWriteProtocol, now: float) -> bool:
+        """It stalls, or trickles: each byte would be in time, and the whole never there."""
+        allowed_s = self._patience_s + connection.body_bytes / MIN_BYTES_PER_S
+        return self._is_late(connection.heard_at, now) or now - connection.body_since > allowed_s
 
     def _is_not_reading(
         self, connection: OneWriteProtocol, known: dict[OneWriteProtocol, tuple[int, float]], now: float
@@ -53,16 +63,23 @@ class SlowClients:
 
     def _fault(self, missing: str) -> Fault:
         return RequestStalled(
-            f"{missing} did not come within {self._patience_s:g} s: send it without a pause, or on a faster connection"
+            f"{missing} did not come within {self._patience_s:g} s, or in fewer than {MIN_BYTES_PER_S} bytes a second: "
+            "send it without a pause, or on a faster connection"
         )
 
 
-def _body_since(connection: OneWriteProtocol) -> float | None:
-    """Since when a body is being waited for; None where none is, or where it is not read at the moment."""
+def _awaits_body(connection: OneWriteProtocol) -> bool:
+    """Not where it is not read at the moment."""
     cycle = connection.cycle
-    if cycle is None or cycle.response_started or not cycle.more_body or connection.flow.read_paused:
-        return None
-    return connection.heard_at
+    return not (cycle is None or cycle.response_started or not cycle.more_body or connection.flow.read_paused)
+
+
+def _idle_since(connection: OneWriteProtocol) -> float | None:
+    """Since when there has been no request, though something came: the rest of one that is answered, or line ends. By
+    that, uvicorn's own timer for idle connections has ended."""
+    cycle = connection.cycle
+    is_answered = cycle is not None and cycle.response_complete and connection.head_since is None
+    return connection.answered_at if is_answered and connection.timeout_keep_alive_task is None else None
 
 
 def _answer(connection: OneWriteProtocol, fault: Fault, request_id: str) -> None:

@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from listening import Listening
+from prefixrack_server.slow_clients import MIN_BYTES_PER_S
 
 LIMITS = {"max_queued_rows": 1}
 BODY = json.dumps({"inputs": "hello"}).encode()
@@ -86,13 +87,62 @@ async def test_a_head_that_trickles_is_as_late(serving: Any, bundles: Any, until
         writer.close()
 
 
+@pytest.mark.parametrize("sent_later", [b"", b"x", b"xx"])
+async def test_who_was_answered_before_its_body_came_is_let_go_if_it_never_comes(
+    serving: Any, bundles: Any, until: Any, sent_later: bytes
+) -> None:
+    """A refusal needs no key, so whoever likes could hold as many connections."""
+    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+        reader, writer = await place.connect()
+        writer.write(head(1000, media_type="text/plain"))
+        assert (await read_answer(reader))[0] == 415
+        for byte in sent_later:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.2)
+        await until(lambda: not place.http.server_state.connections)
+        writer.close()
+
+
+async def test_line_ends_between_requests_hold_no_connection(serving: Any, bundles: Any, until: Any) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+        reader, writer = await place.connect()
+        writer.write(head(len(BODY)) + BODY)
+        assert (await read_answer(reader))[0] == 200
+        writer.write(b"\r\n")
+        await until(lambda: not place.http.server_state.connections)
+        writer.close()
+
+
+async def test_a_body_that_trickles_is_as_late(serving: Any, bundles: Any, until: Any) -> None:
+    """FastAPI reads a body before it asks for the key, so nobody needs one."""
+    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+        reader, writer = await place.connect()
+        writer.write(head(1_000_000))
+
+        async def trickle() -> None:
+            for _ in range(1000):
+                writer.write(b" ")
+                await asyncio.sleep(0.05)
+
+        task = asyncio.create_task(trickle())
+        status, _, body = await read_answer(reader)
+        assert (status, json.loads(body)["code"]) == (408, "request_stalled")
+        assert f"{MIN_BYTES_PER_S} bytes a second" in json.loads(body)["detail"]
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        writer.close()
+
+
 async def test_a_body_that_comes_slowly_is_taken(serving: Any, bundles: Any, until: Any) -> None:
     async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
         reader, writer = await place.connect()
-        writer.write(head(len(BODY)))
-        for byte in BODY:
-            writer.write(bytes([byte]))
+        blanks = b" " * 200  # of whatever size in JSON
+        writer.write(head(len(BODY) + 20 * len(blanks)))
+        for _ in range(20):
+            writer.write(blanks)
             await asyncio.sleep(0.05)
+        writer.write(BODY)
         assert (await read_answer(reader))[0] == 200
         writer.close()
 
