@@ -30,7 +30,7 @@ from prefixrack_server.registry.aliases import Target
 from prefixrack_server.registry.blobs import LocalBlobStore
 from prefixrack_server.registry.principal import Actor
 from prefixrack_server.registry.registry import DEFAULT_TENANT, Registry
-from prefixrack_server.rollout_traffic import MAX_LABELLED
+from prefixrack_server.traffic import MAX_ROLLOUT_VERSIONS
 from server_process import Server, path_of, serving
 from stand import Stand, stand
 from start_up import spooled
@@ -50,7 +50,7 @@ DAYS = 7  # of usage, each with a line for every adapter
 FAN_OUT = 20
 PATTERN = "name-*7"
 # More than have metrics of their own: each has three versions that are counted.
-NUM_ROLLOUTS = MAX_LABELLED // 2
+NUM_ROLLOUTS = MAX_ROLLOUT_VERSIONS // 2
 ROLLOUT = Target(1, canary_number=2, canary_share=0.5, shadow_number=3)
 ROUTING_KEYS = [f"caller-{number}" for number in range(8)]  # some for each version
 WARM_UPS = 3

@@ -131,7 +131,7 @@ def build_services(
         uploads=Uploads(registry, predictor, spool, spec, config.backbone.serving_dtype),
         sources=Sources(config.sources, seat.spool_dir, limits.max_bundle_bytes, config.backbone.path),
         metrics=metrics,
-        rollouts=RolloutTraffic(predictor, metrics.counters),
+        rollouts=RolloutTraffic(predictor, seat.traffic),
     )
 
 
@@ -156,6 +156,7 @@ def _lifespan(services: Services) -> Lifespan:
                 running(keep_house(services.registry, services.keeper, predictor.holds, predictor.usage)),
                 running(keep_keys(services.verifier)),
                 running(every(TURN_S, predictor.traffic.turn)),
+                running(every(TURN_S, lambda: services.rollouts.turn(services.registry))),
                 running(follow(follower)),
             ):
                 services.phase.is_started = True

@@ -188,9 +188,9 @@ class BulkAnswer(Response):
         call: Call,
         limits: LimitsConfig,
         folder: Path,
-        note: Callable[[str], None] | None = None,
+        note: Callable[[errors.Fault | None], None] | None = None,
     ) -> None:
-        """`note` is told of each line's outcome, `ok` or a code."""
+        """`note` is told of each line's fault, None where it has an answer."""
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._request = request
@@ -305,7 +305,7 @@ class BulkAnswer(Response):
 
     def _count(self, pending: Pending, outcome: Outcome) -> None:
         if self._note is not None:
-            self._note(outcome.code if isinstance(outcome, errors.Fault) else "ok")
+            self._note(outcome if isinstance(outcome, errors.Fault) else None)
         if isinstance(outcome, errors.Fault):
             self._predictor.traffic.failed(self._version, outcome)
         elif pending.batch is not None:

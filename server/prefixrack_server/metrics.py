@@ -68,6 +68,8 @@ DISTRIBUTIONS: Final = (
 )
 # All adapters, or tenants, without a label of their own. No name begins with an underscore.
 OTHERS: Final = "_other"
+ROLLOUT_LABELS: Final = ("tenant", "adapter", "alias", "version", "role")
+NO_ROLLOUT: Final = (OTHERS, OTHERS, OTHERS, "", "")
 
 
 class Metrics:
@@ -85,7 +87,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(EngineCollector(engine, noticeboard))
         self._registry.register(TrafficCollector(traffic, facts))
-        self.counters = counters = self._registry if shared_dir is None else None
+        counters = self._registry if shared_dir is None else None
         if shared_dir is not None:
             MultiProcessCollector(self._registry, str(shared_dir))  # type: ignore[no-untyped-call]
         self._requests = Counter(
@@ -163,6 +165,9 @@ class TrafficCollector(Collector):
         yield _latencies(adapters)
         tenants = [(_tenant_labels(score), score.counts) for score in self._traffic.tenants.scores()]
         yield from _traffic_families("tenant", ("tenant",), tenants)
+        yield from _rollout_families(
+            [(score.key or NO_ROLLOUT, score.counts) for score in self._traffic.rollouts.scores()]
+        )
 
 
 Rows = Sequence[tuple[Sequence[str], Sequence[int]]]
@@ -210,6 +215,33 @@ def _latencies(adapters: Rows) -> Metric:
         buckets = _cumulative(LATENCIES, counts[cells.FIRST_LATENCY :])
         family.add_metric(values, buckets, counts[cells.MICROSECONDS] / 1e6)
     return family
+
+
+def _rollout_families(rows: Rows) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "prefixrack_rollout_requests",
+        "Requests for an alias with a canary or a shadow, and lines, by version and outcome",
+        labels=[*ROLLOUT_LABELS, "outcome"],
+    )
+    seconds = HistogramMetricFamily(
+        "prefixrack_rollout_seconds",
+        "Time to an answer, by version; no lines of bulk bodies",
+        labels=ROLLOUT_LABELS,
+    )
+    shadows = CounterMetricFamily(
+        "prefixrack_shadow_outputs",
+        "Outputs of a shadow beside those that were answered: same, different, failed, or skipped under load",
+        labels=[*ROLLOUT_LABELS[:-1], "agreement"],
+    )
+    for values, counts in rows:
+        for index, outcome in enumerate(OUTCOMES):
+            requests.add_metric([*values, outcome], counts[index])
+        buckets = _cumulative(LATENCIES, counts[cells.FIRST_ROLLOUT_LATENCY :])
+        seconds.add_metric(values, buckets, counts[cells.ROLLOUT_MICROSECONDS] / 1e6)
+        *of_shadow, role = values
+        for index, agreement in enumerate(cells.AGREEMENTS if role in ("shadow", "") else ()):
+            shadows.add_metric([*of_shadow, agreement], counts[cells.FIRST_AGREEMENT + index])
+    yield from (requests, seconds, shadows)
 
 
 def _histogram(name: str, text: str, bounds: Sequence[float], seen: Distribution) -> Metric:

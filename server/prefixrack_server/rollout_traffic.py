@@ -7,62 +7,54 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.requests import ClientDisconnect
 
-from prefixrack.errors import Fault
+from prefixrack.errors import Fault, InternalFault, fault_classes
 from prefixrack_server.agreement import agree
 from prefixrack_server.envelope import Envelope
-from prefixrack_server.metrics import OTHERS
 from prefixrack_server.predict import BULK_PRIORITY, Call, Predictor, outcome_json, result_key
-from prefixrack_server.registry.rollouts import Role, Route
+from prefixrack_server.registry.registry import Registry
+from prefixrack_server.registry.rollouts import Role, Route, Running
 from prefixrack_server.registry.versions import Version
 from prefixrack_server.tokenise import is_big
-from prefixrack_server.traffic import LATENCIES
+from prefixrack_server.traffic import (
+    AGREEMENTS,
+    CALLERS_FAULTS,
+    CLIENT_ERROR,
+    FIRST_AGREEMENT,
+    FIRST_ROLLOUT_LATENCY,
+    LATENCIES,
+    OK,
+    ROLLOUT_MICROSECONDS,
+    SERVER_ERROR,
+    Traffic,
+    outcome_of,
+)
 
-# Versions of rollouts with labels of their own; later ones are counted together: labels are bounded.
-MAX_LABELLED: Final = 300
 MAX_SHADOWS: Final = 64  # requests at once; what comes meanwhile is not shadowed
 SHADOW_TIMEOUT_S: Final = 30.0
-NAMES: Final = ("tenant", "adapter", "alias", "version", "role")
+NOBODYS: Final = (ClientDisconnect, asyncio.CancelledError)  # the caller has left: no outcome
+FAULTS: Final = {kind.code: kind for kind in fault_classes()}
 
-Labels = tuple[str, str, str, str, str]  # as NAMES
-Note = Callable[[str], None]  # of an outcome, `OK` or a code
-OK: Final = "ok"
+Note = Callable[[Fault | None], None]  # of an outcome: None where there is an answer
 
 log = structlog.stdlib.get_logger("prefixrack.rollouts")
 
 
 class RolloutTraffic:
-    """Lives as long as the process. `counters` None is prometheus_client's multiprocess mode."""
+    """Lives as long as the process."""
 
-    def __init__(self, predictor: Predictor, counters: CollectorRegistry | None) -> None:
+    def __init__(self, predictor: Predictor, traffic: Traffic) -> None:
         self._predictor = predictor
-        self._labelled: set[Labels] = set()
+        self._board = traffic.rollouts
+        self._ended: set[tuple[str, ...]] = set()
         self._shadows: set[asyncio.Task[None]] = set()
-        self._requests = Counter(
-            "prefixrack_rollout_requests",
-            "Requests for an alias with a canary or a shadow, and lines, by version and outcome (ok or a code)",
-            (*NAMES, "outcome"),
-            registry=counters,
-        )
-        self._seconds = Histogram(
-            "prefixrack_rollout_seconds",
-            "Time to an answer, by version; no lines of bulk bodies",
-            NAMES,
-            buckets=LATENCIES,
-            registry=counters,
-        )
-        self._agreement = Counter(
-            "prefixrack_shadow_outputs",
-            "Outputs of a shadow beside those that were answered: same, different, failed, or skipped under load",
-            ("tenant", "adapter", "alias", "version", "agreement"),
-            registry=counters,
-        )
 
     @property
     def num_shadows(self) -> int:
@@ -74,7 +66,7 @@ class RolloutTraffic:
         if route.rollout is None:
             return await self._predictor.predict(route.version, envelope, call)
         version, role = route.choose(key)
-        with self._counting([self._labels(route, version, role)]):
+        with self._counting([_key(route, version, role)]):
             body = await self._predictor.predict(version, envelope, call)
         if route.rollout.shadow is not None:
             self._begin_shadow(route, route.rollout.shadow, body["outputs"], envelope, call)
@@ -84,20 +76,28 @@ class RolloutTraffic:
         self, routes: Mapping[str, Route | Fault], key: str | None, envelope: Envelope, call: Call
     ) -> dict[str, Any]:
         """As `predict`, for several aliases at once; shadows compute nothing of it. Raises as `Predictor.fan_out`."""
-        versions, labels = self._choose(routes, key)
-        with self._counting(labels.values()) as outcomes:
+        versions, keys = self._choose(routes, key)
+        with self._counting(keys.values()) as outcomes:
             body = await self._predictor.fan_out(versions, envelope, call)
-            for result_of, own in labels.items():
+            for result_of, own in keys.items():
                 if "error" in body["results"][result_of]:
-                    outcomes[own] = body["results"][result_of]["error"]["code"]
+                    outcomes[own] = _outcome_of_code(body["results"][result_of]["error"]["code"])
         return body
 
     def note_of(self, route: Route, version: Version, role: Role) -> Note | None:
         """What counts the lines of a bulk body for this version; None where there is no rollout."""
         if route.rollout is None:
             return None
-        labels = self._labels(route, version, role)
-        return lambda outcome: self._requests.labels(*labels, outcome).inc()
+        key = _key(route, version, role)
+        return lambda fault: self._add(key, OK if fault is None else outcome_of(fault))
+
+    async def turn(self, registry: Registry) -> None:
+        """To be called every `scoreboard.TURN_S`: let go of the counts of rollouts that had ended at the turn before
+        too. By then they were scraped a last time."""
+        running = await registry.running_rollouts()
+        ended = {score.key for score in self._board.scores() if score.key is not None and score.key not in running}
+        self._board.release(ended & self._ended)
+        self._ended = ended
 
     async def stop(self) -> None:
         """Let the shadows go: nobody waits for them."""
@@ -107,10 +107,10 @@ class RolloutTraffic:
 
     def _choose(
         self, routes: Mapping[str, Route | Fault], key: str | None
-    ) -> tuple[dict[str, Version | Fault], dict[str, Labels]]:
-        """The version of each reference, and of those with a rollout the labels, by their keys in the results."""
+    ) -> tuple[dict[str, Version | Fault], dict[str, Running]]:
+        """The version of each reference, and whose counts are those with a rollout, by their keys in the results."""
         versions: dict[str, Version | Fault] = {}
-        labels: dict[str, Labels] = {}
+        counted: dict[str, Running] = {}
         for ref, route in routes.items():
             if isinstance(route, Fault):
                 versions[ref] = route
@@ -118,24 +118,31 @@ class RolloutTraffic:
             version, role = route.choose(key)
             versions[ref] = version
             if route.rollout is not None:
-                labels[result_key(ref, version)] = self._labels(route, version, role)
-        return versions, labels
+                counted[result_key(ref, version)] = _key(route, version, role)
+        return versions, counted
 
     @contextmanager
-    def _counting(self, labels: Iterable[Labels]) -> Iterator[dict[Labels, str]]:
+    def _counting(self, keys: Iterable[Running]) -> Iterator[dict[Running, int]]:
         """Count a request of each at the end: as what the block notes, or as the fault that ends it."""
-        started, outcomes = time.perf_counter(), dict.fromkeys(labels, OK)
+        started, outcomes = time.perf_counter(), dict.fromkeys(keys, OK)
         try:
             yield outcomes
-        except BaseException as error:
-            outcomes = dict.fromkeys(outcomes, error.code if isinstance(error, Fault) else "failed")
+        except NOBODYS:
             raise
-        finally:
-            seconds = time.perf_counter() - started
-            for own, outcome in outcomes.items():
-                self._requests.labels(*own, outcome).inc()
-                if outcome == OK:
-                    self._seconds.labels(*own).observe(seconds)
+        except BaseException as error:
+            for key in outcomes:
+                self._add(key, outcome_of(error))
+            raise
+        for key, outcome in outcomes.items():
+            self._add(key, outcome, time.perf_counter() - started)
+
+    def _add(self, key: Running, count: int, seconds: float | None = None, times: int = 1) -> None:
+        """`seconds`: how long the answer took, where somebody waited for it."""
+        place, cells = self._board.place(key, times), self._board.cells
+        cells[place + count] += times
+        if seconds is not None and count == OK:
+            cells[place + ROLLOUT_MICROSECONDS] += int(seconds * 1e6)
+            cells[place + FIRST_ROLLOUT_LATENCY + bisect_left(LATENCIES, seconds)] += 1
 
     def _begin_shadow(
         self, route: Route, shadow: Version, answered: Sequence[Mapping[str, Any]], envelope: Envelope, call: Call
@@ -151,7 +158,7 @@ class RolloutTraffic:
         self, route: Route, shadow: Version, answered: Sequence[Mapping[str, Any]], envelope: Envelope, call: Call
     ) -> None:
         try:
-            with self._counting([self._labels(route, shadow, "shadow")]):
+            with self._counting([_key(route, shadow, "shadow")]):
                 outputs = await self._compute(shadow, envelope, call)
         except Fault:
             self._note(route, shadow, "failed", len(answered))
@@ -173,14 +180,13 @@ class RolloutTraffic:
         return [outcome_json(outcome) for outcome in outcomes]
 
     def _note(self, route: Route, shadow: Version, agreement: str, count: int = 1) -> None:
-        *labels, _role = self._labels(route, shadow, "shadow")
-        self._agreement.labels(*labels, agreement).inc(count)
+        self._add(_key(route, shadow, "shadow"), FIRST_AGREEMENT + AGREEMENTS.index(agreement), times=count)
 
-    def _labels(self, route: Route, version: Version, role: Role) -> Labels:
-        assert route.rollout is not None, "only rollouts are counted"
-        labels = (version.tenant, version.name, route.rollout.alias, str(version.number), role)
-        if labels not in self._labelled:
-            if len(self._labelled) >= MAX_LABELLED:
-                return (OTHERS, OTHERS, OTHERS, "", role)
-            self._labelled.add(labels)
-        return labels
+
+def _key(route: Route, version: Version, role: Role) -> Running:
+    assert route.rollout is not None, "only rollouts are counted"
+    return Running(version.tenant, version.name, route.rollout.alias, str(version.number), role)
+
+
+def _outcome_of_code(code: str) -> int:
+    return CLIENT_ERROR if issubclass(FAULTS.get(code, InternalFault), CALLERS_FAULTS) else SERVER_ERROR

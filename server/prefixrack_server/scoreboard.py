@@ -5,14 +5,15 @@ to its own line, so nothing needs a lock; a reader adds up the lines. Which key 
 on the file, seldom.
 
 A key that comes while there is a slot gets it, and keeps it until another one has had `TAKES_OVER` times its traffic of
-the last minutes. Every count goes to one slot, at the time: so no sum ever falls, that of the others neither.
+the last minutes, or until it is released. Every count goes to one slot, at the time: so no sum ever falls, that of the
+others neither.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -96,6 +97,13 @@ class Scoreboard:
             self.cells[self._at(slot) + HEAT] //= 2
         self._unplaced = {key: heat // 2 for key, heat in self._unplaced.items() if heat > 1}
 
+    def release(self, keys: Collection[Key]) -> None:
+        """Free the slots of keys that will not come again; what was counted for them is gone."""
+        with file_turn(self._file):
+            self._read_slots()
+            for slot in [slot for slot in range(self._num_slots) if self._key(slot) in keys]:
+                self._write(slot, "")
+
     def scores(self) -> list[Score]:
         """Of all front ends together; the others come first."""
         with file_turn(self._file):
@@ -118,13 +126,16 @@ class Scoreboard:
         return self._places.get(key, others)
 
     def _give(self, slot: int, key: Key) -> None:
-        """Under the lock. A new generation: what the lines hold for the slot's former key counts no more."""
-        text = SEPARATOR.join(key).encode()
-        self._slots[slot][CELL_BYTES:] = text.ljust(KEY_BYTES, b"\0")
+        """Under the lock."""
+        self._write(slot, SEPARATOR.join(key))
+        self.cells[self._at(slot) + HEAT] = self._unplaced.pop(key, 0)
+
+    def _write(self, slot: int, text: str) -> None:
+        """A new generation: what the lines hold for the slot's former key counts no more."""
+        self._slots[slot][CELL_BYTES:] = text.encode().ljust(KEY_BYTES, b"\0")
         self._generations[slot][0] += 1
         self._version[0] += 1
         self._read_slots()
-        self.cells[self._at(slot) + HEAT] = self._unplaced.pop(key, 0)
 
     def _read_slots(self) -> None:
         self._seen = self._version[0]
@@ -148,7 +159,7 @@ class Scoreboard:
         return self._first + slot * self._num_cells
 
     def _is_used(self, slot: int) -> bool:
-        return slot == OTHERS or self._generations[slot][0] > 0
+        return slot == OTHERS or self._slots[slot][CELL_BYTES] != 0
 
     def _key(self, slot: int) -> Key | None:
         if slot == OTHERS or not self._is_used(slot):

@@ -161,3 +161,27 @@ def test_several_processes_claim_slots_at_once(shared: list[Scoreboard], tmp_pat
     found = scores(shared[0])
     assert len(found) == NUM_KEYS + 1
     assert sum(found.values()) == 1000
+
+
+def test_a_released_key_gives_its_slot_to_the_next_and_begins_anew(board: Scoreboard) -> None:
+    full(board)
+    board.release([("a",), ("nobody",)])
+    assert scores(board) == {None: 0, ("b",): 10, ("c",): 10}
+    count(board, ("late",))
+    count(board, ("a",))
+    assert scores(board) == {None: 1, ("late",): 1, ("b",): 10, ("c",): 10}
+    board.release([("late",)])
+    count(board, ("a",))
+    assert scores(board) == {None: 1, ("a",): 1, ("b",): 10, ("c",): 10}
+
+
+def test_front_ends_see_what_another_has_released(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    make_scoreboard(path, NUM_KEYS, 1, 2)
+    first, second = (Scoreboard.open(path, NUM_KEYS, 1, line) for line in range(2))
+    count(first, ("a",), 2)
+    count(second, ("a",), 3)
+    first.release([("a",)])
+    assert scores(second) == {None: 0}
+    count(second, ("a",))
+    assert scores(first) == {None: 0, ("a",): 1}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from sqlalchemy import and_, select
+from sqlalchemy import and_, or_, select
 
 from prefixrack_server.registry import tables, versions
 from prefixrack_server.registry.names import LATEST, PRODUCTION, Ref
@@ -53,6 +53,16 @@ class Route:
         return int.from_bytes(hashlib.sha256(salted).digest()[:8]) / PLACES
 
 
+class Running(NamedTuple):
+    """A version that takes part in a rollout, under the names that metrics know it by."""
+
+    tenant: str
+    adapter: str
+    alias: str
+    version: str
+    role: str
+
+
 async def find(conn: Conn, tenant: str, ref: Ref) -> Route:
     """Raises AdapterNotFound, VersionNotFound or AliasNotFound."""
     version = await versions.find(conn, tenant, ref)
@@ -68,6 +78,20 @@ async def find(conn: Conn, tenant: str, ref: Ref) -> Route:
     canary = await _get(conn, tenant, ref.name, row.canary_number)
     shadow = await _get(conn, tenant, ref.name, row.shadow_number)
     return Route(version, Rollout(alias, canary, row.canary_share or 0.0, shadow))
+
+
+async def running(conn: Conn) -> set[Running]:
+    """Of all tenants."""
+    table = tables.aliases
+    has_more = or_(table.c.canary_number.is_not(None), table.c.shadow_number.is_not(None))
+    numbers = {"stable": table.c.number, "canary": table.c.canary_number, "shadow": table.c.shadow_number}
+    chosen = select(table.c.tenant, table.c.name, table.c.alias, *numbers.values()).where(has_more)
+    return {
+        Running(row.tenant, row.name, row.alias, str(number), role)
+        for row in await conn.execute(chosen)
+        for role, column in numbers.items()
+        if (number := row._mapping[column]) is not None
+    }
 
 
 async def _get(conn: Conn, tenant: str, name: str, number: int | None) -> Version | None:

@@ -6,7 +6,7 @@ from prefixrack.errors import RegistryUnavailable
 from prefixrack_server.registry import rollouts
 from prefixrack_server.registry.desks.desk import Desk
 from prefixrack_server.registry.names import parse_ref
-from prefixrack_server.registry.rollouts import Route
+from prefixrack_server.registry.rollouts import Route, Running
 from prefixrack_server.registry.versions import Version
 
 
@@ -32,6 +32,10 @@ class RoutingDesk(Desk):
             if last_known is None:
                 raise
             return last_known
+
+    async def running_rollouts(self) -> set[Running]:
+        """Every version in an alias' canary or shadow now. Raises RegistryUnavailable."""
+        return await self._database.read(rollouts.running)
 
     async def _find(self, tenant: str, ref: str) -> Route:
         parsed = parse_ref(ref)
