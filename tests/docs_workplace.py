@@ -1,13 +1,13 @@
-"""What the documentation's commands find where they are typed: data, bundles, a backbone, another tool's adapter."""
+"""What the documentation's commands find where they are typed: the checkout, data, bundles, a backbone."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from docs_data_sets import write_data
 from docs_site import ROOT
 from prefixrack import Client
 from prefixrack.errors import NotFoundError
@@ -30,32 +30,44 @@ ADAPTERS: Mapping[str, TinyAdapter] = {
 }
 NUM_VERSIONS = 9
 CLAIMS = {"accuracy": ("clinc150", 0.93), "f1": ("clinc150", 0.95), "span_f1": ("wnut17", 0.6)}
-EMPTY_FILES = (".venv/bin/activate",)
-FOLDERS = ("benchmarks/results",)
-SAYINGS = {"on": "switch the {} on", "off": "no more {}"}
-THINGS = ("lamp", "radio", "heating", "fan", "music", "pump")
+VENV = ".venv"
+# In this order: `make` takes them for newer than what they were made from, and installs nothing.
+EMPTY_FILES = ("bin/activate", "torch.stamp", "demo.stamp", "dev.stamp")
+# What of the checkout a command writes into; all else is only read, and the reader has links to it.
+COPIED = ("deploy/compose",)
+EMPTY = ("benchmarks/results",)
 
 
 def make_workplace(folder: Path, backbone: Path) -> None:
-    folder.mkdir()
+    """A checkout after `make`, with the reader's own files beside it."""
+    link_checkout(folder, ROOT)
     for name in EMPTY_FILES:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    for name in FOLDERS:
-        (folder / name).mkdir(parents=True)
-    shutil.copytree(ROOT / "deploy" / "compose", folder / "deploy" / "compose")
+        (folder / VENV / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / VENV / name).touch()
     shutil.copytree(backbone, folder / "base")
-    lines = [
-        json.dumps({"text": text.format(thing), "label": label}) for label, text in SAYINGS.items() for thing in THINGS
-    ]
-    for name in ("train", "dev", "test"):
-        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    write_data(folder)
     (folder / "texts.txt").write_text("what is my balance\nplay the next song\n")
     (folder / "in.jsonl").write_text('"what is my balance"\n{"id": 7, "inputs": "play the next song"}\n')
     (folder / "in.csv").write_text("text\nwhat is my balance\nplay the next song\n")
     write_claiming_bundle(folder / "intent", backbone, seed=0)
     (folder / "intent" / "README.md").write_text("# intent\n")
     write_claiming_bundle(folder / "bundles" / "intent", backbone, seed=1)
+    shutil.copytree(ROOT / "adapters" / "examples" / "intent", folder / "my-bundle")
+
+
+def link_checkout(folder: Path, checkout: Path, place: str = "") -> None:
+    """Links to what is in it; folders on the way to a place that is written into are folders of the reader's own."""
+    (folder / place).mkdir(parents=True)
+    for source in (checkout / place).iterdir():
+        name = source.relative_to(checkout).as_posix()
+        if name in COPIED:
+            shutil.copytree(source, folder / name)
+        elif name in EMPTY:
+            (folder / name).mkdir()
+        elif any(path.startswith(f"{name}/") for path in (*COPIED, *EMPTY)):
+            link_checkout(folder, checkout, name)
+        elif not source.name.startswith("."):
+            (folder / name).symlink_to(source)
 
 
 def write_claiming_bundle(folder: Path, backbone: Path, seed: int) -> None:
@@ -64,19 +76,6 @@ def write_claiming_bundle(folder: Path, backbone: Path, seed: int) -> None:
     path = folder / MANIFEST_FILE
     metrics = [Metric(name=name, value=value, dataset=dataset) for name, (dataset, value) in CLAIMS.items()]
     path.write_bytes(parse_manifest(path.read_bytes()).model_copy(update={"metrics": metrics}).to_bytes())
-
-
-def write_peft_adapter(folder: Path, backbone: Path) -> None:
-    """What PEFT's `save_pretrained` writes after a prefix was trained; here it was drawn."""
-    import torch
-    from peft import PrefixTuningConfig, TaskType, get_peft_model
-    from transformers import AutoModelForSequenceClassification
-
-    torch.manual_seed(1)
-    model = AutoModelForSequenceClassification.from_pretrained(backbone, num_labels=2)
-    get_peft_model(model, PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=4)).save_pretrained(
-        str(folder)
-    )
 
 
 def make_backbone(folder: Path) -> Path:

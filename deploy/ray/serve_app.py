@@ -1,7 +1,7 @@
 """Prefixrack on Ray Serve: replicas of the whole server behind a door that sends an adapter's requests to where it is.
 
     pip install 'prefixrack[ray]'
-    serve run --app-dir deploy/ray serve_app:build num_replicas=4
+    PYTHONPATH=$PWD/deploy/ray serve run serve_app:build num_replicas=4
 
 Settings come from the environment as always (PREFIXRACK_…), of every node. Replicas share their state through
 `registry.database_url` and `registry.blobs_url`; `registry.state_dir` has a folder for each. Ray does HTTP, restarts
@@ -11,6 +11,7 @@ what dies, and scales; a replica answers what a server of its own would.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple
 
@@ -172,8 +173,9 @@ def unavailable() -> Answer:
     return Answer(503, [("content-type", "application/problem+json"), ("retry-after", "1")], body.encode())
 
 
-def build(options: Options) -> Any:
-    """The application for `serve run` and for a Serve config file."""
+def build(arguments: Options | Mapping[str, Any]) -> Any:
+    """The application for `serve run` and for a Serve config file, which both give a mapping."""
+    options = Options.model_validate(arguments)
     actor = {"num_cpus": options.num_cpus, "num_gpus": options.num_gpus}
     replica: Any = Replica  # what Ray's decorator made of them
     door: Any = Door

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from adapterhub_files import BOTTLENECK, PREFIX_LEN, AdapterHubFiles
 from by_hand import ByHand
 from prefixrack.errors import BackboneMismatch, Fault, InvalidRequest, MalformedBundle, TensorMismatch
 from prefixrack_adapters.adapter import Adapter
@@ -23,15 +23,11 @@ from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.importers.base import Arrays
 from prefixrack_adapters.importers.run import Report, run_import
 from prefixrack_adapters.manifest import Manifest
-from prefixrack_adapters.spec import BackboneSpec
 from reference import ReferenceModel, _attention
 from tiny import make_manifest, random_arrays, write_backbone
 
-State = dict[str, Tensor]
 CLOSE: dict[str, Any] = {"atol": 1e-4, "rtol": 0}
-PREFIX_LEN, BOTTLENECK = 3, 6
 IDS = ([2, 7, 8, 9, 3], [2, 3], [2, 11, 12, 13, 14, 15, 16, 17, 18, 3])
-POOL = "prefix_tuning.prefix_tunings.some.name.self_prefix."
 BackboneOf = Callable[[str], Path]
 
 
@@ -42,114 +38,12 @@ def backbone_of(tmp_path_factory: pytest.TempPathFactory) -> BackboneOf:
     return cache(lambda family: write_backbone(root / family, family, **layers.get(family, {})))
 
 
-class Files:
-    """An adapter and its head as AdapterHub saves them, on a tiny backbone, and a place to import them to."""
-
-    def __init__(self, backbone: Path, folder: Path, num_modules: int | None = None) -> None:
-        self.backbone, self.spec = backbone, BackboneSpec.load(backbone)
-        self.folder, self.out = folder / "some-adapter", folder / "bundle"
-        self.num_modules = num_modules or self.spec.num_layers
-        self.generator = torch.Generator().manual_seed(0)
-        self.folder.mkdir()
-        self.state: State = {}
-        self.head: State = {}
-        self.config: dict[str, Any] = {"architecture": "prefix_tuning", "flat": True, "prefix_length": PREFIX_LEN}
-        self.document: dict[str, Any] = {
-            "config": self.config,
-            "hidden_size": self.spec.hidden_size,
-            "model_name": "some/base",
-            "model_type": self.spec.architecture,
-            "version": "adapters.1.3.0",
-        }
-        self.head_document: dict[str, Any] = {"model_class": "BertAdapterModel", "name": "some.name"}
-        self.add_flat()
-        self.add_head("classification", 3, layers=2)
-
-    def random(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator)
-
-    def add_flat(self, left_out: Sequence[int] = ()) -> None:
-        """As saved: once for the pool, and again below every layer that has a prefix."""
-        self.config["leave_out"] = list(left_out)
-        self.kept = [module for module in range(self.num_modules) if module not in left_out]
-        width = 2 * len(self.kept) * self.spec.num_kv_heads * self.spec.head_dim
-        self.add_everywhere({"control_trans": self.random(PREFIX_LEN * width)})
-
-    def add_everywhere(self, tensors: State) -> None:
-        self.tensors = tensors
-        pools = [POOL, *(f"encoder.layer.{module}.attention.self.{POOL}" for module in self.kept)]
-        pools[1:] = [pool.replace("prefix_tuning.", "prefix_tuning.pool.", 1) for pool in pools[1:]]
-        self.state = {f"bert.{pool}{name}": values for pool in pools for name, values in tensors.items()}
-
-    def add_reparameterized(self, non_linearity: str = "tanh") -> None:
-        self.config |= {"flat": False, "non_linearity": non_linearity}
-        width = 2 * len(self.kept) * self.spec.num_kv_heads * self.spec.head_dim
-        shapes = {
-            "wte.weight": (PREFIX_LEN, self.spec.hidden_size),
-            "control_trans.0.weight": (BOTTLENECK, self.spec.hidden_size),
-            "control_trans.0.bias": (BOTTLENECK,),
-            "control_trans.2.weight": (width, BOTTLENECK),
-            "control_trans.2.bias": (width,),
-        }
-        self.add_everywhere({name: self.random(*shape) for name, shape in shapes.items()})
-
-    def add_gates(self, num_outputs: int) -> None:
-        self.config |= {"use_gating": True, "shared_gating": num_outputs == 1}
-        for module in self.kept:
-            name = f"bert.encoder.layer.{module}.attention.self.prefix_tuning.prefix_gates.some.name"
-            self.state[f"{name}.weight"] = self.random(num_outputs, self.spec.hidden_size)
-            self.state[f"{name}.bias"] = self.random(num_outputs)
-
-    def gates(self) -> list[tuple[Tensor, Tensor]]:
-        values = [values for name, values in self.state.items() if "prefix_gates" in name]
-        return list(zip(values[::2], values[1::2], strict=True))
-
-    def add_head(self, kind: str, num_outputs: int, layers: int = 1, **options: Any) -> None:
-        """Each layer stands behind a dropout, and all but the last before an activation: their names count those."""
-        width = self.spec.hidden_size
-        places = [1 + 3 * index for index in range(layers)]
-        self.head = {}
-        for index, place in enumerate(places):
-            outputs = num_outputs if index == layers - 1 else width
-            self.head[f"heads.some.name.{place}.weight"] = self.random(outputs, width)
-            self.head[f"heads.some.name.{place}.bias"] = self.random(outputs)
-        names = {"O": 0, "B-x": 1, "I-x": 2} if kind == "tagging" else {"b": 1, "a": 0, "c": 2}
-        label2id = {label: index for label, index in names.items() if index < num_outputs}
-        usual = {"head_type": kind, "layers": layers, "activation_function": "tanh", "label2id": label2id}
-        self.head_document["config"] = usual | {"use_pooler": False} | options
-
-    def read(self, safetensors: bool = False, **options: Any) -> Report:
-        (self.folder / "adapter_config.json").write_text(json.dumps(self.document))
-        (self.folder / "head_config.json").write_text(json.dumps(self.head_document))
-        if safetensors:
-            save_file(
-                {name: values.clone() for name, values in self.state.items()}, self.folder / "adapter.safetensors"
-            )
-            save_file(self.head, self.folder / "model_head.safetensors")
-        else:
-            torch.save(self.state, self.folder / "pytorch_adapter.bin")
-            torch.save(self.head, self.folder / "pytorch_model_head.bin")
-        return run_import("adapterhub", self.folder, str(self.backbone), self.out, **options)
-
-    def expected_prefix(self, flat: Tensor) -> Tensor:
-        """[layers with a prefix, 2, P, H, D], value by value, of the tool's flat tensor."""
-        heads, width = self.spec.num_kv_heads, self.spec.head_dim
-        values = iter(flat.reshape(-1).tolist())
-        prefix = torch.zeros(len(self.kept), 2, PREFIX_LEN, heads, width)
-        for vector in range(PREFIX_LEN):
-            for layer in range(len(self.kept)):
-                for part in range(2):
-                    for head in range(heads):
-                        prefix[layer, part, vector, head] = torch.tensor([next(values) for _ in range(width)])
-        return prefix
-
-
 @pytest.fixture
-def files(backbone_of: BackboneOf, tmp_path: Path) -> Files:
-    return Files(backbone_of("bert"), tmp_path)
+def files(backbone_of: BackboneOf, tmp_path: Path) -> AdapterHubFiles:
+    return AdapterHubFiles(backbone_of("bert"), tmp_path / "some-adapter")
 
 
-def bundle_prefix(files: Files) -> Tensor:
+def bundle_prefix(files: AdapterHubFiles) -> Tensor:
     return load_file(files.out / "adapter.safetensors")["prefix"]
 
 
@@ -159,7 +53,7 @@ def layers_of(report: Report) -> list[int] | None:
     return prefix.layers
 
 
-def refusal(files: Files, fault: type[Fault], **options: Any) -> str:
+def refusal(files: AdapterHubFiles, fault: type[Fault], **options: Any) -> str:
     with pytest.raises(fault) as caught:
         files.read(**options)
     assert not files.out.exists()
@@ -187,7 +81,7 @@ def slow_states(
     return result
 
 
-def check(files: Files, head: Callable[[Tensor], Tensor], prefix: Tensor) -> None:
+def check(files: AdapterHubFiles, head: Callable[[Tensor], Tensor], prefix: Tensor) -> None:
     """The bundle's logits, alone and among rows of another adapter, against the slow forward pass."""
     model, backbone = ReferenceModel(files.backbone), Backbone.load(files.backbone, device="cpu")
     adapter = Adapter.load(files.out)
@@ -210,12 +104,12 @@ def check(files: Files, head: Callable[[Tensor], Tensor], prefix: Tensor) -> Non
             np.testing.assert_allclose(logits, expected, **CLOSE)
 
 
-def two_layers(files: Files) -> Callable[[Tensor], Tensor]:
+def two_layers(files: AdapterHubFiles) -> Callable[[Tensor], Tensor]:
     first, second = ([files.head[f"heads.some.name.{place}.{part}"] for part in ("weight", "bias")] for place in (1, 4))
     return lambda states: F.linear(torch.tanh(F.linear(states[0], *first)), *second)
 
 
-def test_flat_prefixes(files: Files) -> None:
+def test_flat_prefixes(files: AdapterHubFiles) -> None:
     report = files.read()
     assert report.manifest.labels == ["a", "b", "c"]  # by index, whatever the order in the file
     assert report.manifest.prefix.positions == "unmoved"
@@ -228,7 +122,9 @@ def test_flat_prefixes(files: Files) -> None:
     ("non_linearity", "function"),
     [("tanh", torch.tanh), ("relu", F.relu), ("swish", F.silu), ("leakyrelu", F.leaky_relu)],
 )
-def test_reparameterizations_are_folded(files: Files, non_linearity: str, function: Callable[[Tensor], Tensor]) -> None:
+def test_reparameterizations_are_folded(
+    files: AdapterHubFiles, non_linearity: str, function: Callable[[Tensor], Tensor]
+) -> None:
     files.add_reparameterized(non_linearity)
     report = files.read()
     parts = files.tensors
@@ -238,7 +134,7 @@ def test_reparameterizations_are_folded(files: Files, non_linearity: str, functi
     assert "folded" in report.read["prompt"]
 
 
-def test_an_ejected_adapter_is_told_by_its_tensors(files: Files) -> None:
+def test_an_ejected_adapter_is_told_by_its_tensors(files: AdapterHubFiles) -> None:
     plain = files.read().digest
     files.config |= {"flat": False, "bottleneck_size": BOTTLENECK, "non_linearity": "tanh"}
     report = files.read()
@@ -247,14 +143,14 @@ def test_an_ejected_adapter_is_told_by_its_tensors(files: Files) -> None:
     assert torch.equal(bundle_prefix(files), files.expected_prefix(files.tensors["control_trans"]))
 
 
-def test_safetensors_are_read_alike(files: Files) -> None:
+def test_safetensors_are_read_alike(files: AdapterHubFiles) -> None:
     plain = files.read().digest
     shutil.rmtree(files.folder)
     files.folder.mkdir()
     assert files.read(safetensors=True).digest == plain
 
 
-def test_layers_left_out(files: Files) -> None:
+def test_layers_left_out(files: AdapterHubFiles) -> None:
     files.add_flat(left_out=[0, 2])
     assert layers_of(files.read()) == [1, 3]
     prefix = files.expected_prefix(files.tensors["control_trans"])
@@ -264,7 +160,7 @@ def test_layers_left_out(files: Files) -> None:
 
 @pytest.mark.parametrize("left_out", [[], [1]])
 @pytest.mark.parametrize("num_outputs", [1, 2])
-def test_gates(files: Files, num_outputs: int, left_out: list[int]) -> None:
+def test_gates(files: AdapterHubFiles, num_outputs: int, left_out: list[int]) -> None:
     files.add_flat(left_out)
     files.add_gates(num_outputs)
     manifest = files.read().manifest
@@ -275,7 +171,7 @@ def test_gates(files: Files, num_outputs: int, left_out: list[int]) -> None:
 
 def test_gates_follow_the_layers_that_share_a_module(backbone_of: BackboneOf, tmp_path: Path) -> None:
     """ALBERT with 2 modules for 4 layers: the tool counts modules, and gives each layer its module's prefix."""
-    files = Files(backbone_of("albert"), tmp_path, num_modules=2)
+    files = AdapterHubFiles(backbone_of("albert"), tmp_path / "some-adapter", num_modules=2)
     files.add_flat(left_out=[0])
     files.state = {name.replace("bert.", "albert.", 1): values for name, values in files.state.items()}
     assert layers_of(files.read()) == [2, 3]
@@ -298,7 +194,7 @@ def test_gates_follow_the_layers_that_share_a_module(backbone_of: BackboneOf, tm
         ("classification", {"num_outputs": 3, "layers": 1}, "text-classification", "first_token"),
     ],
 )
-def test_heads(files: Files, kind: str, options: dict[str, Any], task: str, gather: str) -> None:
+def test_heads(files: AdapterHubFiles, kind: str, options: dict[str, Any], task: str, gather: str) -> None:
     files.add_head(kind, **options)
     manifest = files.read().manifest
     assert (manifest.task, manifest.head.gather) == (task, gather)
@@ -308,20 +204,20 @@ def test_heads(files: Files, kind: str, options: dict[str, Any], task: str, gath
     assert torch.equal(stored[f"head.{last}.weight"], files.head[f"heads.some.name.{1 + 3 * last}.weight"])
 
 
-def test_several_labels_at_once(files: Files) -> None:
+def test_several_labels_at_once(files: AdapterHubFiles) -> None:
     files.add_head("multilabel_classification", 2, layers=3, activation_function="gelu")
     manifest = files.read().manifest
     assert manifest.decoding.problem == "multi_label"
     assert [layer.activation for layer in manifest.head.layers] == ["gelu", "gelu", None]
 
 
-def test_one_output_is_a_regression(files: Files) -> None:
+def test_one_output_is_a_regression(files: AdapterHubFiles) -> None:
     files.add_head("classification", 1)
     manifest = files.read().manifest
     assert (manifest.labels, manifest.decoding.problem) == ([], "regression")
 
 
-def test_a_pooler_comes_from_the_base(files: Files) -> None:
+def test_a_pooler_comes_from_the_base(files: AdapterHubFiles) -> None:
     files.add_head("classification", 3, use_pooler=True)
     files.read()
     base = load_file(files.backbone / "model.safetensors")
@@ -332,7 +228,7 @@ def test_a_pooler_comes_from_the_base(files: Files) -> None:
 
 
 @pytest.mark.parametrize("task", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
-def test_heads_of_stock_classes(files: Files, task: str) -> None:
+def test_heads_of_stock_classes(files: AdapterHubFiles, task: str) -> None:
     """Their config is null; layers follow from the class. Labels that nobody named are asked for."""
     is_answer = task == "QuestionAnswering"
     name = "qa_outputs" if is_answer else "classifier"
@@ -350,7 +246,7 @@ def test_heads_of_stock_classes(files: Files, task: str) -> None:
     assert torch.equal(stored[f"head.{len(manifest.head.layers) - 1}.weight"], files.head[f"{name}.weight"])
 
 
-def test_without_a_head_it_embeds_if_told_so(files: Files) -> None:
+def test_without_a_head_it_embeds_if_told_so(files: AdapterHubFiles) -> None:
     files.read()
     shutil.rmtree(files.out)
     for path in files.folder.glob("*head*"):
@@ -372,13 +268,13 @@ def test_without_a_head_it_embeds_if_told_so(files: Files) -> None:
         (None, "None"),
     ],
 )
-def test_other_methods_are_refused_by_name(files: Files, config: Any, word: str) -> None:
+def test_other_methods_are_refused_by_name(files: AdapterHubFiles, config: Any, word: str) -> None:
     files.document["config"] = config
     assert word in refusal(files, InvalidRequest)
 
 
 @pytest.mark.parametrize(("name", "value"), [("model_type", "roberta"), ("hidden_size", 64)])
-def test_another_model_is_refused(files: Files, name: str, value: Any) -> None:
+def test_another_model_is_refused(files: AdapterHubFiles, name: str, value: Any) -> None:
     files.document[name] = value
     detail = refusal(files, BackboneMismatch)
     assert str(value) in detail
@@ -392,12 +288,12 @@ def test_another_model_is_refused(files: Files, name: str, value: Any) -> None:
         ({"kind": "classification", "num_outputs": 3, "layers": 2, "activation_function": "gelu_new"}, "gelu_new"),
     ],
 )
-def test_other_heads_are_refused_by_name(files: Files, options: dict[str, Any], word: str) -> None:
+def test_other_heads_are_refused_by_name(files: AdapterHubFiles, options: dict[str, Any], word: str) -> None:
     files.add_head(**options)
     assert word in refusal(files, InvalidRequest)
 
 
-def test_a_stock_class_without_a_task_is_refused(files: Files) -> None:
+def test_a_stock_class_without_a_task_is_refused(files: AdapterHubFiles) -> None:
     files.head_document = {"config": None, "model_class": "BertForMaskedLM"}
     assert "BertForMaskedLM" in refusal(files, InvalidRequest)
     files.head_document["config"] = "classification"
@@ -405,30 +301,30 @@ def test_a_stock_class_without_a_task_is_refused(files: Files) -> None:
 
 
 def test_a_pooler_where_the_base_has_none_is_refused(backbone_of: BackboneOf, tmp_path: Path) -> None:
-    files = Files(backbone_of("distilbert"), tmp_path)
+    files = AdapterHubFiles(backbone_of("distilbert"), tmp_path / "some-adapter")
     files.add_head("classification", 3, use_pooler=True)
     assert "use_pooler" in refusal(files, InvalidRequest)
 
 
 def test_random_biases_that_are_not_saved_are_refused(backbone_of: BackboneOf, tmp_path: Path) -> None:
-    files = Files(backbone_of("deberta"), tmp_path)
+    files = AdapterHubFiles(backbone_of("deberta"), tmp_path / "some-adapter")
     files.head_document = {"config": None, "model_class": "DebertaForTokenClassification"}
     assert "DebertaAdapterModel" in refusal(files, InvalidRequest)
 
 
-def test_options_that_say_otherwise_are_refused(files: Files) -> None:
+def test_options_that_say_otherwise_are_refused(files: AdapterHubFiles) -> None:
     assert "text-classification" in refusal(files, InvalidRequest, task="question-answering")
     assert "--tower" in refusal(files, InvalidRequest, tower="question")
     assert "2 labels" in refusal(files, InvalidRequest, labels=["a", "b"])
 
 
-def test_copies_that_differ_are_refused(files: Files) -> None:
+def test_copies_that_differ_are_refused(files: AdapterHubFiles) -> None:
     name = next(name for name in files.state if ".pool." in name)
     files.state[name] = files.state[name] + 1
     assert "differ" in refusal(files, TensorMismatch)
 
 
-def test_attention_to_an_encoder_is_refused(files: Files) -> None:
+def test_attention_to_an_encoder_is_refused(files: AdapterHubFiles) -> None:
     state = files.state
     files.state = state | {
         name.replace("self_prefix", "cross_prefix"): values for name, values in state.items() if ".layer" not in name
@@ -436,7 +332,7 @@ def test_attention_to_an_encoder_is_refused(files: Files) -> None:
     assert "cross_prefix" in refusal(files, InvalidRequest)
 
 
-def test_tensors_of_another_method_are_refused(files: Files) -> None:
+def test_tensors_of_another_method_are_refused(files: AdapterHubFiles) -> None:
     files.state["bert.encoder.layer.0.output.adapters.some.name.adapter_up.weight"] = torch.zeros(2, 2)
     assert "adapter_up" in refusal(files, TensorMismatch)
     files.state = {}
@@ -444,7 +340,7 @@ def test_tensors_of_another_method_are_refused(files: Files) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"prefix_length": PREFIX_LEN + 1}, {"leave_out": [0]}])
-def test_a_prefix_that_does_not_fit_its_config_is_refused(files: Files, fields: dict[str, Any]) -> None:
+def test_a_prefix_that_does_not_fit_its_config_is_refused(files: AdapterHubFiles, fields: dict[str, Any]) -> None:
     files.config |= fields
     assert "--backbone" in refusal(files, TensorMismatch)
     files.add_flat()
@@ -453,7 +349,7 @@ def test_a_prefix_that_does_not_fit_its_config_is_refused(files: Files, fields: 
     assert refusal(files, TensorMismatch)
 
 
-def test_missing_parts_are_named(files: Files) -> None:
+def test_missing_parts_are_named(files: AdapterHubFiles) -> None:
     files.add_reparameterized()
     files.state = {name: values for name, values in files.state.items() if not name.endswith("control_trans.2.bias")}
     assert "control_trans.2.bias" in refusal(files, TensorMismatch)
@@ -467,13 +363,13 @@ def test_missing_parts_are_named(files: Files) -> None:
     assert "3 layers" in refusal(files, TensorMismatch)
 
 
-def test_an_unknown_non_linearity_is_refused(files: Files) -> None:
+def test_an_unknown_non_linearity_is_refused(files: AdapterHubFiles) -> None:
     files.add_reparameterized("no-such-function")
     assert "no-such-function" in refusal(files, MalformedBundle)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "head_config.json"])
-def test_broken_configs_are_refused(files: Files, name: str) -> None:
+def test_broken_configs_are_refused(files: AdapterHubFiles, name: str) -> None:
     files.read()
     shutil.rmtree(files.out)
     for content, word in (("{", "not JSON"), ("[]", "list")):
@@ -485,7 +381,7 @@ def test_broken_configs_are_refused(files: Files, name: str) -> None:
         run_import("adapterhub", files.folder, str(files.backbone), files.out)
 
 
-def test_broken_pickles_are_refused(files: Files) -> None:
+def test_broken_pickles_are_refused(files: AdapterHubFiles) -> None:
     files.read()
     shutil.rmtree(files.out)
     for name in ("pytorch_adapter.bin", "pytorch_model_head.bin"):

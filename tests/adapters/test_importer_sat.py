@@ -8,62 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from prefixrack.errors import BackboneMismatch, InvalidRequest, MalformedBundle, TensorMismatch
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.bundle import write_bundle
-from prefixrack_adapters.importers.base import Source
 from prefixrack_adapters.importers.sat import read
-from prefixrack_adapters.spec import BackboneSpec
-from tiny import write_glm2021
-
-WIDTH, HEADS, PREFIX_LEN = 32, 4, 5
-State = dict[str, Tensor]
-
-
-def trained(num_outputs: int | None = 1) -> State:
-    random = torch.Generator().manual_seed(7)
-    state = {
-        f"mixins.ptuning.prefix.{layer}": torch.randn(2, HEADS, PREFIX_LEN, WIDTH // HEADS, generator=random)
-        for layer in range(2)
-    }
-    if num_outputs is not None:
-        for index, shape in enumerate([(16, WIDTH), (num_outputs, 16)]):
-            name = f"mixins.classification_head.layers.{index}"
-            state |= {f"{name}.weight": torch.randn(shape, generator=random), f"{name}.bias": torch.ones(shape[0])}
-    return state
-
-
-class Checkpoint:
-    """A backbone, and a checkpoint on it that a test may spoil."""
-
-    def __init__(self, folder: Path) -> None:
-        self.backbone = write_glm2021(folder / "glm")
-        self.folder = folder / "run"
-
-    def frozen(self) -> State:
-        return load_file(self.backbone / "model.safetensors")
-
-    def write(self, state: State, ranks: int = 1) -> Checkpoint:
-        (self.folder / "1000").mkdir(parents=True)
-        (self.folder / "latest").write_text("1000")
-        for rank in range(ranks):
-            torch.save({"module": state}, self.folder / "1000" / f"mp_rank_{rank:02d}_model_states.pt")
-        return self
-
-    def source(self, **options: object) -> Source:
-        return Source(self.folder, BackboneSpec.load(self.backbone), self.backbone, **options)  # type: ignore[arg-type]
+from sat_checkpoint import PREFIX_LEN, WIDTH, SatCheckpoint, State, trained
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Checkpoint:
-    return Checkpoint(tmp_path)
+def checkpoint(tmp_path: Path) -> SatCheckpoint:
+    return SatCheckpoint(tmp_path / "glm", tmp_path / "run")
 
 
-def test_a_whole_checkpoint_is_compared_and_imported(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_whole_checkpoint_is_compared_and_imported(checkpoint: SatCheckpoint, tmp_path: Path) -> None:
     state = trained()
     imported = read(checkpoint.write(checkpoint.frozen() | state).source())
     assert imported.manifest.decoding.problem == "regression"
@@ -80,7 +40,7 @@ def test_a_whole_checkpoint_is_compared_and_imported(checkpoint: Checkpoint, tmp
     assert np.abs(seen - wanted).max() < 1e-4
 
 
-def headless(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+def headless(checkpoint: SatCheckpoint, tmp_path: Path) -> Path:
     """The same prefix alone, from the file of trained tensors."""
     checkpoint.folder = tmp_path / "headless"
     checkpoint.folder.mkdir()
@@ -92,7 +52,7 @@ def headless(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     return tmp_path / "plain"
 
 
-def test_the_names_of_its_mixins_are_the_trainers_choice(checkpoint: Checkpoint) -> None:
+def test_the_names_of_its_mixins_are_the_trainers_choice(checkpoint: SatCheckpoint) -> None:
     own = {
         name.replace("ptuning", "prefix-tuning").replace("classification_head", "head"): values
         for name, values in trained().items()
@@ -102,20 +62,20 @@ def test_the_names_of_its_mixins_are_the_trainers_choice(checkpoint: Checkpoint)
     assert np.array_equal(imported.arrays["head.1.weight"], own["mixins.head.layers.1.weight"].numpy())
 
 
-def test_two_prefixes_are_refused(checkpoint: Checkpoint) -> None:
+def test_two_prefixes_are_refused(checkpoint: SatCheckpoint) -> None:
     state = trained()
     state["mixins.other.prefix.0"] = state["mixins.ptuning.prefix.0"]
     with pytest.raises(MalformedBundle, match=r"more than one prefix: mixins\.other\., mixins\.ptuning\."):
         read(checkpoint.write(state).source())
 
 
-def test_a_mixin_that_cannot_be_run_is_refused(checkpoint: Checkpoint) -> None:
+def test_a_mixin_that_cannot_be_run_is_refused(checkpoint: SatCheckpoint) -> None:
     state = trained() | {"mixins.lora.matrix_A.0": torch.ones(4, WIDTH)}
     with pytest.raises(BackboneMismatch, match=r"mixins\.lora\.matrix_A"):
         read(checkpoint.write(state).source())
 
 
-def test_several_outputs_need_names(checkpoint: Checkpoint) -> None:
+def test_several_outputs_need_names(checkpoint: SatCheckpoint) -> None:
     checkpoint.write(trained(3))
     with pytest.raises(InvalidRequest, match="--labels"):
         read(checkpoint.source())
@@ -135,31 +95,31 @@ def without_layer(state: State) -> State:
 
 @pytest.mark.parametrize(("spoil", "message"), [(spoiled_prefix, "has shape"), (without_layer, "layers")])
 def test_prefixes_of_another_shape_are_refused(
-    checkpoint: Checkpoint, spoil: Callable[[State], State], message: str
+    checkpoint: SatCheckpoint, spoil: Callable[[State], State], message: str
 ) -> None:
     with pytest.raises(TensorMismatch, match=message):
         read(checkpoint.write(spoil(trained())).source())
 
 
-def test_another_backbone_is_refused(checkpoint: Checkpoint) -> None:
+def test_another_backbone_is_refused(checkpoint: SatCheckpoint) -> None:
     frozen = checkpoint.frozen()
     frozen["transformer.layers.0.mlp.dense_h_to_4h.weight"][3, 4] += 0.5
     with pytest.raises(BackboneMismatch, match="dense_h_to_4h"):
         read(checkpoint.write(frozen | trained()).source())
 
 
-def test_parts_of_several_ranks_are_refused(checkpoint: Checkpoint) -> None:
+def test_parts_of_several_ranks_are_refused(checkpoint: SatCheckpoint) -> None:
     with pytest.raises(MalformedBundle, match="2 model-parallel ranks"):
         read(checkpoint.write(trained(), ranks=2).source())
 
 
-def test_an_empty_folder_is_refused(checkpoint: Checkpoint) -> None:
+def test_an_empty_folder_is_refused(checkpoint: SatCheckpoint) -> None:
     checkpoint.folder.mkdir()
     with pytest.raises(MalformedBundle, match="holds neither 'latest'"):
         read(checkpoint.source())
 
 
 @pytest.mark.parametrize("options", [{"task": "token-classification"}, {"labels": ["x"]}])
-def test_options_that_do_not_fit_are_refused(checkpoint: Checkpoint, options: dict[str, object]) -> None:
+def test_options_that_do_not_fit_are_refused(checkpoint: SatCheckpoint, options: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest, match=r"--(task|labels)"):
         read(checkpoint.write(trained()).source(**options))
