@@ -152,12 +152,11 @@ class Follower:
         return num_failed
 
     async def _remove(self, name: str) -> None:
-        digests = await self._registry.digests(self._tenant, name)
         try:
-            await self._registry.delete_adapter(self._tenant, name)
+            removed = await self._registry.delete_adapter(self._tenant, name)
         except AdapterNotFound:
             return  # another front end, which reads the same file, was faster
-        await self._keeper.let_go(digests)
+        await self._keeper.let_go(removed)
 
     async def _apply_adapter(self, name: str, adapter: DeclaredAdapter) -> None:
         there = await self._numbers(name)
@@ -169,10 +168,9 @@ class Follower:
         for info in await self._registry.list_aliases(self._tenant, name):
             if info.alias not in adapter.aliases and info.alias != LATEST:
                 await self._registry.delete_alias(self._tenant, name, info.alias)
-        for number, digest in there.items():
+        for number in there:
             if number not in adapter.versions:
-                await self._registry.delete_version(self._tenant, name, number)
-                await self._keeper.let_go([digest])
+                await self._keeper.let_go(await self._registry.delete_version(self._tenant, name, number))
 
     async def _add(self, name: str, number: int, wanted: DeclaredVersion) -> None:
         with self._sources.scratch() as scratch:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 
 from prefixrack_server.messages import BundleRef, Engine
-from prefixrack_server.registry.registry import Registry
+from prefixrack_server.registry.registry import Registry, Removed
 
 
 class Keeper:
@@ -18,10 +17,11 @@ class Keeper:
         self._told: dict[str, BundleRef] = {}
         self._lock = asyncio.Lock()
 
-    async def let_go(self, digests: Collection[str]) -> None:
-        """After a deletion: free the memory of those that no version has any more."""
-        await self.sync()
-        for digest in await self._registry.unused(digests):
+    async def let_go(self, removed: Removed) -> None:
+        """After a deletion: free the memory of what no version has any more."""
+        if removed.was_kept:
+            await self.sync()
+        for digest in removed.digests:
             self._engine.forget(digest)
 
     async def sync(self) -> None:

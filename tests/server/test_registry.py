@@ -369,7 +369,7 @@ async def test_deleting_an_adapter_takes_its_aliases(registry: Registry, bench: 
 async def test_files_of_a_deleted_version_stay_for_a_grace_time(registry: Registry, bench: Bench) -> None:
     made = await add(registry, bench, 1)
     bench.now += timedelta(hours=1)
-    dead = await registry.delete_version(TENANT, "a", 1)
+    dead = (await registry.delete_version(TENANT, "a", 1)).blobs
     assert sorted(dead) == sorted([made.bundle.manifest_sha256, made.bundle.tensors_sha256])
     bench.now += timedelta(seconds=59)
     assert await registry.sweep_orphans() == []
@@ -382,7 +382,7 @@ async def test_files_of_a_deleted_version_stay_for_a_grace_time(registry: Regist
 
 async def test_files_that_somebody_holds_stay(registry: Registry, bench: Bench) -> None:
     made = await add(registry, bench, 1)
-    dead = await registry.delete_version(TENANT, "a", 1)
+    dead = (await registry.delete_version(TENANT, "a", 1)).blobs
     bench.now += timedelta(hours=1)
     holds = Holds()
     with holds.hold([made.bundle]):
@@ -403,14 +403,22 @@ async def test_names_and_digests_that_are_or_were_in_use(registry: Registry, ben
     await add(registry, bench, 2, "b")
     digests = await registry.digests(TENANT, "a")
     assert digests == {first.digest, second.digest}
-    await registry.delete_adapter(TENANT, "a")
+    removed = await registry.delete_adapter(TENANT, "a")
     assert await registry.is_known_name(TENANT, "a")
-    assert await registry.unused(digests) == {first.digest}
+    assert (removed.digests, removed.was_kept) == ([first.digest], False)
+
+
+async def test_a_digest_whose_files_others_share_is_gone_all_the_same(registry: Registry, bench: Bench) -> None:
+    first, second = await add(registry, bench, 1), await add(registry, bench, 2)
+    assert first.bundle.manifest_sha256 == second.bundle.manifest_sha256
+    await registry.set_kept(TENANT, "a", 1, True)
+    removed = await registry.delete_version(TENANT, "a", 1)
+    assert removed == ([first.bundle.tensors_sha256], [first.digest], True)
 
 
 async def test_a_file_that_another_version_shares_stays(registry: Registry, bench: Bench) -> None:
     first, second = await add(registry, bench, 1), await add(registry, bench, 2)
-    dead = await registry.delete_version(TENANT, "a", 1)
+    dead = (await registry.delete_version(TENANT, "a", 1)).blobs
     assert dead == [first.bundle.tensors_sha256]
     bench.now += timedelta(hours=1)
     assert await registry.sweep_orphans() == dead

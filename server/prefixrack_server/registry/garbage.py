@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, delete, insert, or_, select
+from sqlalchemy import delete, insert, or_, select
 
+from prefixrack_server.messages import BundleRef
 from prefixrack_server.registry import tables
 from prefixrack_server.registry.database import Write, as_text
 from prefixrack_server.registry.transactions import Conn
-from prefixrack_server.registry.versions import Version
 
 
-def blobs_of(version: Version) -> tuple[str, str]:
-    return version.bundle.manifest_sha256, version.bundle.tensors_sha256
+class Unneeded(NamedTuple):
+    """What no version has any more."""
+
+    blobs: list[str]
+    digests: list[str]
 
 
-async def mark_dead(write: Write, removed: Iterable[Version]) -> list[str]:
-    """Note which blobs of removed versions are needed by none that is left, and return them."""
-    keys = dict.fromkeys(sha256 for version in removed for sha256 in blobs_of(version))
-    dead = [sha256 for sha256 in keys if not await _is_needed(write.conn, sha256)]
-    for sha256 in dead:
-        await write.conn.execute(insert(tables.dead_blobs).values(sha256=sha256, since=write.now_text))
-    return dead
+def blobs_of(bundle: BundleRef) -> tuple[str, str]:
+    return bundle.manifest_sha256, bundle.tensors_sha256
 
 
-async def mark_alive(write: Write, version: Version) -> None:
+async def mark_dead(write: Write, removed: Iterable[BundleRef]) -> Unneeded:
+    """Note which blobs of removed versions are needed by none that is left."""
+    bundles = list(removed)
+    keys = list(dict.fromkeys(sha256 for bundle in bundles for sha256 in blobs_of(bundle)))
+    left = await _that_use(write.conn, keys)
+    needed = {sha256 for bundle in left for sha256 in blobs_of(bundle)}
+    dead = [sha256 for sha256 in keys if sha256 not in needed]
+    if dead:
+        lines = [{"sha256": sha256, "since": write.now_text} for sha256 in dead]
+        await write.conn.execute(insert(tables.dead_blobs), lines)
+    used = {bundle.digest for bundle in left}
+    return Unneeded(dead, [digest for digest in dict.fromkeys(b.digest for b in bundles) if digest not in used])
+
+
+async def mark_alive(write: Write, bundle: BundleRef) -> None:
     table = tables.dead_blobs
-    await write.conn.execute(delete(table).where(table.c.sha256.in_(blobs_of(version))))
+    await write.conn.execute(delete(table).where(table.c.sha256.in_(blobs_of(bundle))))
 
 
 async def removable(conn: Conn, sha256s: Iterable[str], before: datetime) -> list[str]:
@@ -51,10 +64,8 @@ async def _all_needed(conn: Conn) -> set[str]:
     return {sha256 for row in rows for sha256 in row}
 
 
-async def _is_needed(conn: Conn, sha256: str) -> bool:
-    return (await conn.execute(select(tables.versions.c.number).where(_uses(sha256)).limit(1))).first() is not None
-
-
-def _uses(sha256: str) -> ColumnElement[bool]:
+async def _that_use(conn: Conn, sha256s: Sequence[str]) -> list[BundleRef]:
     table = tables.versions
-    return or_(table.c.manifest_sha256 == sha256, table.c.tensors_sha256 == sha256)
+    uses = or_(table.c.manifest_sha256.in_(sha256s), table.c.tensors_sha256.in_(sha256s))
+    found = select(table.c.digest, table.c.manifest_sha256, table.c.tensors_sha256).where(uses).distinct()
+    return [BundleRef(*row) for row in await conn.execute(found)]

@@ -14,7 +14,7 @@ from typing import Final
 from prefixrack_server.noticeboard import Noticeboard
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Clock, Database, utc_now
-from prefixrack_server.registry.desks.adapters import AdapterDesk, BundleFiles
+from prefixrack_server.registry.desks.adapters import AdapterDesk, BundleFiles, Removed
 from prefixrack_server.registry.desks.aliases import AliasDesk
 from prefixrack_server.registry.desks.door import DoorDesk
 from prefixrack_server.registry.desks.keys import KeyDesk
@@ -27,7 +27,7 @@ from prefixrack_server.registry.principal import Principal
 from prefixrack_server.registry.tenants import DEFAULT_TENANT
 from prefixrack_server.registry.versions import Version
 
-__all__ = ["DEFAULT_TENANT", "BundleFiles", "Principal", "Registry", "Version"]
+__all__ = ["DEFAULT_TENANT", "BundleFiles", "Principal", "Registry", "Removed", "Version"]
 
 GRACE_S: Final = 60.0
 

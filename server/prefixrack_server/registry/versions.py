@@ -5,9 +5,9 @@ Functions that take a `Write` belong to the caller's transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, insert, or_, select, update
 
@@ -43,6 +43,13 @@ class Version:
     @property
     def ref(self) -> str:
         return f"{self.name}@{self.number}"
+
+
+class Taken(NamedTuple):
+    """What is left to say of a version that was removed."""
+
+    bundle: BundleRef
+    kept: bool
 
 
 def of_adapter(table: Any, tenant: str, name: str) -> ColumnElement[bool]:
@@ -130,12 +137,6 @@ async def digests_of(conn: Conn, tenant: str, name: str) -> set[str]:
     return set((await conn.execute(select(table.c.digest).where(of_adapter(table, tenant, name)))).scalars())
 
 
-async def used_digests(conn: Conn, digests: Iterable[str]) -> set[str]:
-    """Those that some version has, whatever its adapter and tenant."""
-    table = tables.versions
-    return set((await conn.execute(select(table.c.digest).where(table.c.digest.in_(digests)))).scalars())
-
-
 async def find_kept(conn: Conn) -> list[Version]:
     """The versions of all tenants that stay resident by an administrator's wish."""
     table = tables.versions
@@ -148,22 +149,26 @@ async def insert_version(
 ) -> Version:
     """Add a version under the adapter's next number; the unique constraints stand behind the writers' lock."""
     number = await _take_number(write, tenant, name)
+    bundle = BundleRef(upload.digest, upload.manifest_sha256, upload.tensors_sha256)
+    version = Version(
+        tenant, name, number, bundle, manifest, upload.size_bytes, write.now_text, created_by, upload.card
+    )
     row = {
         "tenant": tenant,
         "name": name,
         "number": number,
-        "digest": upload.digest,
-        "manifest_sha256": upload.manifest_sha256,
-        "tensors_sha256": upload.tensors_sha256,
-        "card": upload.card,
+        "digest": bundle.digest,
+        "manifest_sha256": bundle.manifest_sha256,
+        "tensors_sha256": bundle.tensors_sha256,
+        "card": version.card,
         "manifest": manifest.model_dump(mode="json"),
-        "size_bytes": upload.size_bytes,
-        "created_at": write.now_text,
-        "created_by": created_by,
-        "kept": False,
+        "size_bytes": version.size_bytes,
+        "created_at": version.created_at,
+        "created_by": version.created_by,
+        "kept": version.kept,
     }
     await write.conn.execute(insert(tables.versions).values(**row))
-    return await get(write.conn, tenant, name, number)
+    return version
 
 
 async def _take_number(write: Write, tenant: str, name: str) -> int:
@@ -209,14 +214,16 @@ async def delete_version(write: Write, tenant: str, name: str, number: int) -> V
     return version
 
 
-async def delete_adapter(write: Write, tenant: str, name: str) -> Sequence[Version]:
+async def delete_adapter(write: Write, tenant: str, name: str) -> Sequence[Taken]:
     """Remove all versions and aliases of an adapter; its row stays, and with it the count of its numbers."""
-    await latest_number(write.conn, tenant, name)
     table = tables.versions
-    rows = (await write.conn.execute(select(table).where(of_adapter(table, tenant, name)))).mappings().all()
+    taken = select(table.c.digest, table.c.manifest_sha256, table.c.tensors_sha256, table.c.kept)
+    rows = (await write.conn.execute(taken.where(of_adapter(table, tenant, name)))).all()
+    if not rows:
+        raise unknown_adapter(name)
     for pointing in (tables.aliases, tables.alias_gates, tables.idempotency_keys, table):
         await write.conn.execute(delete(pointing).where(of_adapter(pointing, tenant, name)))
-    return [as_version(row) for row in rows]
+    return [Taken(BundleRef(*bundle), kept) for *bundle, kept in rows]
 
 
 async def _check_unaliased(conn: Conn, tenant: str, name: str, number: int) -> None:

@@ -174,10 +174,8 @@ async def download(request: Request, name: str, number: Number, caller: Reader) 
 async def delete_version(request: Request, name: str, number: Number, caller: Writer) -> Response:
     """Requests in flight finish on it; the number is not given out again."""
     services = services_of(request)
-    adapter = caller.adapter(name)
-    digests = await services.registry.digests(*adapter)
-    await services.registry.delete_version(*adapter, number, by=caller.actor)
-    await services.keeper.let_go(digests)
+    removed = await services.registry.delete_version(*caller.adapter(name), number, by=caller.actor)
+    await services.keeper.let_go(removed)
     return Response(status_code=204)
 
 
@@ -185,10 +183,8 @@ async def delete_version(request: Request, name: str, number: Number, caller: Wr
 async def delete_adapter(request: Request, name: str, caller: Writer) -> Response:
     """Delete an adapter with all its versions and aliases."""
     services = services_of(request)
-    adapter = caller.adapter(name)
-    digests = await services.registry.digests(*adapter)
-    await services.registry.delete_adapter(*adapter, by=caller.actor)
-    await services.keeper.let_go(digests)
+    removed = await services.registry.delete_adapter(*caller.adapter(name), by=caller.actor)
+    await services.keeper.let_go(removed)
     return Response(status_code=204)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,14 @@ class BundleFiles(NamedTuple):
     manifest_bytes: bytes
     tensors_path: Path
     card: str | None
+
+
+class Removed(NamedTuple):
+    """What a deletion leaves behind: blobs and digests that no version of any adapter has any more."""
+
+    blobs: list[str]
+    digests: list[str]
+    was_kept: bool  # resident, by an administrator's wish
 
 
 class AdapterDesk(Desk):
@@ -54,28 +62,29 @@ class AdapterDesk(Desk):
         pointers = await self._database.read(lambda conn: listing.pointers(conn, version.tenant, version.name))
         return listing.version_info(version, pointers, is_new)
 
-    async def delete_version(self, tenant: str, name: str, number: int, *, by: Actor = NOBODY) -> list[str]:
-        """Remove a version; its number is not given out again. Returns the blobs that no version needs any more.
+    async def delete_version(self, tenant: str, name: str, number: int, *, by: Actor = NOBODY) -> Removed:
+        """Remove a version; its number is not given out again.
 
         Raises AdapterNotFound, VersionNotFound, or Conflict while an alias other than `latest` stands on it.
         """
         check_name(name)
 
-        async def change(write: Write) -> list[str]:
+        async def change(write: Write) -> Removed:
             version = await versions.delete_version(write, tenant, name, number)
             await write.record(tenant, by, "version.delete", version.ref, digest=version.digest)
-            return await garbage.mark_dead(write, [version])
+            return Removed(*await garbage.mark_dead(write, [version.bundle]), version.kept)
 
         return await self._change(tenant, name, change)
 
-    async def delete_adapter(self, tenant: str, name: str, *, by: Actor = NOBODY) -> list[str]:
-        """Remove an adapter with all its versions and aliases. Returns the blobs that no version needs any more."""
+    async def delete_adapter(self, tenant: str, name: str, *, by: Actor = NOBODY) -> Removed:
+        """Remove an adapter with all its versions and aliases. Raises AdapterNotFound."""
         check_name(name)
 
-        async def change(write: Write) -> list[str]:
-            removed = await versions.delete_adapter(write, tenant, name)
-            await write.record(tenant, by, "adapter.delete", name, digests=[version.digest for version in removed])
-            return await garbage.mark_dead(write, removed)
+        async def change(write: Write) -> Removed:
+            taken = await versions.delete_adapter(write, tenant, name)
+            await write.record(tenant, by, "adapter.delete", name, digests=[one.bundle.digest for one in taken])
+            unneeded = await garbage.mark_dead(write, [one.bundle for one in taken])
+            return Removed(*unneeded, any(one.kept for one in taken))
 
         return await self._change(tenant, name, change)
 
@@ -88,10 +97,6 @@ class AdapterDesk(Desk):
         """Those of all versions of an adapter; none where there is no such adapter."""
         check_name(name)
         return await self._database.read(lambda conn: versions.digests_of(conn, tenant, name))
-
-    async def unused(self, digests: Collection[str]) -> set[str]:
-        """Those that no version of any adapter has (any more)."""
-        return set(digests) - await self._database.read(lambda conn: versions.used_digests(conn, digests))
 
     async def set_kept(self, tenant: str, name: str, number: int, keep: bool, *, by: Actor = NOBODY) -> Version:
         """Note an administrator's wish that a version stays resident, or that it need not."""

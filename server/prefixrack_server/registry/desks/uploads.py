@@ -83,9 +83,9 @@ class UploadDesk(Desk):
         await storage_quota.check_room(write, tenant, name, upload.size_bytes)
         version = await versions.insert_version(write, tenant, name, upload, manifest, by.key_id)
         # A sweep may have taken the files between their writing and this transaction; from here on it cannot.
-        if not await write.aside(_are_stored, self._blobs, garbage.blobs_of(version)):
+        if not await write.aside(_are_stored, self._blobs, garbage.blobs_of(version.bundle)):
             await write.aside(_put_blobs, self._blobs, upload)
-        await garbage.mark_alive(write, version)
+        await garbage.mark_alive(write, version.bundle)
         await write.record(tenant, by, "version.add", version.ref, digest=version.digest)
         return version
 
