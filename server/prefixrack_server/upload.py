@@ -26,6 +26,7 @@ PART_PREFIX: Final = "upload-"
 PART_SUFFIX: Final = ".part"
 
 MIB: Final = 1024 * 1024
+WRITTEN_AT_ONCE: Final = MIB
 
 FileOpener = Callable[[Path], BinaryIO]
 
@@ -198,11 +199,13 @@ class MemoryPart:
 
 class FilePart:
     """A large file in the spool's folder. Opened at once, so that there is always an owner to remove it; written in a
-    thread."""
+    thread, many chunks at a time: they come as small as the network sends them."""
 
     def __init__(self, file_name: str, limit: int, folder: Path, open_file: FileOpener) -> None:
         self._file_name, self._limit = file_name, limit
         self._hash = hashlib.sha256()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self.num_bytes = 0
         self.path = folder / f"{PART_PREFIX}{secrets.token_hex(16)}{PART_SUFFIX}"
         self._file = open_file(self.path)
@@ -214,24 +217,30 @@ class FilePart:
     async def take(self, data: bytes) -> None:
         self.num_bytes += len(data)
         check_size(self._file_name, self.num_bytes, self._limit)
-        with naming_disk_full("the upload"):
-            await asyncio.to_thread(self._write, data)
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= WRITTEN_AT_ONCE:
+            with naming_disk_full("the upload"):
+                await asyncio.to_thread(self._write_held)
 
     async def close(self) -> None:
         with naming_disk_full("the upload"):
-            await asyncio.to_thread(self._sync)
+            await asyncio.to_thread(self._finish)
 
     def discard(self) -> None:
         self._file.close()
         self.path.unlink(missing_ok=True)
 
-    def _write(self, data: bytes) -> None:
-        self._hash.update(data)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+    def _write_held(self) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        for data in held:
+            self._hash.update(data)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
-    def _sync(self) -> None:
+    def _finish(self) -> None:
+        self._write_held()
         os.fsync(self._file.fileno())
         self._file.close()
 

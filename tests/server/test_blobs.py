@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from obstore.exceptions import GenericError
 
 from prefixrack.errors import BlobUnusable, DiskFull
 from prefixrack_server.messages import BundleRef
+from prefixrack_server.registry import blobs as blobs_module
 from prefixrack_server.registry.blobs import BundleSource, LocalBlobStore
 
 CONTENT = b"some tensors"
@@ -61,6 +63,55 @@ def test_file_and_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyP
     LocalBlobStore(tmp_path).put_bytes(SHA256, CONTENT)
     path = tmp_path.resolve() / SHA256[:2] / SHA256
     assert synced == [str(path), str(path.parent), str(path.parent.parent)]
+
+
+def test_the_folder_of_all_is_synced_once_for_each_folder_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(blobs_module, "sync_folder", lambda path: synced.append(path.name))
+    blobs = LocalBlobStore(tmp_path / "blobs")
+    blobs.put_bytes(SHA256, CONTENT)
+    blobs.delete([SHA256])
+    blobs.put_bytes(SHA256, CONTENT)
+    LocalBlobStore(tmp_path / "blobs").put_bytes(SHA256, CONTENT)
+    assert synced == [SHA256[:2], "blobs", SHA256[:2], SHA256[:2], "blobs"]
+
+
+def test_an_adopted_file_is_the_blob(tmp_path: Path) -> None:
+    blobs, source = LocalBlobStore(tmp_path / "blobs"), source_file(tmp_path)
+    blobs.adopt_file(SHA256, source)
+    assert blobs.local_path(SHA256).samefile(source)
+    source.unlink()
+    assert blobs.local_path(SHA256).read_bytes() == CONTENT
+
+
+def test_an_adopted_file_mends_a_blob_that_lost_its_bytes(tmp_path: Path) -> None:
+    blobs = LocalBlobStore(tmp_path / "blobs")
+    blobs.put_bytes(SHA256, CONTENT)
+    blobs.local_path(SHA256).write_bytes(bytes(len(CONTENT)))
+    blobs.adopt_file(SHA256, source_file(tmp_path))
+    assert blobs.local_path(SHA256).read_bytes() == CONTENT
+
+
+def test_where_links_cannot_be_made_an_adopted_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_disk(*_paths: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(Path, "hardlink_to", other_disk)
+    blobs, source = LocalBlobStore(tmp_path / "blobs"), source_file(tmp_path)
+    blobs.adopt_file(SHA256, source)
+    assert not blobs.local_path(SHA256).samefile(source)
+    assert blobs.local_path(SHA256).read_bytes() == CONTENT
+
+
+def test_a_disk_that_has_no_room_for_a_name_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_paths: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "hardlink_to", full)
+    with pytest.raises(DiskFull, match="the adapter's files"):
+        LocalBlobStore(tmp_path / "blobs").adopt_file(SHA256, source_file(tmp_path))
 
 
 def test_an_absent_blob_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore
 
 from prefixrack.errors import BlobUnusable
-from prefixrack_server.disk import naming_disk_full, sha256_of, sync_file, sync_folder
+from prefixrack_server.disk import is_disk_full, naming_disk_full, sha256_of, sync_file, sync_folder
 from prefixrack_server.messages import BundleRef
 
 # obstore writes `<name>#<n>` first and links it to its name when it is whole; a killed process leaves such files.
@@ -36,6 +36,9 @@ class BlobStore(Protocol):
 
     def put_bytes(self, sha256: str, content: bytes) -> None:
         """`put_file` for bytes in memory."""
+
+    def adopt_file(self, sha256: str, path: Path) -> None:
+        """`put_file` for a file that nobody writes to any more: it may become the blob itself."""
 
     def exists(self, sha256: str) -> bool: ...
 
@@ -61,13 +64,23 @@ class LocalBlobStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._store = LocalStore(folder, mkdir=True)
+        self._lasting: set[Path] = set()  # folders of blobs whose own names are known to be on the disk
         self._remove_staging(time.time() - STAGING_MAX_AGE_S)
 
     def put_file(self, sha256: str, path: Path) -> None:
-        self._put(sha256, path)
+        with naming_disk_full("the adapter's files"):
+            self._put(sha256, path)
 
     def put_bytes(self, sha256: str, content: bytes) -> None:
-        self._put(sha256, content)
+        with naming_disk_full("the adapter's files"):
+            self._put(sha256, content)
+
+    def adopt_file(self, sha256: str, path: Path) -> None:
+        with naming_disk_full("the adapter's files"):
+            if self._link(sha256, path):
+                self._sync(sha256)
+            else:
+                self._put(sha256, path)
 
     def exists(self, sha256: str) -> bool:
         return self._path(sha256).is_file()
@@ -102,13 +115,25 @@ class LocalBlobStore:
                 if sha256 is not None and entry["last_modified"] < moment:
                     yield sha256
 
+    def _link(self, sha256: str, path: Path) -> bool:
+        """Give the file the blob's name too. False where there is one of that name, or where it lies on another disk or
+        the file system has no links: then its bytes are copied."""
+        name = self._path(sha256)
+        try:
+            name.parent.mkdir(exist_ok=True)
+            name.hardlink_to(path)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            return False
+        return True
+
     def _put(self, sha256: str, content: Path | bytes) -> None:
-        with naming_disk_full("the adapter's files"):
-            try:
-                obstore.put(self._store, blob_key(sha256), content, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                self._repair(sha256, content)
-            self._sync(sha256)
+        try:
+            obstore.put(self._store, blob_key(sha256), content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            self._repair(sha256, content)
+        self._sync(sha256)
 
     def _repair(self, sha256: str, content: Path | bytes) -> None:
         # A power cut between an earlier put and its fsync can leave a name without its bytes.
@@ -118,11 +143,13 @@ class LocalBlobStore:
         os.utime(self._path(sha256))
 
     def _sync(self, sha256: str) -> None:
-        # obstore syncs nothing: the file, its name in aa/, and the name aa itself each need it.
+        # obstore syncs nothing: the file, its name in aa/, and once the name aa itself, each need it.
         path = self._path(sha256)
         sync_file(path)
         sync_folder(path.parent)
-        sync_folder(self._folder)
+        if path.parent not in self._lasting:
+            sync_folder(self._folder)
+            self._lasting.add(path.parent)
 
     def _path(self, sha256: str) -> Path:
         return self._folder / blob_key(sha256)

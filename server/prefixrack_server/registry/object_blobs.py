@@ -61,6 +61,9 @@ class ObjectBlobStore:
         with naming_outage():
             obstore.put(self._store, blob_key(sha256), path)
 
+    def adopt_file(self, sha256: str, path: Path) -> None:
+        self.put_file(sha256, path)
+
     def put_bytes(self, sha256: str, content: bytes) -> None:
         with naming_outage():
             obstore.put(self._store, blob_key(sha256), content)

@@ -40,6 +40,7 @@ class UploadDesk(Desk):
     ) -> tuple[Version, bool]:
         """Make an upload a version, durably, and say whether it is new: the same digest again is the existing one.
 
+        `stage` comes first: files that are there are taken for whole and synced.
         Raises InvalidName, IdempotencyConflict or DiskFull, and then nothing has changed.
         """
         check_name(name)
@@ -47,7 +48,6 @@ class UploadDesk(Desk):
             replayed = await self.replay(tenant, idempotency_key, upload.digest, name)
             if replayed is not None:
                 return replayed, False
-        await asyncio.to_thread(_put_blobs, self._blobs, upload)
         return await self._change(
             tenant,
             name,
@@ -92,11 +92,10 @@ class UploadDesk(Desk):
     async def declare_version(
         self, tenant: str, name: str, number: int, upload: SpooledBundle, manifest: Manifest
     ) -> Version:
-        """Make an upload the version of this number, where a file says so and nobody else adds any.
+        """Make an upload the version of this number, where a file says so and nobody else adds any, after `stage`.
 
         Raises Conflict for a number that is, or was, another version's, or DiskFull.
         """
-        await asyncio.to_thread(_put_blobs, self._blobs, upload)
 
         async def change(write: Write) -> Version:
             known = await versions.find_number(write.conn, tenant, name, number)
@@ -118,7 +117,7 @@ class UploadDesk(Desk):
 
 def _put_blobs(blobs: BlobStore, upload: SpooledBundle) -> None:
     # The large file first: a full disk then leaves nothing behind.
-    blobs.put_file(upload.tensors_sha256, upload.tensors_path)
+    blobs.adopt_file(upload.tensors_sha256, upload.tensors_path)
     blobs.put_bytes(upload.manifest_sha256, upload.manifest_bytes)
 
 
