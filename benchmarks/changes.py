@@ -1,13 +1,17 @@
 """Latency of adapters that are ready while others are uploaded and deleted all the time, against a quiet registry.
 
 Both streams are open-loop: predictions at half of what the server can do, and so many changes a second, every other one
-the upload of an adapter that was never there, every other one its deletion. Prints one JSON line; see README.md here.
+the upload of an adapter that was never there, every other one its deletion. The load runs on the same cores as the
+server, and sends whole bundles: what it takes itself is in the line, beside what the server takes. Prints one JSON
+line; see README.md here.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple, dataclass
+from statistics import fmean
 from typing import Annotated
 
 import numpy as np
@@ -17,7 +21,7 @@ from latency import capacity, predict_message
 from open_loop import Answer, Call, Latencies, arrivals, message_of, run_calls
 from options import Backbone, Commit, Rounds, SentRows, SliceSeconds, Threads
 from prefixrack_adapters.bundle import tar_bundle
-from server_process import Server, check_wrk, serving
+from server_process import Server, check_wrk, cpu_s, serving
 from stand import Stand, stand
 from throughput import check_served, server_settings
 from turns import Contestant, Spread, stderr, take_turns
@@ -69,6 +73,7 @@ def measure(
     random = np.random.default_rng(here.seed)
     changes = changes_of(coming)
     seen: dict[str, list[Latencies]] = {"quiet": [], "changing": []}
+    cores: dict[str, list[Cores]] = {name: [] for name in seen}
     answers: list[Answer] = []
 
     def loaded(name: str) -> Contestant:
@@ -77,8 +82,10 @@ def measure(
             calls = [Call(due_s, "predict", messages[turn % len(messages)]) for turn, due_s in enumerate(due)]
             if name == "changing":
                 calls += [Call(due_s, *next(changes)) for due_s in np.arange(0, seconds, 1 / changes_per_s)]
+            before = Cores.so_far(server)
             got = run_calls(server.port, calls)
             if index:
+                cores[name].append(before.until(Cores.so_far(server), seconds))
                 seen[name].append(Latencies.of([answer for answer in got if answer.kind == "predict"]))
                 answers.extend(got)
             return seconds
@@ -95,9 +102,29 @@ def measure(
         "p99_ms": {name: asdict(spread) for name, spread in p99.items()},
         "p50_ms": {name: asdict(Spread.of([one.p50_ms for one in of_name], 2)) for name, of_name in seen.items()},
         "p99_ratio": asdict(ratio),
+        "cores": {name: asdict(Cores.mean(of_name)) for name, of_name in cores.items()},
         "num_failures": sum(answer.status >= 400 for answer in answers),
         **{kind: asdict(latencies) for kind, latencies in kinds.items()},
     }
+
+
+@dataclass(frozen=True)
+class Cores:
+    """CPU time of the server and of the load, in seconds; or of one second, which is in cores."""
+
+    server: float
+    load: float
+
+    @classmethod
+    def so_far(cls, server: Server) -> Cores:
+        return cls(cpu_s(f"{server.pid}"), time.process_time())
+
+    def until(self, later: Cores, seconds: float) -> Cores:
+        return Cores((later.server - self.server) / seconds, (later.load - self.load) / seconds)
+
+    @classmethod
+    def mean(cls, slices: Sequence[Cores]) -> Cores:
+        return cls(*(round(fmean(values), 3) for values in zip(*map(astuple, slices), strict=True)))
 
 
 def changes_of(coming: Sequence[RandomAdapter]) -> Iterator[tuple[str, bytes]]:

@@ -40,6 +40,10 @@ Clock = Callable[[], datetime]
 START_PATIENCE_S: Final = 60.0
 START_PAUSE_S: Final = 0.5
 
+NEXT_REVISION: Final = (
+    update(tables.revision).values(value=tables.revision.c.value + 1).returning(tables.revision.c.value)
+)
+
 log = structlog.stdlib.get_logger("prefixrack.registry")
 
 
@@ -72,7 +76,7 @@ class Write:
         """
         line = {"at": self.now_text, "tenant": tenant, "action": action, "target": target, "detail": detail}
         who = {"key_id": actor.key_id, "request_id": actor.request_id}
-        await self.conn.execute(insert(tables.audit).values(**line, **who))
+        await self.conn.execute(insert(tables.audit), line | who)
 
     async def aside(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what blocks, such as the disk."""
@@ -166,9 +170,7 @@ class Database:
         return str(await self.read(lambda conn: conn.scalar(text("SELECT version_num FROM alembic_version"))))
 
     async def _next_revision(self, conn: Conn) -> int:
-        column = tables.revision.c.value
-        statement = update(tables.revision).values(value=column + 1).returning(column)
-        return int((await conn.execute(statement)).scalar_one())
+        return int((await conn.execute(NEXT_REVISION)).scalar_one())
 
     @contextmanager
     def _naming_faults(self) -> Iterator[None]:

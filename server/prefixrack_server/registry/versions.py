@@ -167,7 +167,7 @@ async def insert_version(
         "created_by": version.created_by,
         "kept": version.kept,
     }
-    await write.conn.execute(insert(tables.versions).values(**row))
+    await write.conn.execute(insert(tables.versions), row)
     return version
 
 
@@ -178,7 +178,7 @@ async def _take_number(write: Write, tenant: str, name: str) -> int:
     if number is not None:
         return int(number)
     first = {"tenant": tenant, "name": name, "last_number": 1, "created_at": write.now_text}
-    await write.conn.execute(insert(table).values(**first))
+    await write.conn.execute(insert(table), first)
     return 1
 
 
@@ -188,7 +188,7 @@ async def reserve_number(write: Write, tenant: str, name: str, number: int) -> N
     last = await write.conn.scalar(select(table.c.last_number).where(of_adapter(table, tenant, name)))
     if last is None:
         first = {"tenant": tenant, "name": name, "last_number": number - 1, "created_at": write.now_text}
-        await write.conn.execute(insert(table).values(**first))
+        await write.conn.execute(insert(table), first)
         return
     if number <= last:
         raise Conflict(f"version {number} of {name!r} is or was another one, up to {last} all are: use a new number")
