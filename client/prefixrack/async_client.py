@@ -413,10 +413,15 @@ class AsyncClient:
         return await self._run(calls.update_tenant(name, settings))
 
     def list_audit(
-        self, *, tenant: str | None = None, action: str | None = None, page_size: int | None = None
+        self,
+        *,
+        tenant: str | None = None,
+        action: str | None = None,
+        adapter: str | None = None,
+        page_size: int | None = None,
     ) -> AsyncIterator[AuditLine]:
-        """Who changed what, newest first; `action` is one, or how several begin ("key.")."""
-        return self._pages(lambda cursor: calls.list_audit(page_size, cursor, tenant, action))
+        """Who changed what, newest first; `action` is one, or how several begin ("key."), `adapter` a name."""
+        return self._pages(lambda cursor: calls.list_audit(page_size, cursor, tenant, action, adapter))
 
     def list_usage(
         self,

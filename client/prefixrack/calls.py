@@ -225,8 +225,10 @@ def update_tenant(name: str, settings: Mapping[str, Any]) -> Call[TenantInfo]:
     return Call(write("PATCH", f"{TENANTS}/{segment(name)}", _given(settings)), partial(decode, TenantInfo))
 
 
-def list_audit(limit: int | None, cursor: str | None, tenant: str | None, action: str | None) -> Call[AuditPage]:
-    request = read("/admin/v1/audit", limit=limit, cursor=cursor, tenant=tenant, action=action)
+def list_audit(
+    limit: int | None, cursor: str | None, tenant: str | None, action: str | None, adapter: str | None = None
+) -> Call[AuditPage]:
+    request = read("/admin/v1/audit", limit=limit, cursor=cursor, tenant=tenant, action=action, adapter=adapter)
     return Call(request, partial(decode, AuditPage))
 
 

@@ -231,6 +231,53 @@ def test_axe_finds_nothing_at_the_door_in_dialogs_and_in_answers(open_tab: OpenT
         assert violations(tab.page) == {}, name
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_axe_finds_nothing_where_something_is_decided_or_refused(
+    open_tab: OpenTab, two_versions: str, changed: Callable[..., Path], scheme: Scheme, size: tuple[int, int]
+) -> None:
+    tab = open_tab(scheme=scheme, size=size)
+
+    def look(what: str) -> None:
+        assert violations(tab.page) == {}, what
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= size[0], what
+
+    def look_at_dialog(button: str) -> None:
+        tab.page.get_by_role("button", name=button).first.click()
+        tab.page.get_by_role("dialog").wait_for()
+        look(button)
+
+    page = tab.open(f"adapters/{two_versions}")
+    for version in (1, 2):
+        page.get_by_label(f"Compare version {version}").check()
+    page.locator(".diff tbody tr").first.wait_for()
+    look("two manifests")
+    look_at_dialog("Delete version 1")
+    page = tab.open("keys")
+    look_at_dialog("Revoke")
+    page.keyboard.press("Escape")
+    look_at_dialog("Rotate")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="New key").click()
+    page.get_by_role("button", name="Make key").click()
+    page.locator(".secret").wait_for()
+    page.get_by_role("button", name="Copy key").click()
+    look("a secret")
+    page = tab.open("upload")
+    refused = changed("nli", labels=["yes", "no"])
+    page.get_by_label("Choose files").set_input_files([refused / name for name in BUNDLE_FILES])
+    page.get_by_role("button", name="Upload").wait_for()
+    look("chosen files")
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("heading", name="Validation").wait_for()
+    look("a refused bundle")
+    for place in ("nothing", "adapters/nothing", "playground?adapters=nothing"):
+        tab.open(place)
+        look(place)
+    run(tab.open("playground?adapters=ner,qa,intent"))
+    look("an answer beside a refusal")
+
+
 def run(page: Page, text: str | None = None) -> None:
     """Send what stands in the playground, or `text`, and wait for the answer."""
     if text is not None:
@@ -262,6 +309,15 @@ def test_spans_are_marked_in_the_text(open_tab: OpenTab) -> None:
     assert page.locator("mark .span-label").all_inner_texts()[2] == "location-GPE"
 
 
+def test_text_runs_as_its_script_does(open_tab: OpenTab) -> None:
+    page = open_tab().open("playground?adapters=ner")
+    for text, direction in (("\u05d4\u05d5\u05d0 \u05d2\u05e8 \u05d1 London", "rtl"), ("He lives in London", "ltr")):
+        run(page, text)
+        page.locator("mark", has_text="London").wait_for()
+        directions = "parts => parts.map((part) => getComputedStyle(part).direction)"
+        assert page.locator("textarea, .marked").evaluate_all(directions) == [direction] * 2
+
+
 def test_labels_are_bars_and_answers_are_marked_in_the_context(open_tab: OpenTab) -> None:
     tab = open_tab()
     run(tab.open("playground?adapters=intent"), "how much money do i have in my checking account")
@@ -274,6 +330,17 @@ def test_labels_are_bars_and_answers_are_marked_in_the_context(open_tab: OpenTab
     assert page.locator("mark").evaluate("mark => mark.firstChild.textContent") == "1889"
 
 
+def test_no_answer_shows_the_nearest_one_as_none(open_tab: OpenTab) -> None:
+    page = open_tab().open("playground?adapters=qa")
+    page.get_by_label("Question").fill("Who lives in Zürich?")
+    page.get_by_label("Context").fill("Ada lives in Zürich.")
+    run(page)
+    page.get_by_text("No answer in this context").wait_for()
+    page.get_by_text("Nearest to one is “Ada”").wait_for()
+    assert page.locator("mark").all_inner_texts() == ["Ada nearest"]
+    assert page.locator("mark.span-note").count() == 1
+
+
 def test_semantic_roles_are_asked_for_by_words_and_marked(
     world: World, open_tab: OpenTab, changed: Callable[..., Path]
 ) -> None:
@@ -282,22 +349,54 @@ def test_semantic_roles_are_asked_for_by_words_and_marked(
     world.push("roles", changed("ner", input_format="srl", example=example))
     page = open_tab().open("playground?adapters=roles")
     assert page.get_by_label("Tokens").input_value() == "He left London"
-    assert page.get_by_label("Predicate index").input_value() == "1"
+    predicate = page.get_by_label("Predicate index")
+    assert (predicate.input_value(), predicate.inner_text().split()) == (
+        "1",
+        ["0:", "He", "1:", "left", "2:", "London"],
+    )
+    run(page)
+    assert page.locator("mark.span-note").inner_text().split() == ["left", "predicate"]
     run(page, "Ada \N{WAVING HAND SIGN} moved to Paris in France")
-    marks = page.locator("mark").evaluate_all("marks => marks.map((mark) => mark.firstChild.textContent)")
+    assert predicate.locator("option").all_inner_texts()[1] == "1: \N{WAVING HAND SIGN}"
+    page.locator("mark.span-note", has_text="\N{WAVING HAND SIGN}").wait_for()
+    marks = page.locator("mark:not(.span-note)").evaluate_all(
+        "marks => marks.map((mark) => mark.firstChild.textContent)"
+    )
     listed = page.get_by_role("list", name="Spans").locator("b").all_inner_texts()
     assert marks == listed
     assert "Paris" in marks
 
 
 def test_adapters_and_versions_answer_side_by_side(open_tab: OpenTab, two_versions: str) -> None:
-    page = open_tab().open(f"playground?adapters={two_versions}@1,{two_versions}@2,ner")
+    page = open_tab().open(f"playground?adapters={two_versions}@2,ner,{two_versions}@1")
     run(page, SENTENCE)
-    assert page.locator(".result h2").all_inner_texts() == [f"{two_versions}@1", f"{two_versions}@2", "ner@1"]
+    assert page.locator(".result h2").all_inner_texts() == [f"{two_versions}@2", "ner@1", f"{two_versions}@1"]
     page.get_by_role("button", name="Remove ner").click()
     run(page)
     page.locator(".result").nth(2).wait_for(state="detached")
     assert page.locator(".result").count() == 2
+
+
+def test_one_of_thousands_of_adapters_is_found_by_typing(open_tab: OpenTab) -> None:
+    """The first page of the list says that there are more; then nobody is made to load or scroll through them all."""
+    tab = open_tab()
+
+    def with_more(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | {"next_cursor": "bmVy"})
+
+    tab.page.route("**/v1/adapters?limit=100", with_more)
+    page = tab.open("playground?adapters=intent")
+    field = page.get_by_role("combobox", name="Adapter 1", exact=True)
+    assert (field.input_value(), field.evaluate("field => field.tagName")) == ("intent", "INPUT")
+    field.fill("emo")
+    page.locator("datalist option[value=emotions]").wait_for(state="attached")
+    field.fill("emotions")
+    page.get_by_text("28 labels").wait_for()
+    field.fill("qa")
+    page.keyboard.press("Enter")
+    page.get_by_label("Question").wait_for()
+    assert violations(page) == {}
 
 
 def test_an_input_that_fails_says_why(open_tab: OpenTab) -> None:
@@ -580,6 +679,33 @@ def test_an_admin_edits_the_quotas_of_any_tenant(world: World, open_tab: OpenTab
     page.get_by_role("dialog").get_by_role("button", name="Make key").click()
     page.locator(".secret").wait_for()
     assert len(world.call("GET", "admin/v1/keys?tenant=acme").json()["data"]) == 1
+
+
+def test_an_operator_sees_and_runs_the_adapters_of_any_tenant(world: World, open_tab: OpenTab) -> None:
+    world.call("POST", "admin/v1/tenants", json={"name": "north"})
+    tab = open_tab()
+    page = tab.open("adapters")
+    page.get_by_label("Tenant").select_option("north")
+    page.get_by_text("No adapters yet").wait_for()
+    page.get_by_role("main").get_by_role("link", name="Upload", exact=True).click()
+    assert page.get_by_label("Tenant").input_value() == "north"
+    page.get_by_label("Choose files").set_input_files([EXAMPLES / "ner" / name for name in BUNDLE_FILES])
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_text("Version 1 of north:ner is served now").wait_for()
+    page = tab.open("adapters?tenant=north")
+    page.get_by_text("Adapters of the tenant north").wait_for()
+    row = page.get_by_role("row", name=re.compile("^ner"))
+    row.get_by_text("0.493 span_f1").wait_for()
+    row.get_by_role("link", name="ner", exact=True).click()
+    page.locator(".history li").first.wait_for()
+    assert page.locator(".history li b").all_inner_texts() == ["Version 1 was uploaded"]
+    page.get_by_role("link", name="Playground").last.click()
+    run(page, SENTENCE)
+    assert page.locator("mark").count() == 3
+    page = tab.open("adapters/north%3Aner")
+    page.locator(".tile", has_text="since the server's start").locator("b", has_text=re.compile("^1$")).wait_for()
+    page.get_by_role("link", name="Adapters").last.click()
+    page.get_by_text("Adapters of the tenant north").wait_for()
 
 
 def test_a_tenants_admin_sees_its_quotas_and_sets_none(world: World, open_tab: OpenTab) -> None:

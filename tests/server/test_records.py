@@ -73,6 +73,19 @@ async def test_the_audit_log_comes_in_pages_newest_first(server: Any, bundles: A
     assert [line["target"] for line in adds] == ["c@1", "b@1", "a@1"]
 
 
+async def test_the_audit_log_of_one_adapter(server: Any, bundles: Any) -> None:
+    """However much was done to others since, and to those whose names begin like it."""
+    for name in ("a", "a.b", "a_b", "ab"):
+        await server.upload(bundles(name))
+    await server.client.put("/admin/v1/adapters/a/aliases/production", json={"version": 1})
+    await server.client.delete("/admin/v1/adapters/a_b")
+    lines = (await server.client.get(AUDIT, params={"adapter": "a", "limit": 2})).json()
+    assert [line["target"] for line in lines["data"]] == ["a@production", "a@1"]
+    assert lines["next_cursor"] is None
+    lines = (await server.client.get(AUDIT, params={"adapter": "a_b"})).json()
+    assert [line["action"] for line in lines["data"]] == ["adapter.delete", "version.add"]
+
+
 @pytest.mark.parametrize("url", [AUDIT, USAGE])
 @pytest.mark.parametrize("params", [{"cursor": "x"}, {"limit": 0}, {"limit": 1001}])
 async def test_pages_that_are_none(server: Any, url: str, params: Any) -> None:

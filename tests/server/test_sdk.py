@@ -236,3 +236,4 @@ async def test_records_of_a_tenant(sdk: AsyncClient, server: Any, bundles: Any) 
     actions = [line.action async for line in sdk.list_audit(page_size=1)]
     assert actions == ["version.add", "tenant.create"]
     assert [line.action async for line in sdk.list_audit(action="version.")] == ["version.add"]
+    assert [line.action async for line in sdk.list_audit(adapter="nobody")] == []

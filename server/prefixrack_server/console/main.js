@@ -53,7 +53,7 @@ function Console() {
 function Page({ route, me }) {
   const { page, rest, query } = route;
   if (page === "adapters" && rest[0]) return html`<${AdapterPage} key=${rest[0]} name=${rest[0]} query=${query} me=${me} />`;
-  if (page === "adapters") return html`<${AdaptersPage} me=${me} />`;
+  if (page === "adapters") return html`<${AdaptersPage} key=${`${query}`} query=${query} me=${me} />`;
   const known = PAGES[page];
   if (known) return html`<${known} key=${`${page}?${query}`} query=${query} me=${me} />`;
   return html`<h1>Not here</h1><${Empty} title="There is no such page" icon="search">

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from prefixrack.types import AuditLine
 from prefixrack_server.registry import tables
@@ -11,14 +11,25 @@ from prefixrack_server.registry.transactions import Conn
 
 
 async def page(
-    conn: Conn, tenant: str, limit: int, cursor: str | None, action: str | None = None
+    conn: Conn,
+    tenant: str,
+    limit: int,
+    cursor: str | None,
+    action: str | None = None,
+    adapter: str | None = None,
 ) -> tuple[list[AuditLine], str | None]:
-    """Lines about a tenant's things, newest first, below the number `cursor`; `action` is how they begin."""
+    """Lines about a tenant's things, newest first, below the number `cursor`; `action` is how they begin.
+
+    With `adapter` only those about it, its versions and its aliases.
+    """
     table = tables.audit
     chosen = select(table).where(table.c.tenant == tenant).order_by(table.c.id.desc()).limit(limit + 1)
     if cursor is not None:
         chosen = chosen.where(table.c.id < number_of(cursor))
     if action is not None:
         chosen = chosen.where(table.c.action.startswith(action, autoescape=True))
+    if adapter is not None:
+        target = table.c.target  # name, name@7, name@alias
+        chosen = chosen.where(or_(target == adapter, target.startswith(f"{adapter}@", autoescape=True)))
     found = [AuditLine(**row) for row in (await conn.execute(chosen)).mappings()]
     return found[:limit], str(found[limit - 1].id) if len(found) > limit else None

@@ -37,10 +37,11 @@ async def list_audit(
     cursor: str | None = None,
     tenant: TenantName = None,
     action: Annotated[str | None, Query(max_length=64, description="One action, or how several begin")] = None,
+    adapter: Annotated[str | None, Query(max_length=63, description="Only lines about this adapter")] = None,
 ) -> AuditPage:
     """Who changed what of a tenant's things, newest first. Lines are written with the change and never altered."""
     registry = services_of(request).registry
-    lines, next_cursor = await registry.list_audit(caller.owner(tenant), limit, cursor, action)
+    lines, next_cursor = await registry.list_audit(caller.owner(tenant), limit, cursor, action, adapter)
     return AuditPage(data=lines, next_cursor=next_cursor)
 
 

@@ -27,6 +27,7 @@ export function fieldsOf(detail) {
 const rank = ({ name, isOptional }) => (isOptional ? 2 : 0) + (name === "question" ? -1 : 0);
 
 function kindOf(name, schema) {
+  if (name === "predicate_index") return "word"; // of the tokens
   if (schema.type === "string") return "text";
   if (schema.type === "integer" || schema.type === "number") return "number";
   if (schema.type === "array" && schema.items?.type === "string") return name === "tokens" ? "words" : "lines";
@@ -61,11 +62,13 @@ export function inputOf(fields, texts) {
 }
 
 function parse(kind, text) {
-  if (kind === "words") return text.split(/\s+/).filter(Boolean);
+  if (kind === "words") return wordsOf(text);
   if (kind === "lines") return text.split("\n").filter((line) => line.trim());
-  if (kind === "number") return Number(text);
+  if (kind === "number" || kind === "word") return Number(text);
   return kind === "json" ? JSON.parse(text) : text;
 }
+
+export const wordsOf = (text) => text.split(/\s+/).filter(Boolean);
 
 // The text that the offsets of an answer are of: words are joined by spaces.
 export function textBehind(input) {

@@ -3,8 +3,8 @@ import { quantile } from "./prometheus.js";
 
 const REQUESTS = "prefixrack_adapter_requests_total";
 
-export function trafficOf(feed, tenant, adapter) {
-  const labels = { adapter, tenant };
+export function trafficOf(feed, { tenant, name }) {
+  const labels = { adapter: name, tenant };
   return {
     perSecond: feed.rate(REQUESTS, labels),
     total: feed.last?.sum(REQUESTS, labels) ?? null,

@@ -1,4 +1,5 @@
 // One adapter: what it is, its versions, where its aliases point, what changed between two, what was done to it.
+import { ownerOf } from "../lib/adapter_ref.js";
 import { getAll, getJson, part } from "../lib/api.js";
 import { useFeed } from "../lib/feed.js";
 import { count, duration, metric, rate } from "../lib/format.js";
@@ -6,7 +7,7 @@ import { useLoad } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
 import { readBundle } from "../lib/bundle.js";
 import { Markdown } from "../lib/markdown.js";
-import { playgroundHash } from "../lib/route.js";
+import { adaptersHash, playgroundHash } from "../lib/route.js";
 import { trafficOf } from "../lib/traffic.js";
 import { Audit } from "../parts/audit.js";
 import { TaskChip } from "../parts/chips.js";
@@ -18,13 +19,14 @@ import { Versions } from "../parts/versions.js";
 
 export function AdapterPage({ name, me }) {
   const { data, problem, isLoading, reload } = useLoad(() => loadAdapter(name), [name]);
-  return html`<a class="back" href="#/adapters"><${Icon} name="back" />Adapters</a>
+  const owner = ownerOf(name, me.tenant);
+  return html`<a class="back" href=${adaptersHash(owner.tenant, me.tenant)}><${Icon} name="back" />Adapters</a>
     <div class="page-head"><div><h1>${name}</h1>
         ${data && html`<p class="lead"><${TaskChip} task=${data.detail.task} /> ${data.detail.licence && html`<span class="muted">${data.detail.licence}</span>`}</p>`}</div>
       ${me.can("predict") && html`<a class="button primary" href=${playgroundHash([name])}><${Icon} name="playground" />Playground</a>`}</div>
     <${ProblemNotice} problem=${problem} onRetry=${reload} />
     ${!data && isLoading && html`<${Loading} what="Loading the adapter" />`}
-    ${data && html`<${Traffic} name=${name} detail=${data.detail} tenant=${me.tenant} />
+    ${data && html`<${Traffic} owner=${owner} detail=${data.detail} />
       <div class="columns">
         <div class="stack">
           <${Rollout} name=${name} aliases=${data.aliases} versions=${data.versions} onChange=${reload} me=${me} />
@@ -48,9 +50,9 @@ async function loadAdapter(name) {
   return { detail, versions, aliases: aliases.data };
 }
 
-function Traffic({ name, detail, tenant }) {
+function Traffic({ owner, detail }) {
   const feed = useFeed();
-  const { perSecond, total, p95 } = trafficOf(feed, tenant, name);
+  const { perSecond, total, p95 } = trafficOf(feed, owner);
   const [first] = detail.metrics;
   return html`<dl class="tiles">
     <div class="tile"><dt>Requests/s</dt><dd><b class="figure">${rate(perSecond)}</b><span>in the last minute</span></dd></div>

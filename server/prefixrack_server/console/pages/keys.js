@@ -11,6 +11,7 @@ import { KeyTable } from "../parts/key_table.js";
 import { NewKeyDialog } from "../parts/new_key.js";
 import { Loading, Needs, ProblemNotice } from "../parts/notice.js";
 import { Limits, Quotas } from "../parts/quotas.js";
+import { TenantSelect } from "../parts/tenant_select.js";
 
 const SCOPE = "tenant:admin";
 
@@ -24,7 +25,7 @@ export function KeysPage({ me }) {
       ? html`<${OwnKey} me=${me} />`
       : html`<div class="notice"><${Icon} name="keys" /><div><p class="notice-text">This server asks for no keys: it answers everybody on this machine.</p></div></div>`}
     ${me.can(SCOPE) && html`
-      ${me.can("admin") && html`<${TenantSelect} tenant=${tenant} onTenant=${setTenant} />`}
+      <${TenantSelect} tenant=${tenant} onTenant=${setTenant} me=${me} />
       <${Keys} key=${tenant} tenant=${tenant} marker=${numMade} me=${me} />
       <${Quotas} key=${`quotas of ${tenant}`} tenant=${tenant} me=${me} />`}
     ${isOpen && html`<${NewKeyDialog} tenant=${tenant} me=${me} onClose=${() => setIsOpen(false)} onMade=${() => setNumMade(numMade + 1)} />`}`;
@@ -43,15 +44,6 @@ function OwnKey({ me }) {
     ${!me.can(SCOPE) && html`<div class="own-limits"><h3>Quotas of ${me.tenant}</h3><${Limits} info=${me} />
       <${Needs} scope=${SCOPE} what="To see and make other keys" /></div>`}
   </section>`;
-}
-
-function TenantSelect({ tenant, onTenant }) {
-  const { data, problem } = useLoad(() => getAll("admin/v1/tenants"), []);
-  if (problem) return html`<${ProblemNotice} problem=${problem} />`;
-  if (!data || data.length < 2) return null;
-  return html`<label class="field tenant-field"><span class="field-name">Tenant</span>
-    <select class="select" value=${tenant} onChange=${(event) => onTenant(event.currentTarget.value)}>
-      ${data.map(({ name, disabled_at: disabled }) => html`<option value=${name}>${name}${disabled ? " (disabled)" : ""}</option>`)}</select></label>`;
 }
 
 function Keys({ tenant, marker, me }) {

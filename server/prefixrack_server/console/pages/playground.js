@@ -1,12 +1,14 @@
 // The playground: one input, one adapter or several beside each other, and the request as code.
 import { useEffect, useState } from "preact/hooks";
-import { getAll, getJson, part, send } from "../lib/api.js";
+import { nameOf } from "../lib/adapter_ref.js";
+import { getJson, part, send } from "../lib/api.js";
 import { plural, shortDigest } from "../lib/format.js";
 import { useAction, useLoad } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
-import { fieldsOf, inputOf, nameOfField, textsOf } from "../lib/input_form.js";
+import { fieldsOf, inputOf, nameOfField, textsOf, wordsOf } from "../lib/input_form.js";
 import { adapterHash } from "../lib/route.js";
 import { curlSnippet, pythonSnippet, requestOf } from "../lib/snippets.js";
+import { AdapterField, VersionSelect } from "../parts/adapter_field.js";
 import { Answer } from "../parts/answer.js";
 import { TaskChip } from "../parts/chips.js";
 import { CopyButton } from "../parts/copy.js";
@@ -14,7 +16,7 @@ import { Icon } from "../parts/icons.js";
 import { Empty, Loading, ProblemNotice } from "../parts/notice.js";
 
 const MAX_REFS = 6;
-const nameOf = (ref) => ref.split("@")[0];
+const MOST_LISTED = 100; // of more adapters one is found by typing
 
 export function PlaygroundPage({ query, me }) {
   const lacking = ["predict", "adapters:read"].find((scope) => !me.can(scope));
@@ -26,64 +28,41 @@ export function PlaygroundPage({ query, me }) {
 }
 
 function Playground({ query, me }) {
-  const adapters = useLoad(() => getAll("v1/adapters"), []);
+  const page = useLoad(() => getJson(`v1/adapters?limit=${MOST_LISTED}`), []);
+  const adapters = page.data?.data;
   const [refs, setRefs] = useState(() => (query.get("adapters") ?? "").split(",").filter(Boolean));
   useEffect(() => {
-    if (!refs.length && adapters.data?.length) setRefs([adapters.data[0].name]);
-  }, [adapters.data]);
-  return html`<${ProblemNotice} problem=${adapters.problem} onRetry=${adapters.reload} />
-    ${!adapters.data && adapters.isLoading && html`<${Loading} what="Loading adapters" />`}
-    ${adapters.data?.length === 0 && html`<${Empty} title="Nothing to play with yet" icon="playground">
+    if (!refs.length && adapters?.length) setRefs([adapters[0].name]);
+  }, [adapters]);
+  return html`<${ProblemNotice} problem=${page.problem} onRetry=${page.reload} />
+    ${!adapters && page.isLoading && html`<${Loading} what="Loading adapters" />`}
+    ${adapters?.length === 0 && !refs.length && html`<${Empty} title="Nothing to play with yet" icon="playground">
       ${me.can("adapters:write") && html`<a class="button primary" href="#/upload">Upload an adapter</a>`}<//>`}
-    ${adapters.data && refs.length > 0 && html`<${Bench} adapters=${adapters.data} refs=${refs} onRefs=${setRefs} me=${me} />`}`;
+    ${adapters && refs.length > 0 && html`<${Bench} adapters=${adapters} isAll=${page.data.next_cursor === null} refs=${refs} onRefs=${setRefs} me=${me} />`}`;
 }
 
-function Bench({ adapters, refs, onRefs, me }) {
+function Bench({ adapters, isAll, refs, onRefs, me }) {
   const first = refs[0];
   const detail = useLoad(() => getJson(`v1/adapters/${part(first)}`), [first]);
-  return html`<${Chooser} adapters=${adapters} refs=${refs} onRefs=${onRefs} />
+  return html`<${Chooser} adapters=${adapters} isAll=${isAll} refs=${refs} onRefs=${onRefs} />
     <${ProblemNotice} problem=${detail.problem} onRetry=${detail.reload} />
     ${!detail.data && detail.isLoading && html`<${Loading} what="Loading the adapter" />`}
     ${detail.data && html`<${Trial} key=${nameOf(first)} detail=${detail.data} refs=${refs} me=${me} />`}`;
 }
 
-function Chooser({ adapters, refs, onRefs }) {
+function Chooser({ adapters, isAll, refs, onRefs }) {
   const set = (index, ref) => onRefs(refs.map((old, at) => (at === index ? ref : old)));
   const unused = adapters.find(({ name }) => !refs.some((ref) => nameOf(ref) === name));
-  const next = adapters.find(({ name }) => name === nameOf(refs[0]) && adapters.length === 1) ?? unused ?? adapters[0];
+  const next = unused?.name ?? nameOf(refs[0]);
   return html`<div class="chooser">
     ${refs.map((ref, index) => html`<div class="pick" key=${index}>
-      <${AdapterSelect} adapters=${adapters} place=${index + 1} name=${nameOf(ref)} onName=${(name) => set(index, name)} />
+      <${AdapterField} adapters=${adapters} isAll=${isAll} place=${index + 1} name=${nameOf(ref)} onName=${(name) => set(index, name)} />
       <${VersionSelect} name=${nameOf(ref)} place=${index + 1} reference=${ref} onRef=${(changed) => set(index, changed)} />
       ${refs.length > 1 && html`<button class="button small icon-only" aria-label=${`Remove ${ref}`}
         onClick=${() => onRefs(refs.filter((_, at) => at !== index))}><${Icon} name="cross" /></button>`}
     </div>`)}
-    ${refs.length < MAX_REFS && html`<button class="button" onClick=${() => onRefs([...refs, next.name])}><${Icon} name="plus" />Compare</button>`}
+    ${refs.length < MAX_REFS && html`<button class="button" onClick=${() => onRefs([...refs, next])}><${Icon} name="plus" />Compare</button>`}
   </div>`;
-}
-
-function AdapterSelect({ adapters, place, name, onName }) {
-  return html`<label><span class="hidden">Adapter ${place}</span>
-    <select class="select" value=${name} onChange=${(event) => onName(event.currentTarget.value)}>
-      ${adapters.map((adapter) => html`<option value=${adapter.name}>${adapter.name}</option>`)}
-    </select></label>`;
-}
-
-function VersionSelect({ name, place, reference, onRef }) {
-  const { data } = useLoad(() => loadTargets(name), [name]);
-  const current = reference.includes("@") ? reference.split("@")[1] : "";
-  const targets = data ?? (current ? [current] : []);
-  return html`<label><span class="hidden">Version of adapter ${place}</span>
-    <select class="select" value=${current} onChange=${({ currentTarget: { value } }) => onRef(value ? `${name}@${value}` : name)}>
-      <option value="">default</option>
-      ${targets.map((target) => html`<option value=${target}>${/^\d+$/.test(target) ? `version ${target}` : target}</option>`)}
-    </select></label>`;
-}
-
-async function loadTargets(name) {
-  const versions = await getAll(`admin/v1/adapters/${part(name)}/versions`);
-  const aliases = new Set(versions.flatMap((version) => version.aliases));
-  return [...aliases, ...versions.map(({ version }) => String(version))];
 }
 
 function Trial({ detail, refs, me }) {
@@ -106,7 +85,7 @@ function Trial({ detail, refs, me }) {
   const input = readInput(fields, texts);
   return html`<div class="bench">
     <form class="card bench-form" onSubmit=${submit} onKeyDown=${onKeyDown}>
-      ${fields.map((field) => html`<${Field} key=${field.name} field=${field} value=${texts[field.name] ?? ""}
+      ${fields.map((field) => html`<${Field} key=${field.name} field=${field} texts=${texts}
         onValue=${(value) => setTexts({ ...texts, [field.name]: value })} />`)}
       <div class="form-foot">
         <button class="button primary" type="submit" disabled=${action.isBusy}><${Icon} name="playground" />${action.isBusy ? "Running…" : "Run"}</button>
@@ -139,7 +118,7 @@ async function ask(refs, input) {
   const answer = await (await send("POST", path, { body })).json();
   if (refs.length === 1) return { ...answer, results: [{ ref: refs[0], ...answer }] };
   // Answers are named by the version that gave them, refusals by what was asked for.
-  const place = (ref) => refs.findIndex((asked) => asked === ref || nameOf(asked) === nameOf(ref));
+  const place = (ref) => (refs.includes(ref) ? refs.indexOf(ref) : refs.findIndex((asked) => nameOf(asked) === nameOf(ref)));
   const results = Object.entries(answer.results).map(([ref, result]) => ({ ref, ...result }));
   return { ...answer, results: results.sort((a, b) => place(a.ref) - place(b.ref)) };
 }
@@ -161,17 +140,27 @@ function Result({ result, input }) {
   </section>`;
 }
 
-function Field({ field, value, onValue }) {
-  const { name, kind, isLong, isOptional } = field;
-  const set = (event) => onValue(event.currentTarget.value);
+function Field({ field, texts, onValue }) {
+  const { name, kind, isOptional } = field;
   const hint = { lines: "one a line", words: "words with spaces between", json: "JSON" }[kind];
   return html`<label class="field"><span class="field-name">${nameOfField(name)}
       ${hint && html` <span class="muted">${hint}</span>`}${isOptional && html` <span class="muted">optional</span>`}</span>
-    ${kind === "number"
-      ? html`<input type="number" min="0" step="1" value=${value} onInput=${set} />`
-      : html`<textarea rows=${isLong ? 7 : kind === "text" ? 2 : 4} spellcheck=${kind !== "json"} value=${value} onInput=${set}></textarea>`}
+    <${CONTROLS[kind] ?? TextControl} field=${field} value=${texts[name] ?? ""} texts=${texts} onChange=${(event) => onValue(event.currentTarget.value)} />
   </label>`;
 }
+
+const TextControl = ({ field: { kind, isLong }, value, onChange }) => html`<textarea dir="auto" rows=${isLong ? 7 : kind === "text" ? 2 : 4}
+  spellcheck=${kind !== "json"} value=${value} onInput=${onChange}></textarea>`;
+const NumberControl = ({ value, onChange }) => html`<input type="number" min="0" step="1" value=${value} onInput=${onChange} />`;
+
+// One of the words beside it, by its place, as long as there is such a word.
+function WordControl({ value, texts, onChange }) {
+  const words = wordsOf(texts.tokens ?? "");
+  if (!(value in words)) words[value] = "(no such word)";
+  return html`<select value=${value} onChange=${onChange}>${Object.entries(words).map(([place, word]) => html`<option value=${place}>${place}: ${word}</option>`)}</select>`;
+}
+
+const CONTROLS = { number: NumberControl, word: WordControl };
 
 function Code({ refs, input, needsKey }) {
   const [language, setLanguage] = useState("curl");

@@ -1,5 +1,6 @@
 // Upload of a bundle: drop it, see what it is, send it, read what the server found.
 import { useRef, useState } from "preact/hooks";
+import { nameFrom } from "../lib/adapter_ref.js";
 import { bytes, percent, plural, shortDigest } from "../lib/format.js";
 import { useAction } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
@@ -8,20 +9,22 @@ import { droppedFiles, readSelection, reportOf, sendBundle } from "../lib/upload
 import { TaskChip } from "../parts/chips.js";
 import { Icon } from "../parts/icons.js";
 import { Empty, ProblemNotice } from "../parts/notice.js";
+import { TenantSelect } from "../parts/tenant_select.js";
 
 const NAME = "[a-z0-9][a-z0-9._\\-]{0,62}";
 
 const SCOPE = "adapters:write";
 
-export function UploadPage({ me }) {
+export function UploadPage({ query, me }) {
   return html`<div class="page-head"><div><h1>Upload</h1>
       <p class="lead">A bundle becomes a new version and is served at once. It replaces nothing: callers of <code>production</code> stay where they are.</p></div></div>
     ${me.can(SCOPE)
-      ? html`<${Upload} />`
+      ? html`<${Upload} query=${query} me=${me} />`
       : html`<${Empty} title="Your key cannot upload" icon="upload"><p>That needs a key with the scope <code>${SCOPE}</code>.</p><//>`}`;
 }
 
-function Upload() {
+function Upload({ query, me }) {
+  const [tenant, setTenant] = useState(query.get("tenant") ?? me.tenant);
   const [selection, setSelection] = useState(null);
   const [name, setName] = useState("");
   const [progress, setProgress] = useState(0);
@@ -35,7 +38,7 @@ function Upload() {
   });
   const upload = useAction(async () => {
     setProgress(0);
-    setVersion(await sendBundle(name, selection, setProgress));
+    setVersion(await sendBundle(nameFrom(tenant, name, me.tenant), selection, setProgress));
   });
   const submit = (event) => {
     event.preventDefault();
@@ -48,6 +51,7 @@ function Upload() {
     choose.clear();
   };
   return html`<div class="narrow">
+      ${!version && html`<${TenantSelect} tenant=${tenant} onTenant=${setTenant} me=${me} />`}
       ${!selection && html`<${DropZone} onFiles=${choose.run} />`}
       ${choose.problem && html`<${ProblemNotice} problem=${choose.problem} />`}
       ${selection && html`<form class="card stack" onSubmit=${submit}>
@@ -58,7 +62,7 @@ function Upload() {
         ${(upload.isBusy || version || upload.problem) && html`<${Progress} progress=${version ? 1 : progress} isBusy=${upload.isBusy} isRefused=${Boolean(upload.problem)} />`}
         <${ProblemNotice} problem=${upload.problem} />
         ${(version || upload.problem?.status >= 400) && html`<${Report} problem=${upload.problem} />`}
-        ${version && html`<${Accepted} version=${version} />`}
+        ${version && html`<${Accepted} version=${version} name=${nameFrom(tenant, version.name, me.tenant)} />`}
         <div class="form-foot">
           ${!version && html`<button class="button primary" type="submit" disabled=${upload.isBusy}><${Icon} name="upload" />${upload.isBusy ? "Uploading…" : upload.problem ? "Upload again" : "Upload"}</button>`}
           <button class="button" type="button" onClick=${restart} disabled=${upload.isBusy}>${version ? "Upload another" : "Choose another"}</button>
@@ -121,8 +125,8 @@ function Report({ problem }) {
       ${text}<span class="hidden">: ${STATES[state][1]}</span></li>`)}</ol></section>`;
 }
 
-function Accepted({ version }) {
-  const { name, version: number, digest, is_new: isNew, aliases } = version;
+function Accepted({ version, name }) {
+  const { version: number, digest, is_new: isNew, aliases } = version;
   return html`<div class="notice notice-good" role="status"><${Icon} name="check" /><div>
     <p class="notice-text">${isNew === false ? `This is version ${number} of ${name} already: nothing changed.` : `Version ${number} of ${name} is served now.`}</p>
     <p class="notice-more"><code>${shortDigest(digest)}</code> ${aliases.length ? `aliases: ${aliases.join(", ")}` : ""}</p>

@@ -51,11 +51,19 @@ const Value = ({ output }) => html`<p class="headline"><b class="figure">${outpu
 function Spans({ output, input }) {
   const text = textBehind(input);
   const labels = output.spans.map(({ label }) => label);
-  return html`<${MarkedText} text=${text} spans=${output.spans} />
+  return html`<${MarkedText} text=${text} spans=${output.spans} notes=${predicateOf(input)} />
     ${output.spans.length === 0 && html`<p class="muted">No spans in this text.</p>`}
     <ul class="span-list" aria-label="Spans">${output.spans.map((span) => html`<li>
       <span class=${`span-key hue-${hueOf(span.label, labels)}`} aria-hidden="true"></span>
-      <b>${span.text}</b><span class="muted">${span.label}</span><span class="figure">${percent(span.score)}</span></li>`)}</ul>`;
+      <b dir="auto">${span.text}</b><span class="muted">${span.label}</span><span class="figure">${percent(span.score)}</span></li>`)}</ul>`;
+}
+
+// Where the word stands whose roles were asked for.
+function predicateOf({ tokens, predicate_index: index }) {
+  if (!tokens || index === undefined) return [];
+  const length = (text) => [...text].length;
+  const start = tokens.slice(0, index).reduce((sum, word) => sum + length(word) + 1, 0);
+  return [{ start, end: start + length(tokens[index]), label: "predicate" }];
 }
 
 function QuestionAnswer({ output, input }) {
@@ -63,8 +71,10 @@ function QuestionAnswer({ output, input }) {
   const entries = answers.slice(0, MAX_ANSWERS).map(({ text, score }) => ({ label: text, value: score, isFirst: text === answer?.text }));
   if (none > 0.0005) entries.push({ label: "(no answer)", value: none, isFirst: answer === null });
   entries.sort((a, b) => b.value - a.value);
-  return html`<p class="headline">${answer ? html`<b>${answer.text}</b><span class="muted">${percent(answer.score)}</span>` : html`<span class="muted">No answer in this context</span>`}</p>
-    <${MarkedText} text=${textBehind(input)} spans=${answer ? [{ ...answer, label: "answer" }] : []} />
+  const [nearest] = answers;
+  return html`<p class="headline">${answer ? html`<b dir="auto">${answer.text}</b><span class="muted">${percent(answer.score)}</span>` : html`<span class="muted">No answer in this context</span>`}</p>
+    ${!answer && nearest && html`<p class="muted small-text">Nearest to one is “<bdi>${nearest.text}</bdi>” (${percent(nearest.score)}). The adapter is not sure enough of it: the threshold is its own, found in training.</p>`}
+    <${MarkedText} text=${textBehind(input)} spans=${answer ? [{ ...answer, label: "answer" }] : []} notes=${!answer && nearest ? [{ ...nearest, label: "nearest" }] : []} />
     <${Bars} entries=${entries} label="Best answers" />`;
 }
 

@@ -1,5 +1,6 @@
 // Where the aliases of an adapter point, and how they move: promotion, canary, shadow, gates, rollback.
 import { useState } from "preact/hooks";
+import { ownerOf } from "../lib/adapter_ref.js";
 import { getJson, send } from "../lib/api.js";
 import { useFeed } from "../lib/feed.js";
 import { count, percent } from "../lib/format.js";
@@ -50,7 +51,7 @@ function Alias({ name, alias, versions, onChange, me }) {
       <span class="alias-target">version ${alias.version}</span>
       ${isOurs ? html`<${AliasButtons} alias=${alias} open=${open} onOpen=${setOpen} hasOthers=${versions.length > 1} me=${me} />` : html`<span class="muted small-text">moves with every upload</span>`}
     </div>
-    <${Stand} name=${name} alias=${alias} gates=${gates.data?.require ?? []} tenant=${me.tenant} />
+    <${Stand} owner=${ownerOf(name, me.tenant)} alias=${alias} gates=${gates.data?.require ?? []} />
     ${Form && html`<${Form} name=${name} alias=${alias} versions=${versions} gates=${gates.data?.require ?? []} onDone=${done} />`}
     ${open === "rollback" && html`<${Confirm} title=${`Roll ${alias.alias} back?`} text=${rollbackText(alias)} verb="Roll back"
       action=${rollback} onClose=${() => setOpen(null)} onDone=${() => done(`${alias.alias} was rolled back`)} />`}
@@ -68,12 +69,12 @@ function AliasButtons({ alias, open, onOpen, hasOthers, me }) {
 }
 
 // What is beside the version that answers.
-function Stand({ name, alias, gates, tenant }) {
+function Stand({ owner, alias, gates }) {
   const { canary, shadow_version: shadow } = alias;
   return html`
     ${canary && html`<p class="canary-line"><span class="canary-bar" aria-hidden="true"><span style=${{ width: `${100 * canary.share}%` }}></span></span>
       ${percent(canary.share, 0)} of the callers get version ${canary.version}</p>`}
-    ${shadow !== null && html`<p class="small-text">Version ${shadow} computes beside it, and answers nobody. <${Agreement} labels=${{ tenant, adapter: name, alias: alias.alias, version: String(shadow) }} /></p>`}
+    ${shadow !== null && html`<p class="small-text">Version ${shadow} computes beside it, and answers nobody. <${Agreement} labels=${{ tenant: owner.tenant, adapter: owner.name, alias: alias.alias, version: String(shadow) }} /></p>`}
     ${gates.length > 0 && html`<p class="small-text">Protected: what answers here must claim ${gates.map((gate) => html`<code class="gate">${gate}</code> `)}</p>`}`;
 }
 

@@ -12,10 +12,15 @@ from prefixrack_server.registry.desks.desk import Desk
 
 class RecordsDesk(Desk):
     async def list_audit(
-        self, tenant: str, limit: int, cursor: str | None = None, action: str | None = None
+        self,
+        tenant: str,
+        limit: int,
+        cursor: str | None = None,
+        action: str | None = None,
+        adapter: str | None = None,
     ) -> tuple[list[AuditLine], str | None]:
         """A page of the audit log, newest first, and the cursor of the next one."""
-        return await self._database.read(lambda conn: audit.page(conn, tenant, limit, cursor, action))
+        return await self._database.read(lambda conn: audit.page(conn, tenant, limit, cursor, action, adapter))
 
     async def add_usage(self, lines: Sequence[UsageLine]) -> None:
         """Add to what tenants had computed. No change of the registry: nobody's remembered answers are forgotten."""
