@@ -85,6 +85,7 @@ def test_arguments_become_inputs(run: Run, script: Any, wire: Any, args: list[st
         ["nothing-like-it"],
         ["list", "--limit", "0"],
         ["list", "intent", "--search", "x"],
+        ["list", "intent", "--tenant", "acme"],
         ["delete", "intent@stable", "--yes"],
         ["--base-url", "localhost", "list"],
     ],
@@ -113,7 +114,13 @@ def test_outputs_of_every_task_for_people(run: Run, script: Any, wire: Any) -> N
             ["--question", "q", "--context", "c"],
             "question-answering",
             {"answer": None, "no_answer_score": 0.7, "answers": []},
-            "no answer  0.700",
+            "no answer",
+        ),
+        (
+            ["--question", "q", "--context", "is here"],
+            "question-answering",
+            {"answer": None, "no_answer_score": 0.01, "answers": [answer]},
+            "no answer\nnearest to one: here  0.800",
         ),
         (["t", "--choice", "x", "--choice", "y"], "multiple-choice", {"choice": 1, "scores": [0.2, 0.8]}, "0.800  y"),
         (["t"], "text-classification", {"labels": [], "scores": [{"label": "joy", "score": 0.1}]}, "no label over"),
@@ -195,18 +202,22 @@ def test_list_and_show(run: Run, script: Any, wire: Any) -> None:
     script.queue(wire.page([wire.summary("intent"), wire.summary("ner")], "more"))
     assert [item["name"] for item in json.loads(run("list", "--limit", "1", "--json").stdout)["data"]] == ["intent"]
     script.queue(wire.page([]))
-    assert "no adapters yet" in run("list").stdout
+    assert "no adapters yet" in run("list", "--tenant", "acme").stdout
+    assert script.requests[-1].url.params["tenant"] == "acme"
     script.queue(wire.detail(), wire.detail())
     assert "intent@3" in run("show", "intent").stdout
     assert json.loads(run("show", "intent", "--json").stdout)["max_tokens"] == 120
 
 
-def test_list_of_versions(run: Run, script: Any, wire: Any) -> None:
-    versions = [wire.version(2) | {"metrics": [{"name": "f1", "value": 0.9, "dataset": "snli"}]}, wire.version(1)]
+def test_list_of_versions(run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = [{"name": name, "value": 0.9303, "dataset": "clinc150"} for name in ("accuracy", "macro_f1")]
+    versions = [wire.version(2) | {"metrics": claims, "aliases": ["latest", "production"]}, wire.version(1)]
     script.queue(wire.page(versions), wire.page(versions[:1], "2"), wire.page(versions[1:]))
+    monkeypatch.setenv("COLUMNS", "80")
     shown = run("list", "intent").stdout
     assert script.requests[0].url.path == "/admin/v1/adapters/intent/versions"
-    assert "f1 0.9 on snli" in shown
+    for claim in ("clinc150 accuracy 0.9303", "clinc150 macro_f1 0.9303"):
+        assert claim in shown, "a claim stands in one line of a terminal of 80 columns"
     assert wire.version()["digest"][:12] in shown
     listed = json.loads(run("list", "intent", "--json").stdout)["data"]
     assert [version["version"] for version in listed] == [2, 1]
@@ -314,6 +325,7 @@ def test_a_narrow_terminal_hides_nothing(run: Run, script: Any, wire: Any, width
         ({"before": [], "after": ["f1>=0.9"]}, "nothing → f1>=0.9"),
         ({"before": None, "after": {"version": 1}}, "version 1"),
         ({"keep": True, "digest": "d"}, "keep True"),
+        ({"after": {"scopes": ["admin"], "adapters": [], "quotas": {"max_bytes": None}}}, "scopes admin"),
         (
             {"before": {}, "after": {"canary": {"version": 3, "digest": "d", "share": 0.1}}},
             "canary version 3 share 0.1",
@@ -327,7 +339,9 @@ def test_the_audit_log_says_what_was_changed(
     monkeypatch.setenv("COLUMNS", "120")
     line = {"id": 7, "at": "2030-01-31T12:30:15.000Z", "tenant": "acme", "key_id": "k1", "action": "x", "target": "t"}
     script.queue(wire.page([line | {"detail": detail}]))
-    assert run("tenants", "audit").stdout.splitlines()[1].split("  ")[4:][-1].strip().endswith(shown)
+    _, head, *change = [line.strip() for line in run("tenants", "audit").stdout.splitlines()]
+    assert head == "2030-01-31 12:30:15  x t by k1"
+    assert change == ([shown] if shown else [])
 
 
 TENANT = {

@@ -128,6 +128,8 @@ async def test_the_first_admin_key_is_made_once(registry: Registry, tmp_path: Pa
     assert principal.scopes == {"admin"}
     assert await registry.ensure_admin_key() is None
     await registry.new_admin_key()
+    made, _ = await registry.list_keys("default", 10)
+    assert sorted(key.name or "" for key in made) == ["admin made at a start", "first admin"]
     await registry.revoke_key("default", principal.key_id)
     again = await open_registry(tmp_path, time)
     assert await again.ensure_admin_key() is None

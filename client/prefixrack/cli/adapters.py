@@ -10,12 +10,12 @@ import typer
 
 from prefixrack.cli.completion import adapter_refs
 from prefixrack.cli.printing import minute_of, show_facts, show_json, show_line, show_table, size_of
-from prefixrack.cli.session import JsonOption, open_client
+from prefixrack.cli.session import JsonOption, TenantOption, open_client
 from prefixrack.types import AdapterDetail, AdapterSummary, VersionInfo
 
 PAGE_SIZE = 100
 ADAPTER_COLUMNS = ("name", "task", "version", "labels", "aliases", "created")
-VERSION_COLUMNS = ("version", "aliases", "size", "created", "by key", "digest", "claims")
+VERSION_COLUMNS = ("version", "aliases", "size", "created", "digest", "claims")
 
 
 def list_held(
@@ -23,16 +23,19 @@ def list_held(
     name: Annotated[str | None, typer.Argument(help="Of this adapter the versions, newest first.")] = None,
     search: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many.")] = None,
+    tenant: TenantOption = None,
     json: JsonOption = False,
 ) -> None:
     """List the adapters that your key may use, or the versions of one."""
     if name is not None and search is not None:
         raise typer.BadParameter("--search looks through the names of adapters: give it or a name")
+    if name is not None and tenant is not None:
+        raise typer.BadParameter(f"--tenant lists a tenant's adapters: for the versions of one give {tenant}:{name}")
     page_size = limit if limit is not None and limit < PAGE_SIZE else None
     found: list[AdapterSummary] | list[VersionInfo]
     with open_client(context) as client:
         if name is None:
-            found = list(islice(client.list_adapters(search=search, page_size=page_size), limit))
+            found = list(islice(client.list_adapters(search=search, tenant=tenant, page_size=page_size), limit))
         else:
             found = list(islice(client.list_versions(name, page_size=page_size), limit))
     if json:
@@ -84,9 +87,9 @@ def _row(entry: AdapterSummary | VersionInfo) -> tuple[Any, ...]:
     if isinstance(entry, AdapterSummary):
         num_labels = len(entry.labels) or "-"
         return entry.name, entry.task, entry.version, num_labels, _aliases(entry.aliases), minute_of(entry.created_at)
-    claims = ", ".join(_claim(metric) for metric in entry.metrics)
-    when, size = minute_of(entry.created_at), size_of(entry.size_bytes)
-    return entry.version, ", ".join(entry.aliases), size, when, entry.created_by, entry.digest[:12], claims
+    claims = "\n".join(f"{one.get('dataset')} {one.get('name')} {one.get('value')}" for one in entry.metrics)
+    day, size = entry.created_at[:10], size_of(entry.size_bytes)
+    return entry.version, "\n".join(entry.aliases), size, day, entry.digest[:12], claims
 
 
 def _claim(metric: dict[str, Any]) -> str:

@@ -7,12 +7,8 @@ from typing import Annotated
 import typer
 
 from prefixrack.cli.printing import minute_of, show_facts, show_json, show_line, show_table
-from prefixrack.cli.session import JsonOption, open_client
+from prefixrack.cli.session import JsonOption, TenantOption, open_client
 from prefixrack.types import KeyInfo
-
-TenantOption = Annotated[
-    str | None, typer.Option(help="Another tenant than your key's own; for admins of all tenants.")
-]
 
 
 def create(

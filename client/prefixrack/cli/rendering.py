@@ -92,7 +92,10 @@ def _span_lines(spans: Sequence[Span], given: Any) -> list[Text]:
 
 def _answer_lines(output: QuestionAnsweringOutput, given: Any) -> list[Text]:
     if output.answer is None:
-        return [Text(f"no answer  {output.no_answer_score:.3f}", "yellow")]
+        nearest = [
+            Text.assemble("nearest to one: ", printable(one.text), f"  {one.score:.3f}") for one in output.answers[:1]
+        ]
+        return [Text("no answer", "yellow"), *nearest]
     answer = output.answer
     line = Text.assemble(printable(answer.text, "bold green"), f"  {answer.score:.3f}")
     context = given.get("context") if isinstance(given, dict) else None

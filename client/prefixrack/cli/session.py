@@ -15,6 +15,9 @@ from prefixrack.async_client import AsyncClient
 from prefixrack.client import Client
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+TenantOption = Annotated[
+    str | None, typer.Option(help="Another tenant than your key's own; for admins of all tenants.")
+]
 
 
 @dataclass(frozen=True)

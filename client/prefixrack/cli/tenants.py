@@ -9,10 +9,11 @@ from itertools import islice
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from prefixrack.cli.printing import as_plain, minute_of, show_facts, show_json, show_table, size_of
+from prefixrack.cli.printing import as_plain, minute_of, printable, show_facts, show_json, show_table, size_of
 from prefixrack.cli.session import JsonOption, open_client
-from prefixrack.types import Quotas, TenantInfo, UsageLine
+from prefixrack.types import AuditLine, Quotas, TenantInfo, UsageLine
 
 UNLIMITED = "none"
 
@@ -124,19 +125,19 @@ def audit(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="The tenant; your key's own by default.")] = None,
     action: Annotated[str | None, typer.Option(help="One action, or how several begin, as 'key.'.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Only what was done to this adapter.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 50,
     json: JsonOption = False,
 ) -> None:
     """Show who changed what of a tenant's things, newest first."""
     with open_client(context) as client:
-        lines = list(islice(client.list_audit(tenant=name, action=action, page_size=min(limit, 1000)), limit))
+        log = client.list_audit(tenant=name, action=action, adapter=adapter, page_size=min(limit, 1000))
+        lines = list(islice(log, limit))
     if json:
         show_json({"data": lines})
         return
-    rows = [
-        (line.at[:19].replace("T", " "), line.key_id, line.action, line.target, _change(line.detail)) for line in lines
-    ]
-    show_table(("at", "by", "action", "target", "change"), rows, empty="nothing was changed", whole=("by", "target"))
+    rows = [(line.at[:19].replace("T", " "), _what(line)) for line in lines]
+    show_table(("at", "what"), rows, empty="nothing was changed", whole=("at",))
 
 
 def tenants_app() -> typer.Typer:
@@ -181,6 +182,13 @@ def _show(tenant: TenantInfo, json: bool) -> None:
     show_facts(facts)
 
 
+def _what(line: AuditLine) -> Text:
+    """Who did what to what; below it, what was changed."""
+    change = _change(line.detail)
+    head = Text.assemble(printable(line.action, "bold"), printable(f" {line.target} by {line.key_id}"))
+    return Text("\n").join([head, printable(change)]) if change else head
+
+
 def _change(detail: dict[str, Any]) -> str:
     """What a line of the audit log says was changed: what is other than before. `--json` has all of it."""
     if "after" not in detail:
@@ -189,11 +197,17 @@ def _change(detail: dict[str, Any]) -> str:
     if not isinstance(after, dict):
         return f"{_shown(before)} → {_shown(after)}"
     old = before if isinstance(before, dict) else {}
-    names = [name for name in {**old, **after} if old.get(name) != after.get(name)]
+    names = [name for name in {**old, **after} if _is_said(old.get(name), after.get(name))]
     return ", ".join(
         f"{name} {_shown(old[name])} → {_shown(after.get(name))}" if name in old else f"{name} {_shown(after[name])}"
         for name in names
     )
+
+
+def _is_said(before: Any, after: Any) -> bool:
+    """Limits that there are not, of something new, say nothing."""
+    is_nothing = after in (None, [], {}) or (isinstance(after, dict) and not any(map(bool, after.values())))
+    return before != after and not (before is None and is_nothing)
 
 
 def _shown(value: Any) -> str:

@@ -60,13 +60,13 @@ class KeyDesk(Desk):
         async def change(write: Write) -> str | None:
             if await keys.is_any(write.conn):
                 return None
-            return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, (), None, NOBODY)).secret
+            return (await _create_key(write, DEFAULT_TENANT, ["admin"], None, (), "first admin", NOBODY)).secret
 
         return await self._write(change, self._grants.clear)
 
     async def new_admin_key(self) -> str | None:
         """The secret of one more administrator's key, for who can start the server but has lost the others."""
-        return (await self.create_key(DEFAULT_TENANT, ["admin"])).secret
+        return (await self.create_key(DEFAULT_TENANT, ["admin"], name="admin made at a start")).secret
 
     async def list_keys(self, tenant: str, limit: int, cursor: str | None = None) -> tuple[list[KeyInfo], str | None]:
         """A page of the keys that are not revoked, without secrets, and the cursor of the next one."""
