@@ -310,8 +310,8 @@ def test_spans_are_marked_in_the_text(open_tab: OpenTab) -> None:
 
 
 def test_text_runs_as_its_script_does(open_tab: OpenTab) -> None:
-    page = open_tab().open("playground?adapters=ner")
     for text, direction in (("\u05d4\u05d5\u05d0 \u05d2\u05e8 \u05d1 London", "rtl"), ("He lives in London", "ltr")):
+        page = open_tab().open("playground?adapters=ner")
         run(page, text)
         page.locator("mark", has_text="London").wait_for()
         directions = "parts => parts.map((part) => getComputedStyle(part).direction)"
