@@ -135,6 +135,25 @@ def test_every_package_is_typed_and_licensed(archives: Path) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in held)
 
 
+def test_the_wheel_brings_the_examples_that_the_demo_serves(site: Path) -> None:
+    """Each with its card, which says what licence its data had."""
+    examples = ROOT / "adapters" / "examples"
+    wanted = {path.relative_to(examples) for path in examples.glob("*/*") if (path.parent / "adapter.json").exists()}
+    installed = site / "prefixrack_adapters" / "examples"
+    assert {path.relative_to(installed) for path in installed.glob("*/*")} == wanted
+    assert {path.name for path in wanted} >= {"adapter.json", "adapter.safetensors", "README.md"}
+    code = "from prefixrack_server.demo import _examples; print(_examples())"
+    for place, found in ((site, installed), (ROOT, examples)):
+        rooms = [place] if place == site else [place / room for room in ("client", "adapters", "server")]
+        done = subprocess.run(
+            [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(room) for room in rooms]!r}; {code}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert Path(done.stdout.strip()) == found
+
+
 def test_the_index_would_take_the_archives(archives: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "twine", "check", "--strict", *map(str, archives.iterdir())],

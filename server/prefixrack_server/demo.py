@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,9 @@ EXAMPLES: tuple[tuple[str, Any], ...] = (
 
 def demo(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    adapters: Annotated[Path, typer.Option(help="Folder with the example bundles.")] = Path("adapters/examples"),
+    adapters: Annotated[
+        Path | None, typer.Option(help="Folder with bundles; by default the examples that come with Prefixrack.")
+    ] = None,
     backbone: Annotated[str, typer.Option(help="Folder, hub id, or 'embedded'.")] = "embedded",
 ) -> None:
     """Serve the example adapters on the loopback interface, open to everybody on this machine, nothing kept."""
@@ -39,7 +42,7 @@ def demo(
                 {
                     "http": {"host": "127.0.0.1", "port": port, "auth": "none", "log_level": "warning"},
                     "backbone": {"path": backbone},
-                    "registry": {"state_dir": Path(state_dir), "adapters_dir": adapters},
+                    "registry": {"state_dir": Path(state_dir), "adapters_dir": adapters or _examples()},
                 }
             )
             check_paths(config)
@@ -47,6 +50,12 @@ def demo(
         except (ConfigError, UnsupportedBackbone) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
+
+
+def _examples() -> Path:
+    """The wheel has them among its files; a checkout has them beside the package."""
+    in_wheel = Path(str(files("prefixrack_adapters"))) / "examples"
+    return in_wheel if in_wheel.is_dir() else in_wheel.parents[1] / "examples"
 
 
 def _greet(port: int) -> None:
