@@ -1,0 +1,94 @@
+"""Completion in a real bash: commands, names, and with the setting of the README aliases behind an `@`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from real_parts import program
+
+README = Path(__file__).parents[2] / "client" / "README.md"
+SETTING = re.compile(r"`(COMP_WORDBREAKS=[^`]+)`")
+
+
+@pytest.fixture
+def rack(wire: Any) -> Iterator[tuple[str, list[str]]]:
+    """A server that lists two adapters, and the paths of what was asked about one of them."""
+    page = {"data": [wire.summary("intent"), wire.summary("nli")], "next_cursor": None}
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(self.path.partition("?")[0])
+            if path != "/v1/adapters":
+                asked.append(path)
+            body = json.dumps(page if path == "/v1/adapters" else wire.detail().json()).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_given: object) -> None:
+            """Nothing: tests have nobody to tell."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def typed_in_bash(folder: Path, base_url: str, keys: str) -> str:
+    """What a terminal shows that has these keys pressed. `\\t` completes; the last line must leave the shell."""
+    command = folder / "prefixrack"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from prefixrack.cli.app import main; main()" "$@"\n')
+    command.chmod(0o755)
+    path = os.pathsep.join((str(folder), os.environ["PATH"]))
+    environment = os.environ | {"PATH": path, "PREFIXRACK_BASE_URL": base_url, "TERM": "dumb", "COLUMNS": "80"}
+    bash = [program("bash", "apt-get install bash"), "--norc", "--noprofile", "-i"]
+    terminal, far_end = pty.openpty()
+    with subprocess.Popen(
+        bash, stdin=far_end, stdout=far_end, stderr=far_end, env=environment, start_new_session=True
+    ) as shell:
+        os.close(far_end)
+        os.write(terminal, keys.encode())
+        shown = b"".join(iter(lambda: _read(terminal), b""))
+        shell.wait()
+    os.close(terminal)
+    return shown.decode(errors="replace")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux' way to say that the other end is closed
+        return b""
+
+
+def test_bash_completes_commands_names_and_aliases(tmp_path: Path, rack: tuple[str, list[str]]) -> None:
+    base_url, asked = rack
+    setting = SETTING.search(README.read_text(encoding="utf-8"))
+    assert setting is not None
+    keys = [
+        "source <(prefixrack --show-completion)",
+        "prefixrack sho\t int\t",
+        setting[1],
+        "prefixrack show intent@lat\t",
+        "exit",
+    ]
+    shown = typed_in_bash(tmp_path, base_url, "".join(f"{line}\n" for line in keys))
+    assert asked == ["/v1/adapters/intent", "/v1/adapters/intent@latest"], shown
