@@ -403,7 +403,9 @@ def test_an_input_that_fails_says_why(open_tab: OpenTab) -> None:
     page = open_tab().open("playground?adapters=intent")
     page.locator("textarea").fill(" ")
     page.get_by_role("button", name="Run").click()
-    assert "all_inputs_failed" in page.get_by_role("alert").inner_text()
+    said = page.get_by_role("alert").inner_text()
+    assert "all_inputs_failed" in said
+    assert said.count("at least one visible character") == 1
 
 
 def test_the_code_to_copy_is_what_gives_the_answer_and_holds_no_key(world: World, open_tab: OpenTab) -> None:

@@ -9,11 +9,12 @@ const HINTS = {
 
 export function ProblemNotice({ problem, onRetry }) {
   if (!problem) return null;
+  const further = problem.errors?.filter(({ message }) => !problem.message.includes(message)) ?? [];
   return html`<div class="notice notice-bad" role="alert">
     <${Icon} name="warning" />
     <div>
       <p class="notice-text">${problem.message}</p>
-      ${problem.errors?.length > 0 && html`<ul>${problem.errors.map(({ adapter, message }) => html`<li>${adapter && html`<b>${adapter}: </b>`}${message}</li>`)}</ul>`}
+      ${further.length > 0 && html`<ul>${further.map(({ adapter, message }) => html`<li>${adapter && html`<b>${adapter}: </b>`}${message}</li>`)}</ul>`}
       <p class="notice-more">
         ${problem.code && html`<code>${problem.code}</code>`}
         ${problem.requestId && html`<span> request ${problem.requestId}</span>`}
