@@ -116,18 +116,21 @@ class Follower:
         self._keeper = keeper
         self._applied: str | None = None
         self._turns_to_retry = 0
+        self._is_readable = True
 
     async def begin(self) -> None:
         """The first turn, before anybody is answered. A file that is not there or not right does not keep a server from
         starting: it has what it had before."""
         try:
             await self.turn()
-        except (DeclarationFault, OSError) as error:
+        except DeclarationFault as error:
             log.error("the declared registry cannot be applied", file=str(self._path), reason=str(error))
 
     async def turn(self) -> None:
         """Look at the file, and where it has changed, or something failed a while ago, make the registry hold it."""
-        content = await asyncio.to_thread(self._path.read_bytes)
+        content = await asyncio.to_thread(self._content)
+        if content is None:
+            return
         seen = hashlib.sha256(content).hexdigest()
         self._turns_to_retry -= 1
         if seen == self._applied and self._turns_to_retry != 0:
@@ -136,6 +139,18 @@ class Follower:
         num_failed = await self.apply(read_declaration(content))
         self._turns_to_retry = TURNS_TO_RETRY if num_failed else 0
         log.info("the declared registry was applied", file=str(self._path), failed=num_failed)
+
+    def _content(self) -> bytes | None:
+        """None where the file cannot be read, which is logged once: a volume that is mounted anew is back soon."""
+        try:
+            content = self._path.read_bytes()
+        except OSError as error:
+            if self._is_readable:
+                log.error("the declared registry cannot be read", file=str(self._path), reason=str(error))
+            self._is_readable = False
+            return None
+        self._is_readable = True
+        return content
 
     async def apply(self, declaration: Declaration) -> int:
         """New versions first, then aliases, then what is no longer declared. Returns how much could not be done."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.architectures import ARCHITECTURES
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.devices import DTYPES
-from prefixrack_adapters.families import FAMILIES, load_family
+from prefixrack_adapters.families import FAMILIES, Family, load_family, load_family_for_inference
 from prefixrack_adapters.families.bert import Bert
 from prefixrack_adapters.families.bert_weights import load_bert_weights
 from prefixrack_adapters.families.stock import Stock, load_stock_model
@@ -129,9 +129,13 @@ def test_loading_takes_no_more_than_the_backbones_size_and_a_tenth(large: Path, 
 
 
 @needs_maps
-def test_fused_layers_leave_nothing_of_the_file_in_memory(large: Path) -> None:
+@pytest.mark.parametrize("load", [load_family, load_family_for_inference])
+@pytest.mark.parametrize("form", ["single", "sharded", "bin"])
+def test_fused_layers_leave_nothing_of_the_file_in_memory(
+    large: Path, load: Callable[[Path, str, torch.dtype], Family], form: str
+) -> None:
     """Their weights are copies, which would count twice beside the pages that they were read from."""
-    family = load_family(large / "single-float32", "bert", torch.float32)
+    family = load(large / f"{form}-float32", "bert", torch.float32)
     sizes = [one.nbytes for name, one in family.model.named_parameters() if name.startswith("encoder.")]
     for parameter in family.model.parameters():
         assert math.isfinite(float(parameter.detach().max()))

@@ -11,6 +11,7 @@ import pytest
 
 from prefixrack.errors import RegistryUnavailable
 from prefixrack_server import app as app_module
+from prefixrack_server import declared
 from prefixrack_server.declared import TURNS_TO_RETRY, DeclarationFault, Follower, read_declaration
 
 
@@ -153,6 +154,26 @@ async def test_front_ends_follow_one_file_at_once(serving: Any, file: File, bund
         assert await server.names() == [("intent", 2, 2), ("other", 7, 1)]
 
 
+async def test_what_another_front_end_has_removed_meanwhile_is_no_fault(
+    serving: Any, file: File, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intent, ner = version_of(bundles("intent")), version_of(bundles("ner"))
+    file.write(intent={"versions": {"1": intent}}, ner={"versions": {"1": ner}})
+    async with serving(registry={"declared": file.path}) as server:
+        digests = server.registry.digests
+
+        async def remove_first(tenant: str, name: str) -> Any:
+            found = await digests(tenant, name)
+            if name == "ner":
+                await server.registry.delete_adapter(tenant, name)
+            return found
+
+        monkeypatch.setattr(server.registry, "digests", remove_first)
+        file.write(intent={"versions": {"1": intent}})
+        await follower_of(server).turn()
+        assert await server.names() == [("intent", 1, 1)]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"adapters": {"a": {"versions": {}}}}'])
 async def test_a_file_that_is_not_right_changes_nothing(serving: Any, file: File, bundles: Any, content: str) -> None:
     file.write(intent={"versions": {"1": version_of(bundles("intent"))}})
@@ -163,6 +184,28 @@ async def test_a_file_that_is_not_right_changes_nothing(serving: Any, file: File
         assert await server.names() == [("intent", 1, 1)]
     async with serving(registry={"declared": file.path}) as server:  # it starts all the same
         assert await server.names() == [("intent", 1, 1)]
+
+
+async def test_a_file_that_is_gone_for_a_while_changes_nothing(
+    serving: Any, file: File, bundles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    intent, ner = version_of(bundles("intent")), version_of(bundles("ner"))
+    file.write(intent={"versions": {"1": intent}})
+    async with serving(registry={"declared": file.path}) as server:
+        monkeypatch.setattr(declared.log, "error", lambda event, **_: said.append(event))
+        follower = follower_of(server)
+        file.path.unlink()
+        for _ in range(TURNS_TO_RETRY):
+            await follower.turn()
+        assert await server.names() == [("intent", 1, 1)]
+        assert said == ["the declared registry cannot be read"]
+        file.write(intent={"versions": {"1": intent}}, ner={"versions": {"1": ner}})
+        await follower.turn()
+        assert await server.names() == [("intent", 1, 1), ("ner", 1, 1)]
+    file.path.unlink()
+    async with serving(registry={"declared": file.path}) as server:  # it starts all the same
+        assert await server.names() == [("intent", 1, 1), ("ner", 1, 1)]
 
 
 VERSION = {"source": "file:///x", "digest": "0" * 64}

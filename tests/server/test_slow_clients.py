@@ -114,7 +114,7 @@ async def test_line_ends_between_requests_hold_no_connection(serving: Any, bundl
 
 
 async def test_a_body_that_trickles_is_as_late(serving: Any, bundles: Any, until: Any) -> None:
-    """FastAPI reads a body before it asks for the key, so nobody needs one."""
+    """Each byte is in time. One key would be enough to hold as many connections as there are."""
     async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
         reader, writer = await place.connect()
         writer.write(head(1_000_000))
