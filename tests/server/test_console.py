@@ -647,6 +647,14 @@ def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -
     assert answer.status_code == 401
 
 
+def test_only_an_operator_is_offered_to_make_another(world: World, open_tab: OpenTab) -> None:
+    for key, offers in ((world.key, True), (world.make_key("tenant:admin"), False)):
+        page = open_tab(key=key).open("keys")
+        page.get_by_role("button", name="New key").click()
+        assert page.get_by_label("Everything in this tenant").count() == 1
+        assert (page.get_by_label("Everything in all tenants").count() == 1) is offers
+
+
 def test_quotas_are_shown_to_admins(world: World, open_tab: OpenTab) -> None:
     world.call("PATCH", "admin/v1/tenants/default", json={"quotas": {"tokens_per_minute": 90000}})
     page = open_tab().open("keys")

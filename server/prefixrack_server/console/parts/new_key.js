@@ -13,6 +13,7 @@ const SCOPES = [
   ["alias:promote", "Promote and roll back"],
   ["tenant:admin", "Everything in this tenant, keys too"],
 ];
+const OF_OPERATORS = ["admin", "Everything in all tenants"]; // only who has it hands it on
 const FIRST = ["predict", "adapters:read"];
 
 export function NewKeyDialog({ tenant, me, onClose, onMade }) {
@@ -26,6 +27,7 @@ export function NewKeyDialog({ tenant, me, onClose, onMade }) {
     setSecret(made.secret);
     onMade();
   });
+  const offered = me.can(OF_OPERATORS[0]) ? [...SCOPES, OF_OPERATORS] : SCOPES;
   const toggle = (scope) => setScopes(scopes.includes(scope) ? scopes.filter((other) => other !== scope) : [...scopes, scope]);
   const submit = (event) => {
     event.preventDefault();
@@ -37,7 +39,7 @@ export function NewKeyDialog({ tenant, me, onClose, onMade }) {
   return html`<${Dialog} title=${`New key of ${tenant}`} onClose=${onClose}><form class="stack" onSubmit=${submit}>
     ${field("name", "Name", { type: "text", maxlength: 100, placeholder: "billing, nightly" })}
     <fieldset class="field"><legend class="field-name">It may</legend>
-      ${SCOPES.map(([scope, text]) => html`<label class="check"><input type="checkbox" checked=${scopes.includes(scope)} onChange=${() => toggle(scope)} />
+      ${offered.map(([scope, text]) => html`<label class="check"><input type="checkbox" checked=${scopes.includes(scope)} onChange=${() => toggle(scope)} />
         <span>${text} <code>${scope}</code></span></label>`)}</fieldset>
     ${field("adapters", "Only adapters named", { type: "text", placeholder: "team-a.*, intent" })}
     ${field("day", "Last day", { type: "date" })}
