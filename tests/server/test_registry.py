@@ -497,6 +497,13 @@ async def test_versions_are_listed_newest_first(registry: Registry, bench: Bench
         await registry.list_versions(TENANT, "b", 2)
 
 
+async def test_a_new_version_is_described_though_it_is_deleted_at_once(registry: Registry, bench: Bench) -> None:
+    made = await add(registry, bench, 1)
+    await registry.delete_adapter(TENANT, "a")
+    info = await registry.describe(made, is_new=True)
+    assert (info.version, info.digest, info.aliases, info.is_new) == (1, made.digest, ["latest"], True)
+
+
 async def test_a_version_is_described_with_its_aliases(registry: Registry, bench: Bench) -> None:
     made = await add(registry, bench, 1)
     info = await registry.describe(made, is_new=False)

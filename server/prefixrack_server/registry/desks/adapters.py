@@ -12,7 +12,7 @@ from prefixrack_server.registry import garbage, listing, versions
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Write
 from prefixrack_server.registry.desks.desk import Desk
-from prefixrack_server.registry.names import check_name
+from prefixrack_server.registry.names import LATEST, check_name
 from prefixrack_server.registry.patterns import Patterns
 from prefixrack_server.registry.principal import NOBODY, Actor
 from prefixrack_server.registry.versions import Version
@@ -57,8 +57,10 @@ class AdapterDesk(Desk):
         check_name(name)
         return await self._database.read(lambda conn: listing.versions_page(conn, tenant, name, limit, cursor))
 
-    async def describe(self, version: Version, is_new: bool = True) -> VersionInfo:
-        """A version with the aliases that stand on it now."""
+    async def describe(self, version: Version, is_new: bool) -> VersionInfo:
+        """A version with the aliases that stand on it now; on a new one that is `latest` alone, and nobody is asked."""
+        if is_new:
+            return listing.version_info(version, {LATEST: version.number}, is_new)
         pointers = await self._database.read(lambda conn: listing.pointers(conn, version.tenant, version.name))
         return listing.version_info(version, pointers, is_new)
 
