@@ -59,6 +59,11 @@ class Window(NamedTuple):
         weighted = self.previous * self.previous_s / WINDOW_S + self.current
         return max(0, quota - math.floor(weighted))
 
+    def reset_s(self, quota: int) -> float:
+        """Seconds until more remains: until the current window ends, and where nothing is left, until one fits."""
+        ends_s = max(0.0, self.current_s - WINDOW_S)
+        return ends_s if self.remaining(quota) or not quota else max(ends_s, self.wait_s(quota, 1))
+
     def wait_s(self, quota: int, amount: int) -> float:
         """Seconds until `amount` fits, if nothing else is taken meanwhile; it must not be more than the quota."""
         free = quota - amount - self.current
@@ -150,8 +155,7 @@ class Allowance:
     async def _take(self, unit: str, quota: int, amount: int, fault: type[errors.RateLimited]) -> None:
         tenant = self.principal.tenant
         is_taken, window = await self._meter.take(unit, tenant, quota, amount)
-        reset_s = math.ceil(max(0.0, window.current_s - WINDOW_S))
-        self._standings[unit] = Standing(unit, quota, window.remaining(quota), reset_s)
+        self._standings[unit] = Standing(unit, quota, window.remaining(quota), math.ceil(window.reset_s(quota)))
         if not is_taken:
             wait_s = window.wait_s(quota, amount) if amount <= quota else WINDOW_S
             raise fault(
