@@ -497,6 +497,19 @@ async def test_versions_are_listed_newest_first(registry: Registry, bench: Bench
         await registry.list_versions(TENANT, "b", 2)
 
 
+async def test_a_change_whose_caller_leaves_is_carried_out_and_known(registry: Registry, bench: Bench) -> None:
+    await add(registry, bench, 1)
+    await registry.resolve(TENANT, "a")
+    leaving = asyncio.create_task(registry.delete_adapter(TENANT, "a"))
+    await asyncio.sleep(0)  # it has begun
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await add(registry, bench, 2, "b")  # writers take turns
+    with pytest.raises(AdapterNotFound):
+        await registry.resolve(TENANT, "a")
+
+
 async def test_a_new_version_is_described_though_it_is_deleted_at_once(registry: Registry, bench: Bench) -> None:
     made = await add(registry, bench, 1)
     await registry.delete_adapter(TENANT, "a")
