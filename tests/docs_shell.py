@@ -11,12 +11,15 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import docs_commands
 from docs_commands import AS_THEY_ARE, STARTED
 from docs_commands.foreground import SERVING_FILE
 from docs_workplace import VENV
@@ -37,14 +40,15 @@ export PREFIXRACK_BASE_URL={base_url}
 CURL = """#!/bin/bash
 exec {curl} --fail-with-body --silent --show-error "$@"
 """
-# A Makefile may have set PYTHONPATH.
+# A Makefile may have set PYTHONPATH, which is for processes that the command starts.
 START = """#!/bin/bash
-PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{path}" exec {python} -P -W ignore -m docs_commands {name} "$@"
+PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}{path}" exec {python} -I -S {caller} {nursery} {name} "$@"
 """
 A_KEY = "pr_a_b"  # the tiny server asks for none
 YES = "y\n" * 9  # a command that asks whether one is sure
 NEEDED_BY_COMMANDS = ("git", "grep", "mkdir")
 OF_THE_ENVIRONMENT = ("prefixrack", "python")
+CALLER = Path(docs_commands.__file__).with_name("caller.py")
 TIMEOUT_S = 600.0
 POLL_S = 0.02
 # Pages whose later blocks are about the server that an earlier one started.
@@ -97,7 +101,7 @@ class DocsShell:
     """One reader's terminals, for one page."""
 
     def __init__(
-        self, page: str, folder: Path, programs: Path, base_url: str, environment: Mapping[str, str] | None = None
+        self, page: str, folder: Path, programs: Path, base_url: str, nursery: Path, environment: Mapping[str, str]
     ) -> None:
         self.base_url = base_url
         self.api_key = A_KEY
@@ -105,7 +109,7 @@ class DocsShell:
         self._folder = folder
         self._programs = programs
         self._terminals: list[Terminal] = []
-        _write_programs(programs, folder / VENV)
+        _write_programs(programs, folder / VENV, nursery)
         self._environment = {
             "PATH": str(programs),
             "HOME": str(folder),
@@ -116,7 +120,7 @@ class DocsShell:
             "PREFIXRACK_API_KEY": A_KEY,
             "PREFIXRACK_DATA": str(folder),
             "DOCS_PAGE": page,
-            **(environment or {}),
+            **environment,
         }
 
     def run(self, commands: str) -> None:
@@ -180,7 +184,7 @@ def _check_parts(commands: str) -> None:
         missing("ray is not installed: make ray")
 
 
-def _write_programs(folder: Path, environment: Path) -> None:
+def _write_programs(folder: Path, environment: Path, nursery: Path) -> None:
     """`environment` is the virtual one in which the Makefile looks for its own."""
     folder.mkdir()
     for name in (*AS_THEY_ARE, *NEEDED_BY_COMMANDS):
@@ -188,7 +192,8 @@ def _write_programs(folder: Path, environment: Path) -> None:
     _write(folder / "curl", CURL.format(curl=program("curl", "apt-get install curl")))
     path = os.pathsep.join(filter(None, sys.path))
     for name in STARTED:
-        _write(folder / name, START.format(python=sys.executable, path=path, name=name))
+        start = START.format(path=path, python=sys.executable, caller=CALLER, nursery=nursery, name=name)
+        _write(folder / name, start)
     for name in OF_THE_ENVIRONMENT:
         (environment / "bin" / name).symlink_to(folder / name)
 
@@ -196,3 +201,21 @@ def _write_programs(folder: Path, environment: Path) -> None:
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
+
+
+@contextmanager
+def running_nursery() -> Iterator[Path]:
+    """The socket of a new one; with it end all commands that are left."""
+    with tempfile.TemporaryDirectory(prefix="docs-") as folder:  # sockets have short paths
+        path = Path(folder) / "nursery"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        command = (sys.executable, "-P", "-W", "ignore", "-m", "docs_commands.nursery", str(path))
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            while not path.exists():
+                assert process.poll() is None, "it has ended"
+                time.sleep(POLL_S)
+            yield path
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

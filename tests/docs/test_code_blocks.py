@@ -21,7 +21,7 @@ import docs_checkpoints
 from docs_commands import AS_THEY_ARE, STARTED
 from docs_commands.unrun import UNRUN
 from docs_pages import Block, blocks_of, pages
-from docs_shell import DocsShell
+from docs_shell import DocsShell, running_nursery
 from docs_site import ROOT
 from docs_workplace import (
     ADAPTERS,
@@ -216,8 +216,16 @@ def shared_state() -> Iterator[SharedState]:
         yield SharedState(database, make_bucket(endpoint))
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Path]:
+    with running_nursery() as socket:
+        yield socket
+
+
 @pytest.fixture
-def reader(request: pytest.FixtureRequest, server: TinyServer, backbone: Path, tmp_path: Path) -> Iterator[Reader]:
+def reader(
+    request: pytest.FixtureRequest, server: TinyServer, backbone: Path, nursery: Path, tmp_path: Path
+) -> Iterator[Reader]:
     path: Path = request.getfixturevalue("page")
     page, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
     folder = tmp_path / "here"
@@ -234,7 +242,7 @@ def reader(request: pytest.FixtureRequest, server: TinyServer, backbone: Path, t
         if page in ROLL_BACK:
             client.promote("intent", NUM_VERSIONS)
         names[KEY_ID] = client.create_key(["predict"]).id
-    shell = DocsShell(page, folder, tmp_path / "programs", server.base_url, environment)
+    shell = DocsShell(page, folder, tmp_path / "programs", server.base_url, nursery, environment)
     try:
         yield Reader(folder, shell, request.getfixturevalue, names)
     finally:

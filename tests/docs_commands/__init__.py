@@ -1,7 +1,8 @@
 """What the shell of the documentation's tests has for commands: the real ones.
 
-Some run as they are (`AS_THEY_ARE`). The others are started by `python -m docs_commands PROGRAM ARGUMENTS…`, each by a
-file here: on ports and in folders of the test's own, in seconds instead of minutes, and ended where they would go on.
+Some run as they are (`AS_THEY_ARE`). The others are started by a file here each: on ports and in folders of the test's
+own, in seconds instead of minutes, and ended where they would go on. `caller.py` has them run in a process of
+`nursery.py`, which saves each one the seconds that importing torch takes; what serves is a process of its own.
 What cannot be run at all is named in `unrun.py`, with the reason. A command that is in none of these, the shell does
 not find.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,6 @@ from docs_commands import WrongCommand
 from docs_commands.parsing import parse
 from docs_commands.unrun import UNRUN
 from peer_process import PEERS
-
-INTERPRETER = (sys.executable, "-W", "ignore")
 
 
 class Small(NamedTuple):
@@ -48,7 +46,9 @@ def run(arguments: Sequence[str]) -> int:
     name = Path(script).stem
     if is_unrun(name, options):
         return parse(script, options)
-    return subprocess.run([*INTERPRETER, script, *scaled_down(name, options)], check=False).returncode
+    sys.argv = [script, *scaled_down(name, options)]
+    runpy.run_path(script, run_name="__main__")
+    return 0
 
 
 def is_unrun(name: str, options: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m docs_commands PROGRAM ARGUMENTS…`: one command of the documentation. Its exit code is the command's."""
+"""One command of the documentation, PROGRAM ARGUMENTS…; its exit code is the command's. The nursery runs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,3 @@ def main() -> None:
         sys.exit(import_module(f"docs_commands.{program}_command").run(arguments))
     except WrongCommand as error:
         sys.exit(f"{program} {' '.join(arguments)}: {error}")
-
-
-if __name__ == "__main__":
-    main()
