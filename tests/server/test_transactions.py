@@ -72,3 +72,9 @@ async def test_the_context_of_the_caller_goes_along(transactions: Transactions) 
         return NAME.get()
 
     assert await transactions.read(look) == "somebody"
+
+
+async def test_who_comes_after_the_end_opens_it_anew(transactions: Transactions) -> None:
+    await transactions.close()
+    await transactions.write(lambda conn: conn.execute(text("INSERT INTO things VALUES ('late')")))
+    assert await names(transactions) == ["late"]

@@ -54,7 +54,8 @@ class Transactions(Protocol):
     async def aside(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Inside a transaction: call what blocks, such as the disk, without holding up the event loop."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """End what is open. Whoever comes later opens it anew: a process that is cut off writes last things down."""
 
 
 class AwaitedTransactions:
@@ -85,7 +86,7 @@ class ThreadTransactions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writing = engine.execution_options(begin_with="BEGIN IMMEDIATE")
-        self._threads = DaemonThreads(NUM_THREADS, "prefixrack-registry")
+        self._threads = new_threads()
 
     async def read(self, work: Work[T]) -> T:
         return await self._in_thread(self._engine.connect, work)
@@ -97,8 +98,9 @@ class ThreadTransactions:
         return function(*args, **kwargs)  # this is a thread of its own already
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False)
-        await asyncio.to_thread(self._threads.join)
+        threads, self._threads = self._threads, new_threads()
+        threads.shutdown(wait=False)
+        await asyncio.to_thread(threads.join)
         self._engine.dispose()
 
     async def _in_thread(self, opened: Callable[[], AbstractContextManager[Connection]], work: Work[T]) -> T:
@@ -108,6 +110,11 @@ class ThreadTransactions:
 
         # The context of the request goes along: log lines name it.
         return await asyncio.wrap_future(self._threads.submit(contextvars.copy_context().run, job))
+
+
+def new_threads() -> DaemonThreads:
+    """None of them runs before there is something to do."""
+    return DaemonThreads(NUM_THREADS, "prefixrack-registry")
 
 
 class BlockingConn:
