@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,6 @@ USUAL_PORT = "8000"
 def serve(command: Sequence[str], port: int, path: str, environment: Mapping[str, str] = MappingProxyType({})) -> int:
     """Its exit code, which there is when somebody has ended it; 1 where it never answered at that path."""
     base_url = f"http://127.0.0.1:{port}"
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # not ignored, even where the tests themselves run in the background
     process = subprocess.Popen(command, env=os.environ | environment)
     while not _answers(base_url + path):
         if process.poll() is not None:

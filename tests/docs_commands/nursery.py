@@ -54,6 +54,7 @@ def _is_the_command(connection: socket.socket) -> bool:
     for stream, file in zip(STREAMS, files, strict=True):
         os.dup2(file, stream)
     request = json.loads(message)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # not ignored, even where the tests themselves run in the background
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
