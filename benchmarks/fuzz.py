@@ -105,7 +105,7 @@ class Memory:
 
 
 def main(
-    minutes: Annotated[float, typer.Option(help="Length of the run.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Length of the run.")] = 10.0,
     seed: Annotated[int | None, typer.Option(help="Of the first turn; drawn by default.")] = None,
 ) -> None:
     """Fuzz a server on a tiny backbone."""

@@ -27,7 +27,9 @@ ALONE: Final = " ".join(f"--without {peer}" for peer in PEERS)  # they are in vi
 SMALL: Final[Mapping[str, Small]] = {
     "churn": Small("--seconds 1 --min-answers 10 --versions 40 --adapters 12 --clients 4"),
     "contest": Small(f"{FEW_ROWS} {ALONE} --backbone minilm --rounds 1 --num-sets 1"),
+    "fuzz": Small("--minutes 0.1"),
     "gpu_page": Small("--page page.md"),
+    "large_registry": Small(f"{TINY} --num-adapters 200 --rounds 1 --starts 1", "--database sqlite"),
     "precision": Small("--rows 2", "--family bert"),
     "quality": Small(
         f"{TINY} --max-train 4 --max-dev 4 --change epochs=1 --results quality.jsonl",
@@ -37,6 +39,8 @@ SMALL: Final[Mapping[str, Small]] = {
     "throughput": Small(f"{FEW_ROWS} {TINY} --iterations 1", "--path engine --workload distinct"),
     "training": Small(f"{TINY} --rounds 1 --steps 1", "--histogram equal --dtype float32"),
 }
+# With their result printed these end with 1 where a bound is missed, which here says nothing: others use the machine.
+JUDGES: Final = ("fuzz", "large_registry")
 
 
 def run(arguments: Sequence[str]) -> int:

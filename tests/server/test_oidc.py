@@ -152,7 +152,7 @@ async def test_tokens_that_are_refused(server: Any, issuer: Issuer, changes: dic
     assert refused.headers["www-authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("exp", [253_402_300_799, 10**15, 1e300, str(int(time.time()) + 300)])
+@pytest.mark.parametrize("exp", [253_402_300_799, 10**15, 1e300, "4102444800"])
 async def test_tokens_that_end_in_no_calendar_or_say_so_as_text(server: Any, issuer: Issuer, exp: Any) -> None:
     """PyJWT takes them all."""
     assert (await ask(server, issuer.token(exp=exp))).status_code == 200
