@@ -6,7 +6,7 @@ Not thread-safe: a caller holds one lock around every call.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 # What nobody used for so long goes first, whoever's it is: the room of tenants who left is for those who came.
@@ -60,11 +60,11 @@ class EvictionOrder(Generic[K]):
             return None
         oldest = min(self._idle, key=self._last_use)
         is_unused = self._clock() - self._last_use(oldest) >= UNUSED_S
-        tenant = oldest if is_unused else self._above_share(self._idle) or oldest
+        tenant = oldest if is_unused else self._above_share() or oldest
         return next(iter(self._idle[tenant]))
 
-    def _above_share(self, tenants: Iterable[str]) -> str | None:
-        largest = max(tenants, key=self._held)
+    def _above_share(self) -> str | None:
+        largest = max(self._idle, key=self._held)
         is_above = self._held(largest) * len(self._held_bytes) > self._budget_bytes
         return largest if is_above else None
 

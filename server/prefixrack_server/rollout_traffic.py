@@ -15,13 +15,14 @@ from typing import Any, Final
 import structlog
 from starlette.requests import ClientDisconnect
 
-from prefixrack.errors import Fault, InternalFault, fault_classes
+from prefixrack.errors import Fault, InternalFault
 from prefixrack_server.agreement import agree
 from prefixrack_server.envelope import Envelope
 from prefixrack_server.predict import BULK_PRIORITY, Call, Predictor, outcome_json, result_key
 from prefixrack_server.registry.registry import Registry
 from prefixrack_server.registry.rollouts import Role, Route, Running
 from prefixrack_server.registry.versions import Version
+from prefixrack_server.row_faults import FAULT_OF_CODE
 from prefixrack_server.tokenise import is_big
 from prefixrack_server.traffic import (
     AGREEMENTS,
@@ -40,7 +41,6 @@ from prefixrack_server.traffic import (
 MAX_SHADOWS: Final = 64  # requests at once; what comes meanwhile is not shadowed
 SHADOW_TIMEOUT_S: Final = 30.0
 NOBODYS: Final = (ClientDisconnect, asyncio.CancelledError)  # the caller has left: no outcome
-FAULTS: Final = {kind.code: kind for kind in fault_classes()}
 
 Note = Callable[[Fault | None], None]  # of an outcome: None where there is an answer
 
@@ -189,4 +189,4 @@ def _key(route: Route, version: Version, role: Role) -> Running:
 
 
 def _outcome_of_code(code: str) -> int:
-    return CLIENT_ERROR if issubclass(FAULTS.get(code, InternalFault), CALLERS_FAULTS) else SERVER_ERROR
+    return CLIENT_ERROR if issubclass(FAULT_OF_CODE.get(code, InternalFault), CALLERS_FAULTS) else SERVER_ERROR

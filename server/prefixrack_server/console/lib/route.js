@@ -24,7 +24,9 @@ export const goTo = (hash) => {
 // Says in the address what the page shows already: no other page is opened, and going back leads here.
 export const noteAddress = (hash) => history.replaceState(null, "", hash);
 
-export const adaptersHash = (tenant, ownTenant) => (tenant === ownTenant ? "#/adapters" : `#/adapters?tenant=${encodeURIComponent(tenant)}`);
-export const uploadHash = (tenant, ownTenant) => (tenant === ownTenant ? "#/upload" : `#/upload?tenant=${encodeURIComponent(tenant)}`);
+const pageOf = (page) => (tenant, ownTenant) => (tenant === ownTenant ? page : `${page}?tenant=${encodeURIComponent(tenant)}`);
+
+export const adaptersHash = pageOf("#/adapters");
+export const uploadHash = pageOf("#/upload");
 export const adapterHash = (name) => `#/adapters/${encodeURIComponent(name)}`;
 export const playgroundHash = (refs) => `#/playground?adapters=${refs.map(encodeURIComponent).join(",")}`;
