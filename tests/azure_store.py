@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 import httpx2
-import obstore
 from obstore.store import AzureStore
 
+from blob_place import BlobPlace
 from real_parts import program
 from serve_process import wait_for
 
@@ -34,8 +34,8 @@ LISTENS: Final = re.compile(r"successfully listens on (http://\S+)")
 
 
 @dataclass(frozen=True)
-class Container:
-    """An empty container, and what a process must have in its environment to use it."""
+class Container(BlobPlace):
+    """An empty container."""
 
     endpoint: str
     name: str = field(default_factory=lambda: f"container-{uuid.uuid4().hex}")
@@ -55,7 +55,6 @@ class Container:
 
     @property
     def store(self) -> AzureStore:
-        """With nothing of the registry's in between."""
         return AzureStore(
             self.name,
             prefix="adapters",
@@ -64,10 +63,6 @@ class Container:
             endpoint=f"{self.endpoint}/{ACCOUNT}",
             client_options={"allow_http": True},
         )
-
-    def put(self, sha256: str, content: bytes) -> None:
-        """Put any bytes under a blob's name."""
-        obstore.put(self.store, f"{sha256[:2]}/{sha256}", content)
 
 
 @contextmanager

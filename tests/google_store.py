@@ -17,18 +17,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import httpx2
-import obstore
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from obstore.store import GCSStore
 from werkzeug.serving import make_server
+
+from blob_place import BlobPlace
 
 # What moto reads a service and a user from; it checks no signatures.
 SIGNED: Final = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 
 
 @dataclass(frozen=True)
-class GoogleBucket:
-    """An empty bucket, and what a process must have in its environment to use it."""
+class GoogleBucket(BlobPlace):
+    """An empty bucket."""
 
     endpoint: str
     name: str = field(default_factory=lambda: f"bucket{uuid.uuid4().hex}")  # the client encodes dashes
@@ -43,17 +44,12 @@ class GoogleBucket:
 
     @property
     def store(self) -> GCSStore:
-        """With nothing of the registry's in between."""
         return GCSStore(
             self.name,
             prefix="adapters",
             service_account_key=self._account,
             client_options={"allow_http": True},
         )
-
-    def put(self, sha256: str, content: bytes) -> None:
-        """Put any bytes under a blob's name."""
-        obstore.put(self.store, f"{sha256[:2]}/{sha256}", content)
 
     @property
     def _account(self) -> str:

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx2
-import obstore
 from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
+from blob_place import BlobPlace
+
 
 @dataclass(frozen=True)
-class Bucket:
-    """An empty bucket, and what a process must have in its environment to use it."""
+class Bucket(BlobPlace):
+    """An empty bucket."""
 
     endpoint: str
     name: str = field(default_factory=lambda: f"bucket-{uuid.uuid4().hex}")
@@ -37,7 +38,6 @@ class Bucket:
 
     @property
     def store(self) -> S3Store:
-        """With nothing of the registry's in between."""
         return S3Store(
             self.name,
             prefix="adapters",
@@ -47,10 +47,6 @@ class Bucket:
             region="us-east-1",
             client_options={"allow_http": True},
         )
-
-    def put(self, sha256: str, content: bytes) -> None:
-        """Put any bytes under a blob's name."""
-        obstore.put(self.store, f"{sha256[:2]}/{sha256}", content)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from azure_store import Container, azure_store, make_container
-from google_store import GoogleBucket, google_store, make_google_bucket
+from blob_place import BlobPlace
+from google_store import google_store, make_google_bucket
 from object_store import Bucket, make_bucket, object_store
 from prefixrack.errors import BlobUnusable, RegistryUnavailable
 from prefixrack_server.config import ConfigError, RegistryConfig
@@ -26,8 +27,7 @@ CONTENT = b"some tensors" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-Place = Bucket | Container | GoogleBucket
-KINDS: Mapping[str, tuple[Callable[[], AbstractContextManager[str]], Callable[[str], Place]]] = {
+KINDS: Mapping[str, tuple[Callable[[], AbstractContextManager[str]], Callable[[str], BlobPlace]]] = {
     "s3": (object_store, make_bucket),
     "google": (google_store, make_google_bucket),
     "azure": (azure_store, make_container),
@@ -35,7 +35,7 @@ KINDS: Mapping[str, tuple[Callable[[], AbstractContextManager[str]], Callable[[s
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Place]]:
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], BlobPlace]]:
     """Makes an empty place on a running store of each kind."""
     running, make_place = KINDS[request.param]
     with running() as endpoint:
@@ -43,23 +43,23 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Place]]:
 
 
 @pytest.fixture
-def bucket(make: Callable[[], Place], monkeypatch: pytest.MonkeyPatch) -> Place:
+def bucket(make: Callable[[], BlobPlace], monkeypatch: pytest.MonkeyPatch) -> BlobPlace:
     bucket = make()
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     return bucket
 
 
-def blobs_of(bucket: Place, folder: Path, max_bytes: int = 1 << 30) -> ObjectBlobStore:
+def blobs_of(bucket: BlobPlace, folder: Path, max_bytes: int = 1 << 30) -> ObjectBlobStore:
     return ObjectBlobStore.open(bucket.url, folder, max_bytes)
 
 
 @pytest.fixture
-def blobs(bucket: Place, tmp_path: Path) -> ObjectBlobStore:
+def blobs(bucket: BlobPlace, tmp_path: Path) -> ObjectBlobStore:
     return blobs_of(bucket, tmp_path / "cache")
 
 
-def test_one_replica_reads_what_another_wrote(bucket: Place, blobs: ObjectBlobStore, tmp_path: Path) -> None:
+def test_one_replica_reads_what_another_wrote(bucket: BlobPlace, blobs: ObjectBlobStore, tmp_path: Path) -> None:
     tmp_path.joinpath("source").write_bytes(CONTENT)
     blobs.put_file(SHA256, tmp_path / "source")
     other = blobs_of(bucket, tmp_path / "other")
@@ -68,7 +68,7 @@ def test_one_replica_reads_what_another_wrote(bucket: Place, blobs: ObjectBlobSt
     assert [path.name for path in (tmp_path / "other").iterdir()] == [SHA256[:2]]  # nothing half fetched
 
 
-def test_the_copy_is_read_while_it_is_good(bucket: Place, blobs: ObjectBlobStore) -> None:
+def test_the_copy_is_read_while_it_is_good(bucket: BlobPlace, blobs: ObjectBlobStore) -> None:
     blobs.put_bytes(SHA256, CONTENT)
     path = blobs.local_path(SHA256)
     bucket.put(SHA256, b"changed behind its back")
@@ -80,7 +80,7 @@ def test_the_copy_is_read_while_it_is_good(bucket: Place, blobs: ObjectBlobStore
 
 @pytest.mark.parametrize("damaged", [CONTENT[:-1], b"", bytes(len(CONTENT))], ids=["truncated", "empty", "zeroed"])
 def test_a_damaged_object_is_named_and_mended_by_an_upload(
-    bucket: Place, blobs: ObjectBlobStore, damaged: bytes
+    bucket: BlobPlace, blobs: ObjectBlobStore, damaged: bytes
 ) -> None:
     bucket.put(SHA256, damaged)
     with pytest.raises(BlobUnusable, match="upload its adapter again"):
@@ -112,7 +112,7 @@ def test_a_deleted_blob_is_gone_from_store_and_folder(blobs: ObjectBlobStore) ->
     assert not path.exists()
 
 
-def test_blobs_are_listed_by_age_and_other_things_left_out(bucket: Place, blobs: ObjectBlobStore) -> None:
+def test_blobs_are_listed_by_age_and_other_things_left_out(bucket: BlobPlace, blobs: ObjectBlobStore) -> None:
     blobs.put_bytes(SHA256, CONTENT)
     bucket.put("readme", b"no blob")
     soon, before = datetime.now(UTC) + timedelta(minutes=1), datetime.now(UTC) - timedelta(minutes=1)
@@ -121,7 +121,7 @@ def test_blobs_are_listed_by_age_and_other_things_left_out(bucket: Place, blobs:
     assert (blobs.is_older(SHA256, soon), blobs.is_older(SHA256, before)) == (True, False)
 
 
-def test_the_folder_is_kept_below_its_limit_but_for_what_is_in_use(bucket: Place, tmp_path: Path) -> None:
+def test_the_folder_is_kept_below_its_limit_but_for_what_is_in_use(bucket: BlobPlace, tmp_path: Path) -> None:
     blobs = blobs_of(bucket, tmp_path, max_bytes=2 * len(CONTENT))
     contents = [bytes([number]) * len(CONTENT) for number in range(4)]
     names = [hashlib.sha256(content).hexdigest() for content in contents]
@@ -140,7 +140,7 @@ def test_the_folder_is_kept_below_its_limit_but_for_what_is_in_use(bucket: Place
 
 @pytest.mark.parametrize("kind", [Bucket, Container])
 def test_a_store_that_does_not_answer_is_an_outage(
-    kind: type[Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kind: Callable[[str], BlobPlace], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     nowhere = kind("http://127.0.0.1:9")
     for name, value in nowhere.environment.items():
@@ -151,7 +151,7 @@ def test_a_store_that_does_not_answer_is_an_outage(
     assert caught.value.retry_after_s == 1
 
 
-def test_settings_say_which_store(bucket: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_say_which_store(bucket: BlobPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(open_blobs(RegistryConfig(state_dir=tmp_path)), LocalBlobStore)
     shared = RegistryConfig.model_validate({"state_dir": tmp_path, "blobs_url": f"file://{tmp_path}/a%20b"})
     assert isinstance(open_blobs(shared), LocalBlobStore)

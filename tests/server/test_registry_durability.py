@@ -202,7 +202,7 @@ async def upload_many(registry: Registry, folder: Path) -> None:
 
 
 def blocking(database_url: str) -> str:
-    return database_url.replace("+aiosqlite:", ":").replace("postgresql:", "postgresql+psycopg:")
+    return database_url.replace("postgresql:", "postgresql+psycopg:")
 
 
 def test_the_migrations_make_the_tables(database_url: str) -> None:
