@@ -29,6 +29,7 @@ from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.readout import HeadByHead, PendingLogits, Reading, Readout, Share
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.stacked_heads import StackedHeads
 from prefixrack_adapters.tokenizer import BackboneTokenizer
 
 if TYPE_CHECKING:
@@ -118,12 +119,14 @@ class Backbone:
     def optimise_for_inference(self, record_passes: bool = True) -> None:
         """Fuse what can be fused, before the first forward pass and for good: there are no gradients afterwards.
 
-        On a CPU attention is compiled, where there is a compiler. On a GPU attention and heads run in kernels, where
-        there is Triton, and families that allow it have their passes recorded. What is missing is logged.
+        On a CPU attention is compiled, where there is a compiler, and small heads are read together. On a GPU attention
+        and heads run in kernels, where there is Triton, and families that allow it have their passes recorded. What is
+        missing is logged.
         """
         self.family.optimise_for_inference()
         if self.device == "cpu":
             self.attention = compiled_attention() or self.attention
+            self.readout = StackedHeads()
         elif has_kernels():
             self._use_kernels(record_passes)
 

@@ -1,0 +1,89 @@
+"""Small heads read together against each head alone: any mix of kinds, gathers, dtypes and rows that share a head."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.heads import Dense, Gather, Head
+from prefixrack_adapters.packing import RowSpan
+from prefixrack_adapters.readout import HeadByHead, PendingLogits, Readout
+from prefixrack_adapters.stacked_heads import MAX_OUTPUTS, StackedHeads
+
+WIDTH, ROW_LEN, PROMPT_LEN = 24, 5, 2
+GATHERS: list[Gather] = ["first_token", "last_token", "mean_tokens", "every_token", "first_position", "mean_positions"]
+
+
+def head_of(outputs: int, gather: Gather = "first_token", has_bias: bool = True, activation: str | None = None) -> Head:
+    generator = torch.Generator().manual_seed(outputs)
+    bias = torch.randn(outputs, generator=generator) if has_bias else None
+    return Head(gather, [Dense(torch.randn(outputs, WIDTH, generator=generator), bias, activation)])
+
+
+def spans_of(num_rows: int) -> list[RowSpan]:
+    starts = range(0, num_rows * (PROMPT_LEN + ROW_LEN), PROMPT_LEN + ROW_LEN)
+    return [RowSpan(start, PROMPT_LEN, ROW_LEN) for start in starts]
+
+
+def logits(readout: Readout, hidden: torch.Tensor, heads: list[Head | None]) -> list[torch.Tensor]:
+    spans = spans_of(len(heads))
+    readings = readout.read(hidden, spans, dict(enumerate(heads)))
+    return list(map(torch.from_numpy, PendingLogits(readings, range(len(heads))).wait()))
+
+
+def states(num_rows: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(num_rows * (PROMPT_LEN + ROW_LEN), WIDTH, generator=generator).to(dtype)
+
+
+HEADS = st.builds(
+    head_of,
+    st.sampled_from([1, 3, 4, MAX_OUTPUTS, MAX_OUTPUTS + 1]),
+    st.sampled_from(GATHERS),
+    st.booleans(),
+    st.sampled_from([None, "tanh"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    distinct=st.lists(st.one_of(st.none(), HEADS), min_size=1, max_size=8),
+    repeats=st.integers(1, 2),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_equal_each_head_alone(distinct: list[Head | None], repeats: int, dtype: torch.dtype) -> None:
+    heads = distinct * repeats
+    hidden = states(len(heads), dtype)
+    together, alone = (logits(readout, hidden, heads) for readout in (StackedHeads(), HeadByHead()))
+    for seen, wanted in zip(together, alone, strict=True):
+        assert seen.dtype == wanted.dtype
+        torch.testing.assert_close(seen, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "num_readings"),
+    [
+        pytest.param([head_of(3) for _ in range(6)], 1, id="alike"),
+        pytest.param([head_of(3), head_of(3, "last_token"), head_of(4)], 2, id="a kind for each number of outputs"),
+        pytest.param([head_of(3), head_of(3, has_bias=False)], 2, id="with and without bias"),
+        pytest.param([head_of(MAX_OUTPUTS + 1), head_of(MAX_OUTPUTS + 1)], 2, id="too large"),
+        pytest.param([head_of(3, "every_token"), head_of(3, "mean_tokens")], 2, id="more than one vector"),
+    ],
+)
+def test_what_is_read_at_once(heads: list[Head], num_readings: int) -> None:
+    readings = StackedHeads().read(states(len(heads)), spans_of(len(heads)), dict(enumerate(heads)))
+    assert len(readings) == num_readings
+
+
+def test_a_head_of_several_rows_is_read_once() -> None:
+    head = head_of(3)
+    assert len(StackedHeads().read(states(4), spans_of(4), {0: head, 1: head, 2: head_of(3), 3: head_of(3)})) == 2
+
+
+def test_a_backbone_for_inference_on_a_cpu_reads_them_together() -> None:
+    backbone = Backbone.load("embedded", device="cpu")
+    backbone.optimise_for_inference()
+    assert isinstance(backbone.readout, StackedHeads)
