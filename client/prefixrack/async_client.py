@@ -46,6 +46,7 @@ from prefixrack.types import (
     TenantInfo,
     TokenClassificationOutput,
     UsageLine,
+    VersionDetail,
     VersionInfo,
     WhoAmI,
 )
@@ -236,6 +237,10 @@ class AsyncClient:
 
     def list_versions(self, name: str, *, page_size: int | None = None) -> AsyncIterator[VersionInfo]:
         return self._pages(lambda cursor: calls.list_versions(name, page_size, cursor))
+
+    async def get_version(self, name: str, version: int) -> VersionDetail:
+        """A version with its manifest and its card, without the tensors."""
+        return await self._run(calls.get_version(name, version))
 
     async def push(
         self,

@@ -29,6 +29,7 @@ from prefixrack.types import (
     TenantInfo,
     TenantPage,
     UsagePage,
+    VersionDetail,
     VersionInfo,
     VersionPage,
     WhoAmI,
@@ -85,6 +86,10 @@ def get_adapter(ref: str) -> Call[AdapterDetail]:
 def list_versions(name: str, limit: int | None, cursor: str | None) -> Call[VersionPage]:
     request = read(f"{_admin(name)}/versions", limit=limit, cursor=cursor)
     return Call(request, partial(decode, VersionPage))
+
+
+def get_version(name: str, version: int) -> Call[VersionDetail]:
+    return Call(read(_version(name, version)), partial(decode, VersionDetail))
 
 
 def push(name: str, folder: Path, progress: Progress | None, idempotency_key: str) -> Call[VersionInfo]:

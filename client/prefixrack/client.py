@@ -47,6 +47,7 @@ from prefixrack.types import (
     TenantInfo,
     TokenClassificationOutput,
     UsageLine,
+    VersionDetail,
     VersionInfo,
     WhoAmI,
 )
@@ -237,6 +238,10 @@ class Client:
 
     def list_versions(self, name: str, *, page_size: int | None = None) -> Iterator[VersionInfo]:
         return self._pages(lambda cursor: calls.list_versions(name, page_size, cursor))
+
+    def get_version(self, name: str, version: int) -> VersionDetail:
+        """A version with its manifest and its card, without the tensors."""
+        return self._run(calls.get_version(name, version))
 
     def push(
         self,

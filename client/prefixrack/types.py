@@ -275,6 +275,13 @@ class VersionInfo(Wire):
     metrics: list[dict[str, Any]] = []
 
 
+class VersionDetail(VersionInfo):
+    """A version with what its uploader says of it: all of its bundle but the tensors."""
+
+    manifest: dict[str, Any]
+    card: str | None = None
+
+
 class VersionPage(Wire):
     data: list[VersionInfo]
     next_cursor: str | None = None

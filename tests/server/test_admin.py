@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import pickle
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from prefixrack.types import AdapterDetail, AdapterPage, AliasInfo, ResidencyInfo, VersionInfo
+from prefixrack.types import AdapterDetail, AdapterPage, AliasInfo, ResidencyInfo, VersionDetail, VersionInfo
 from prefixrack_adapters.bundle import bundle_bytes
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.messages import RowFailure
@@ -81,6 +82,23 @@ async def test_download_gives_back_what_was_uploaded(ready: Any, bundles: Any) -
     assert response.content == bundle_bytes(bundles("intent").folder)
     assert response.headers["content-length"] == str(len(response.content))
     assert bundles("intent").digest in response.headers["etag"]
+
+
+async def test_a_version_is_described_without_its_tensors(ready: Any, bundles: Any) -> None:
+    """What it cannot answer from the database it does not open: the files may be gone."""
+    bundle = bundles("intent", seed=1, description="Of the spring.")
+    files = bundle.files()
+    del files["card"]
+    assert (await ready.client.post(f"{ADMIN}/versions", files=files)).status_code == 201
+    shutil.rmtree(ready.config.registry.blobs_dir)
+    response = await ready.client.get(f"{ADMIN}/versions/2")
+    detail = VersionDetail.model_validate(response.json())
+    assert (detail.digest, detail.aliases, detail.is_new) == (bundle.digest, ["latest"], False)
+    assert detail.card is None
+    assert Manifest.model_validate(detail.manifest) == Manifest.model_validate_json(bundle.manifest_bytes)
+    assert VersionDetail.model_validate((await ready.client.get(f"{ADMIN}/versions/1")).json()).card == "# intent\n"
+    missing = await ready.client.get(f"{ADMIN}/versions/3")
+    assert (missing.status_code, missing.json()["code"]) == (404, "version_not_found")
 
 
 def broken_tensors(good: bytes, tensors: dict[str, Any]) -> dict[str, tuple[bytes, str]]:

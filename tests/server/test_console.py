@@ -575,6 +575,8 @@ def test_a_promotion_that_is_refused_says_so_in_its_dialog(open_tab: OpenTab, tw
 
 def test_two_manifests_are_compared_and_the_card_is_shown(open_tab: OpenTab, two_versions: str) -> None:
     tab = open_tab()
+    fetched: list[str] = []
+    tab.page.on("request", lambda request: fetched.append(request.url.rpartition("/")[2]))
     page = tab.open(f"adapters/{two_versions}")
     for version in (1, 2):
         page.get_by_label(f"Compare version {version}").check()
@@ -584,6 +586,8 @@ def test_two_manifests_are_compared_and_the_card_is_shown(open_tab: OpenTab, two
     assert page.locator(".diff ins").all_inner_texts() == ["The second one.", "CC0-1.0"]
     page = tab.open("adapters/ner")
     page.locator(".prose").get_by_role("heading", name="Scores").wait_for()
+    assert "2" in fetched
+    assert "bundle" not in fetched, "megabytes of tensors, to read a page of text"
 
 
 def test_a_version_is_kept_on_the_device_and_another_deleted(

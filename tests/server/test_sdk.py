@@ -135,8 +135,9 @@ async def test_fan_out(sdk: AsyncClient, bundles: Any) -> None:
 
 
 async def test_promotion_rollback_and_deletion(sdk: AsyncClient, bundles: Any) -> None:
-    for seed in (1, 2):
-        await push(sdk, bundles("intent", seed=seed))
+    first = bundles("intent", seed=1)
+    for bundle in (first, bundles("intent", seed=2)):
+        await push(sdk, bundle)
     assert (await sdk.promote("intent", 1)).version == 1
     assert (await sdk.promote("intent", 2)).previous_version == 1
     assert (await sdk.rollback("intent")).version == 1
@@ -146,6 +147,9 @@ async def test_promotion_rollback_and_deletion(sdk: AsyncClient, bundles: Any) -
         await sdk.with_options(max_retries=0).delete_version("intent", 1)
     await sdk.delete_version("intent", 2)
     assert [version.version async for version in sdk.list_versions("intent")] == [1]
+    detail = await sdk.get_version("intent", 1)
+    assert (detail.digest, detail.card) == (first.digest, "# intent\n")
+    assert detail.manifest["labels"] == first.manifest["labels"]
     await sdk.delete_adapter("intent")
     assert [adapter async for adapter in sdk.list_adapters()] == []
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefixrack.errors import InvalidRequest, RegistryReadOnly, UnsupportedMediaType
-from prefixrack.types import AliasInfo, GatesInfo, ResidencyInfo, VersionInfo, VersionPage, Wire
+from prefixrack.types import AliasInfo, GatesInfo, ResidencyInfo, VersionDetail, VersionInfo, VersionPage, Wire
 from prefixrack_server.archive import read_multipart, read_tar
 from prefixrack_server.auth import Caller, Promoter, Reader, TenantAdmin, Writer
 from prefixrack_server.documentation import ADMIN_PROBLEMS, ALIAS_PROBLEMS, BUNDLE_ANSWER, UPLOAD_BODY, UPLOAD_PROBLEMS
@@ -154,6 +154,13 @@ async def list_versions(
     """All versions, newest first."""
     versions, next_cursor = await services_of(request).registry.list_versions(*caller.adapter(name), limit, cursor)
     return VersionPage(data=versions, next_cursor=next_cursor)
+
+
+@router.get("/versions/{number}")
+async def get_version(request: Request, name: str, number: Number, caller: Reader) -> VersionDetail:
+    """A version with its manifest and its card, without the tensors."""
+    services = services_of(request)
+    return await services.registry.describe_fully(await _version(services, caller, name, number))
 
 
 @router.get("/versions/{number}/bundle", response_class=StreamingResponse, responses=BUNDLE_ANSWER)

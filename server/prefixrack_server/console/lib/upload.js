@@ -1,6 +1,6 @@
 // From dropped files to an upload: what is there, what its manifest says, and the request with its progress.
 import { authorization, part, refusal, urlOf } from "./api.js";
-import { readEntries } from "./bundle.js";
+import { readEntries } from "./tar.js";
 
 export const FILES = { "adapter.json": "manifest", "adapter.safetensors": "tensors", "README.md": "card" };
 

@@ -5,10 +5,10 @@ import { useFeed } from "../lib/feed.js";
 import { count, duration, metric, rate } from "../lib/format.js";
 import { useLoad } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
-import { readBundle } from "../lib/bundle.js";
 import { Markdown } from "../lib/markdown.js";
 import { adaptersHash, playgroundHash } from "../lib/route.js";
 import { trafficOf } from "../lib/traffic.js";
+import { readVersion } from "../lib/version.js";
 import { Audit } from "../parts/audit.js";
 import { TaskChip } from "../parts/chips.js";
 import { CopyButton } from "../parts/copy.js";
@@ -91,7 +91,7 @@ function Metrics({ metrics }) {
 }
 
 function Card({ name, version }) {
-  const { data, problem, reload } = useLoad(() => readBundle(name, version), [name, version]);
+  const { data, problem, reload } = useLoad(() => readVersion(name, version), [name, version]);
   return html`<section class="card" aria-labelledby="card"><h2 id="card">Card</h2>
     <${ProblemNotice} problem=${problem} onRetry=${reload} />
     ${!data && !problem && html`<${Loading} what="Loading the card" />`}

@@ -1,12 +1,12 @@
 // What two versions' manifests say differently.
-import { readBundle } from "../lib/bundle.js";
 import { useLoad } from "../lib/hooks.js";
 import { html } from "../lib/html.js";
 import { diffLists, diffManifests } from "../lib/manifest_diff.js";
+import { readVersion } from "../lib/version.js";
 import { Loading, ProblemNotice } from "./notice.js";
 
 export function Comparison({ name, older, newer }) {
-  const { data, problem, reload } = useLoad(() => Promise.all([readBundle(name, older), readBundle(name, newer)]), [name, older, newer]);
+  const { data, problem, reload } = useLoad(() => Promise.all([readVersion(name, older), readVersion(name, newer)]), [name, older, newer]);
   const changes = data && diffManifests(data[0].manifest, data[1].manifest);
   return html`<section class="comparison" aria-labelledby="comparison">
     <h3 id="comparison">Manifests of version ${older} and ${newer}</h3>

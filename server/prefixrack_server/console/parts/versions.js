@@ -35,7 +35,7 @@ function VersionRow({ name, version, isChosen, onToggle, onChange, me }) {
   return html`<tr>
     ${onToggle && html`<td class="row-check"><input type="checkbox" aria-label=${`Compare version ${number}`} checked=${isChosen} onChange=${() => onToggle(number)} /></td>`}
     <th scope="row"><span class="chips"><b>${number}</b>${aliases.map((alias) => html`<${AliasChip} alias=${alias} />`)}</span>
-      <span class="row-digest small-text"><code title=${digest}>${shortDigest(digest)}</code> ${bytes(size)}</span></th>
+      <span class="row-digest small-text"><code class="nowrap" title=${digest}>${shortDigest(digest)}</code> <span class="nowrap">${bytes(size)}</span></span></th>
     <td data-label="Score">${metrics.length ? html`<b class="figure">${metric(metrics[0]).text}</b> <span class="muted">${metrics[0].name}</span>` : NOTHING}</td>
     <td data-label="Uploaded"><span class="nowrap" title=${`${moment(at)} by ${by}`}>${ago(at)}</span></td>
     <td data-label="Where"><${TierChip} residency=${residency.data} /></td>

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prefixrack.types import AdapterSummary, VersionInfo
+from prefixrack.types import AdapterSummary, VersionDetail, VersionInfo
 from prefixrack_server.registry import garbage, listing, versions
 from prefixrack_server.registry.blobs import BlobStore
 from prefixrack_server.registry.database import Write
@@ -63,6 +63,12 @@ class AdapterDesk(Desk):
             return listing.version_info(version, {LATEST: version.number}, is_new)
         pointers = await self._database.read(lambda conn: listing.pointers(conn, version.tenant, version.name))
         return listing.version_info(version, pointers, is_new)
+
+    async def describe_fully(self, version: Version) -> VersionDetail:
+        """With what its uploader says of it."""
+        info = await self.describe(version, is_new=False)
+        manifest = version.manifest.model_dump(mode="json")
+        return VersionDetail(**info.model_dump(), manifest=manifest, card=version.card)
 
     async def delete_version(self, tenant: str, name: str, number: int, *, by: Actor = NOBODY) -> Removed:
         """Remove a version; its number is not given out again.

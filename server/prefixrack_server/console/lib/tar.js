@@ -1,16 +1,5 @@
-// A version's manifest and card, out of its tar. The tensors between them are read past, never kept.
-import { part, send } from "./api.js";
-
+// Files out of a tar that is read as it comes. What nobody wants is read past, never kept.
 const BLOCK = 512;
-const WANTED = { "adapter.json": "manifest", "README.md": "card" };
-
-export async function readBundle(name, version) {
-  const response = await send("GET", `admin/v1/adapters/${part(name)}/versions/${version}/bundle`, {
-    headers: { Accept: "application/x-tar" },
-  });
-  const texts = await readEntries(response.body, WANTED);
-  return { manifest: JSON.parse(texts.manifest), card: texts.card ?? "" };
-}
 
 export async function readEntries(stream, wanted) {
   const reader = new ByteReader(stream.getReader());
