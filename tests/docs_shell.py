@@ -210,12 +210,11 @@ def running_nursery() -> Iterator[Path]:
         path = Path(folder) / "nursery"
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         command = (sys.executable, "-P", "-W", "ignore", "-m", "docs_commands.nursery", str(path))
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-        try:
-            while not path.exists():
-                assert process.poll() is None, "it has ended"
-                time.sleep(POLL_S)
-            yield path
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True) as process:
+            try:
+                while not path.exists():
+                    assert process.poll() is None, "it has ended"
+                    time.sleep(POLL_S)
+                yield path
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)

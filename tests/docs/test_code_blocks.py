@@ -7,9 +7,13 @@ server with tiny adapters, or the one that the page itself has started. How comm
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ import docs_checkpoints
 from docs_commands import AS_THEY_ARE, STARTED
 from docs_commands.unrun import UNRUN
 from docs_pages import Block, blocks_of, pages
-from docs_shell import DocsShell, running_nursery
+from docs_shell import TIMEOUT_S, DocsShell, running_nursery
 from docs_site import ROOT
 from docs_workplace import (
     ADAPTERS,
@@ -305,6 +309,29 @@ def page() -> Path:
 def test_what_would_not_work_fails(reader: Reader, commands: str, complaint: str) -> None:
     with pytest.raises(AssertionError, match=re.escape(complaint)):
         reader.shell.run(reader.here(commands))
+
+
+def test_a_second_server_of_a_block_is_refused(reader: Reader) -> None:
+    """A reader would wait for ever where the first one keeps the terminal, and a test until its time is up."""
+    reader.shell.run("tensorboard --logdir a\ntensorboard --logdir b")
+    with pytest.raises(AssertionError, match="give each server a block of its own"):
+        reader.shell.end()
+
+
+def test_the_nursery_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script = "from docs_shell import running_nursery\nwith running_nursery() as path: print(path, flush=True); input()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        path = parent.stdout.readline().strip()
+        with socket.socket(socket.AF_UNIX) as nursery:
+            nursery.connect(path)
+            parent.kill()
+            nursery.settimeout(TIMEOUT_S)
+            with suppress(ConnectionResetError):  # its end too
+                assert nursery.recv(1) == b"", "it sends nothing before it ends"
 
 
 REASONS = [*UNRUN.values(), *TEXTS.values(), *(other.test for other in ELSEWHERE)]

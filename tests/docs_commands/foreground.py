@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import httpx2
 
+from docs_commands import WrongCommand
 from serve_process import free_port
 
 # Where the shell looks: see docs_shell.py.
@@ -21,7 +22,12 @@ USUAL_PORT = "8000"
 
 
 def serve(command: Sequence[str], port: int, path: str, environment: Mapping[str, str] = MappingProxyType({})) -> int:
-    """Its exit code, which there is when somebody has ended it; 1 where it never answered at that path."""
+    """Its exit code, which there is when somebody has ended it; 1 where it never answered at that path.
+
+    Raises WrongCommand for a block's second one: a reader never comes to it, for the first keeps the terminal.
+    """
+    if Path(os.environ[SERVING_FILE]).exists():
+        raise WrongCommand("a command before it in this block serves until Ctrl-C: give each server a block of its own")
     base_url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(command, env=os.environ | environment)
     while not _answers(base_url + path):

@@ -1,7 +1,8 @@
 """A process that has imported what takes seconds, and forks for each command: `python -m docs_commands.nursery SOCKET`.
 
 A command says on the socket what it is: JSON with its words, folder and environment, and its three open files. Its
-exit code is the answer. Knows no command.
+exit code is the answer. It ends, and its commands with it, when what started it does: its standard input is closed
+then, however that came. Knows no command.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -29,11 +31,15 @@ SLOW = (
 )
 MAX_REQUEST_BYTES = 1 << 18
 STREAMS = (0, 1, 2)
+PARENT = 0  # says nothing: there is only an end to read
 
 
 def attend(listener: socket.socket) -> None:
     """Does not return, but in a process that was forked for a command."""
     while True:
+        ready, _, _ = select.select([listener.fileno(), PARENT], [], [])
+        if PARENT in ready:
+            os.killpg(0, signal.SIGKILL)
         connection, _ = listener.accept()
         with connection:
             if os.fork() == 0:
