@@ -1,7 +1,7 @@
 """Latency of adapters that are ready while others are uploaded and deleted all the time, against a quiet registry.
 
-Both streams are open-loop: predictions at half of what the server can do, and so many changes a second, every other one
-the upload of an adapter that was never there, every other one its deletion. The load runs on the same cores as the
+Both streams are open-loop: predictions at a share of what the server can do, and so many changes a second, every other
+one the upload of an adapter that was never there, every other one its deletion. The load runs on the same cores as the
 server, and sends whole bundles: what it takes itself is in the line, beside what the server takes. Prints one JSON
 line; see README.md here.
 """
@@ -21,19 +21,21 @@ from latency import capacity, predict_message
 from open_loop import Answer, Call, Latencies, arrivals, message_of, run_calls
 from options import Backbone, Commit, Rounds, SentRows, SliceSeconds, Threads
 from prefixrack_adapters.bundle import tar_bundle
-from server_process import Server, check_wrk, cpu_s, serving
+from server_process import Server, check_load, serving
 from stand import Stand, stand
 from throughput import check_served, server_settings
 from turns import Contestant, Spread, stderr, take_turns
 from workload import RandomAdapter, Request, write_adapters
 
-LOAD = 0.5
 DELETE_AFTER = 10  # uploads: an adapter is there for a while before it is deleted
 
 
 def main(
     num_adapters: Annotated[int, typer.Option(help="Ready ones, which are asked.")] = 100,
     changes_per_s: Annotated[float, typer.Option(help="Uploads and deletions together.")] = 50.0,
+    load: Annotated[
+        float, typer.Option(help="Of what the server can do; less where one process cannot send half of that.")
+    ] = 0.5,
     rows: SentRows = 256,
     prefix_len: int = 16,
     dtype: str = "float32",
@@ -46,7 +48,7 @@ def main(
     commit: Commit = None,
 ) -> None:
     """Send the same load with and without changes in turn."""
-    check_wrk()
+    check_load()
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
         adapters = here.adapters(num_adapters, prefix_len)
         num_uploads = int((rounds + 1) * seconds * changes_per_s / 2) + DELETE_AFTER
@@ -54,8 +56,9 @@ def main(
         requests = here.requests(here.texts(rows), adapters, "uniform")
         with serving(here.folder, adapters[0].folder.parent, here.work, server_settings(here)) as server:
             check_served(here, server, requests[:32])
-            result = measure(here, server, requests, coming, changes_per_s, rounds, seconds)
-        setup = {"num_adapters": num_adapters, "prefix_len": prefix_len, "changes_per_s": changes_per_s, "load": LOAD}
+            rate = load * capacity(here, server, requests)
+            result = measure(here, server, requests, coming, rate, changes_per_s, rounds, seconds)
+        setup = {"num_adapters": num_adapters, "prefix_len": prefix_len, "changes_per_s": changes_per_s, "load": load}
         here.emit("changes", setup | {"rounds": rounds, "seconds": seconds}, result)
 
 
@@ -64,11 +67,11 @@ def measure(
     server: Server,
     requests: Sequence[Request],
     coming: Sequence[RandomAdapter],
+    rate: float,
     changes_per_s: float,
     rounds: int,
     seconds: float,
 ) -> dict[str, object]:
-    rate = LOAD * capacity(here, server, requests)
     messages = [predict_message(request) for request in requests]
     random = np.random.default_rng(here.seed)
     changes = changes_of(coming)
@@ -101,6 +104,9 @@ def measure(
         "rows_per_s": round(rate, 1),
         "p99_ms": {name: asdict(spread) for name, spread in p99.items()},
         "p50_ms": {name: asdict(Spread.of([one.p50_ms for one in of_name], 2)) for name, of_name in seen.items()},
+        "late_p99_ms": {
+            name: asdict(Spread.of([one.late_p99_ms for one in of_name], 2)) for name, of_name in seen.items()
+        },
         "p99_ratio": asdict(ratio),
         "cores": {name: asdict(Cores.mean(of_name)) for name, of_name in cores.items()},
         "num_failures": sum(answer.status >= 400 for answer in answers),
@@ -117,7 +123,7 @@ class Cores:
 
     @classmethod
     def so_far(cls, server: Server) -> Cores:
-        return cls(cpu_s(f"{server.pid}"), time.process_time())
+        return cls(server.cpu_s(), time.process_time())
 
     def until(self, later: Cores, seconds: float) -> Cores:
         return Cores((later.server - self.server) / seconds, (later.load - self.load) / seconds)

@@ -21,8 +21,9 @@ from engine_rounds import EngineRounds
 from equality import check_answers, difference
 from options import Backbone as BackboneOption
 from options import Commit, Rounds, Threads
-from peer_process import PEERS, Function, PeerProcess, python_of, running
+from peer_process import PEERS, Function, PeerProcess, peers_on, python_of, running
 from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.devices import resolve_device
 from stand import Stand, stand
 from turns import Contestant, Spread, Turns, stderr, take_turns
 from workload import Request, make_rows
@@ -57,6 +58,7 @@ def main(
     num_sets: Annotated[int, typer.Option(help="Other texts from round to round, as many rounds long.")] = 4,
     prefix_len: int = 16,
     dtype: Annotated[list[str] | None, typer.Option(help="Of ours. [default: float32, bfloat16]")] = None,
+    device: str = "cpu",
     threads: Threads = None,
     rounds: Rounds = 12,
     seed: int = 0,
@@ -64,10 +66,11 @@ def main(
     commit: Commit = None,
 ) -> None:
     """Compare outputs, then time rounds of everybody in turn."""
-    peers = [name for name in PEERS if name not in (without or ())]
+    device = resolve_device(device)
+    peers = [name for name in peers_on(device) if name not in (without or ())]
     check_environments(peers)
     setup = Setup(num_adapters, rows, num_sets, prefix_len, rounds)
-    with stand(backbone, device="cpu", threads=threads, seed=seed, commit=commit) as here:
+    with stand(backbone, device=device, threads=threads, seed=seed, commit=commit) as here:
         run(here, setup, peers, dtype or ["float32", "bfloat16"])
 
 

@@ -116,6 +116,7 @@ def write_description(
         "labels": LABELS,
         "prefix_len": prefix_len,
         "threads": here.threads,
+        "device": here.backbone.device,
         "sets": [[described(request) for request in requests] for requests in sets],
     }
     (folder / "work.json").write_text(json.dumps(fields), encoding="utf-8")

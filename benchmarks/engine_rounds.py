@@ -40,6 +40,11 @@ class PumpedEngine(EngineThread):
     def start(self, deliver: Callable[[Sequence[RowDone]], None]) -> None:
         self._deliver = deliver
 
+    def turn(self) -> None:
+        """A step, once there is something to do: until then loaders have the interpreter for themselves."""
+        if self._has_work():
+            self.step()
+
 
 class StepCosts(NamedTuple):
     """Of some steps, those in which packs were computed included; and of the submission before them."""
@@ -75,7 +80,7 @@ class EngineRounds:
         started_at = time.perf_counter()
         self._engine.submit(work)
         while self._answers.qsize() < len(work):
-            self._engine.step()
+            self._engine.turn()
         got = sorted((self._answers.get() for _ in work), key=lambda item: item[1].row_id)
         return [answer for _, answer in got], [now - started_at for now, _ in got]
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, DynamicCache
 
+from cuda_graph import Recorded
 from gpu_shapes import (
     FIRST_POSITION,
     SHAPES,
@@ -96,10 +97,7 @@ class Flights:
 
 
 class GemmLimit:
-    """The linear layers of the encoder alone, for as many tokens: query, key and value in one product.
-
-    Recorded as a CUDA graph, so that it is the device's time and not that of launches.
-    """
+    """The linear layers of the encoder alone, for as many tokens: query, key and value in one product."""
 
     def __init__(self, shape: str, num_tokens: int, device: str) -> None:
         options = SHAPES[shape]
@@ -108,19 +106,17 @@ class GemmLimit:
         self._weights = [torch.randn(out, into, device=device, dtype=DTYPE) for into, out in sizes]
         self._biases = [torch.randn(out, device=device, dtype=DTYPE) for _, out in sizes]
         self._inputs = {size: torch.randn(num_tokens, size, device=device, dtype=DTYPE) for size in (width, inner)}
-        self._products()
-        torch.cuda.synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._products()
-
-    def replay(self) -> None:
-        self._graph.replay()
+        self.replay = Recorded(self._products).replay
 
     @torch.inference_mode()
     def _products(self) -> None:
         for weight, bias in zip(self._weights, self._biases, strict=True):
             F.linear(self._inputs[weight.shape[1]], weight, bias)
+
+
+def replay_all(limits: Sequence[GemmLimit]) -> None:
+    for limit in limits:
+        limit.replay()
 
 
 class StockPadded:
@@ -213,7 +209,7 @@ class Bench:
         }
         tokens = [sum(len(entry.row) for entry in pack) for pack in packs[largest]]
         limits = [GemmLimit(self.shape, num, self.device) for num in tokens]
-        contestants["gemm limit"] = lambda: list(map(GemmLimit.replay, limits))
+        contestants["gemm limit"] = lambda: replay_all(limits)
         if with_peers:
             rows = [[entry.row.token_ids for entry in pack] for pack in packs[largest]]
             contestants["stock padded"] = lambda: [self.stock(pack) for pack in rows]

@@ -15,7 +15,7 @@ import typer
 
 from open_loop import Answer, Call, Latencies, arrivals, message_of, run_calls
 from options import Backbone, Commit, Rounds, SentRows, SliceSeconds, Threads
-from server_process import Server, check_wrk, path_of, run_wrk, serving
+from server_process import Server, check_load, path_of, run_load, serving
 from stand import Stand, stand
 from throughput import check_served, server_settings
 from turns import Contestant, Spread, stderr, take_turns
@@ -40,7 +40,7 @@ def main(
     commit: Commit = None,
 ) -> None:
     """Send requests at Poisson times to a server with an adapter drawn for each."""
-    check_wrk()
+    check_load()
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
         adapters = here.adapters(num_adapters, prefix_len)
         requests = here.requests(here.texts(rows), adapters, "uniform")
@@ -81,7 +81,7 @@ def measure(here: Stand, server: Server, requests: Sequence[Request], rounds: in
 def capacity(here: Stand, server: Server, requests: Sequence[Request]) -> float:
     """Rows per second with as many callers as wait for each other's packs."""
     pairs = [(request.adapter.name, request.text) for request in requests]
-    return run_wrk(server, pairs, CONNECTIONS, CAPACITY_S, here.work).rows_per_s
+    return run_load(server, pairs, CONNECTIONS, CAPACITY_S, here.work).rows_per_s
 
 
 def predict_message(request: Request) -> bytes:

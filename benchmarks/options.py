@@ -8,6 +8,8 @@ import typer
 
 from shapes import SHAPES
 
+GIB = 1 << 30
+
 Backbone = Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}, or a folder; all but minilm random.")]
 Threads = Annotated[int | None, typer.Option(help="Of each process that computes; torch's own choice by default.")]
 Commit = Annotated[str | None, typer.Option(help="Named in the output; git's HEAD by default.")]
@@ -15,3 +17,4 @@ Rounds = Annotated[int, typer.Option(help="In which everybody has a turn, beside
 SliceSeconds = Annotated[float, typer.Option(help="Length of one load.")]
 SentRows = Annotated[int, typer.Option(help="Different requests, sent in turn.")]
 PackRows = Annotated[int, typer.Option(help="Per round.")]
+ResidentGib = Annotated[int, typer.Option(help="Room for adapters on the device.")]

@@ -25,7 +25,7 @@ from machine import device_name, git_commit
 from open_loop import Answer, Latencies, arrivals
 from options import Backbone, Commit, Rounds, SliceSeconds
 from overload_targets import PATHS, Counts, Due, Target, watched
-from server_process import check_wrk
+from server_process import check_load
 from stand import Stand, print_line, stand
 from turns import Contestant, Spread, stderr, take_turns
 from workload import Request
@@ -85,7 +85,7 @@ def main(
     parts, paths = part or list(PARTS), path or list(PATHS)
     bounds: dict[str, bool] = {}
     if set(parts) & {"flood", "overload"}:
-        check_wrk()
+        check_load()
         with stand(backbone, dtype=dtype, device="cpu", threads=threads, seed=seed, commit=commit) as here:
             requests = here.requests(here.texts(rows), here.adapters(num_adapters), "uniform")
             for name, run in (("flood", flood), ("overload", overload)):

@@ -27,7 +27,7 @@ from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.messages import RowDone, RowWork
 from prefixrack_server.registry.blobs import LocalBlobStore
 from prefixrack_server.registry.registry import Registry
-from server_process import Server, path_of, rss_bytes, run_wrk, serving
+from server_process import Server, path_of, rss_bytes, run_load, serving
 from stand import Stand
 from throughput import server_settings
 from workload import RandomAdapter, Request
@@ -88,7 +88,7 @@ class HttpTarget:
     def capacity(self) -> float:
         pairs = [(request.adapter.name, request.text) for request in self.requests]
         key = next(iter(self.keys.values()))
-        return run_wrk(self.server, pairs, CONNECTIONS, CAPACITY_S, self.here.work, key).rows_per_s
+        return run_load(self.server, pairs, CONNECTIONS, CAPACITY_S, self.here.work, key).rows_per_s
 
     def run(self, load: Sequence[Due]) -> list[Answer]:
         messages = {tenant: self._messages(key) for tenant, key in self.keys.items()}

@@ -23,7 +23,10 @@ Function = Literal["after_prefix", "unmoved", "one_task", "one_task_probabilitie
 
 @dataclass(frozen=True)
 class PeerSpec:
-    """`environment` is a name that `peers/setup` knows. One that takes texts tokenises them in its own time."""
+    """`environment` is a name that `peers/setup` knows. One that takes texts tokenises them in its own time.
+
+    `devices` are kinds that it is measured on: narrow dtypes are slower than float32 on CPUs without units for them.
+    """
 
     title: str
     environment: str
@@ -31,6 +34,7 @@ class PeerSpec:
     variant: str
     function: Function
     takes_texts: bool = False
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 PEERS: Mapping[str, PeerSpec] = {
@@ -41,16 +45,48 @@ PEERS: Mapping[str, PeerSpec] = {
     "past-key-values": PeerSpec(
         "transformers, a batch per adapter", "transformers", "past_key_values.py", "float32", "after_prefix"
     ),
+    "past-key-values-bfloat16": PeerSpec(
+        "transformers, a batch per adapter, bfloat16",
+        "transformers",
+        "past_key_values.py",
+        "bfloat16",
+        "after_prefix",
+        devices=("cuda",),
+    ),
     "peft": PeerSpec("PEFT, switching", "peft", "peft_switching.py", "float32", "after_prefix"),
+    "peft-bfloat16": PeerSpec(
+        "PEFT, switching, bfloat16", "peft", "peft_switching.py", "bfloat16", "after_prefix", devices=("cuda",)
+    ),
     "adapterhub": PeerSpec("AdapterHub, BatchSplit", "adapterhub", "adapterhub.py", "float32", "unmoved"),
-    "onnx": PeerSpec("ONNX Runtime, one task, bucketed", "onnx", "onnx_runtime.py", "float32", "one_task"),
+    "adapterhub-bfloat16": PeerSpec(
+        "AdapterHub, BatchSplit, bfloat16", "adapterhub", "adapterhub.py", "bfloat16", "unmoved", devices=("cuda",)
+    ),
+    "onnx": PeerSpec(
+        "ONNX Runtime, one task, bucketed", "onnx", "onnx_runtime.py", "float32", "one_task", devices=("cpu",)
+    ),
     "onnx-int8": PeerSpec(
-        "ONNX Runtime, one task, bucketed, int8", "onnx", "onnx_runtime.py", "int8", "one_task_quantised"
+        "ONNX Runtime, one task, bucketed, int8",
+        "onnx",
+        "onnx_runtime.py",
+        "int8",
+        "one_task_quantised",
+        devices=("cpu",),
     ),
     "infinity": PeerSpec(
-        "Infinity, one task", "infinity", "infinity.py", "float32", "one_task_probabilities", takes_texts=True
+        "Infinity, one task",
+        "infinity",
+        "infinity.py",
+        "float32",
+        "one_task_probabilities",
+        takes_texts=True,
+        devices=("cpu",),
     ),
 }
+
+
+def peers_on(device: str) -> list[str]:
+    """Names of those that are measured on a device, such as "cuda:0"."""
+    return [name for name, peer in PEERS.items() if device.partition(":")[0] in peer.devices]
 
 
 def python_of(environment: str) -> Path:

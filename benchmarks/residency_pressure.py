@@ -13,7 +13,7 @@ import typer
 
 from engine_rounds import EngineRounds
 from equality import check_answers
-from options import Backbone, Commit, PackRows, Rounds, Threads
+from options import GIB, Backbone, Commit, PackRows, ResidentGib, Rounds, Threads
 from stand import Stand, stand
 from turns import Contestant, stderr, take_turns
 from workload import RandomAdapter
@@ -34,6 +34,7 @@ def main(
     device: str = "auto",
     threads: Threads = None,
     rounds: Rounds = 20,
+    resident_gib: ResidentGib = 1,
     seed: int = 0,
     backbone: Backbone = "minilm",
     commit: Commit = None,
@@ -41,11 +42,13 @@ def main(
     """Time an engine with too little room and one with enough in turn."""
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
         adapters = here.adapters(num_adapters, prefix_len)
-        roomy = EngineRounds(here.backbone, adapters, here.threads)
+        shared = {"max_pack_tokens": here.pack_tokens()}
+        roomy = EngineRounds(here.backbone, adapters, here.threads, resident_bytes=resident_gib * GIB, **shared)
         roomy.make_resident(adapters)
         budget_bytes = int(roomy.stats().resident_bytes / working_set)
         host_bytes = "auto" if host_mib is None else host_mib << 20
-        tight = EngineRounds(here.backbone, adapters, here.threads, resident_bytes=budget_bytes, host_bytes=host_bytes)
+        limits = {"resident_bytes": budget_bytes, "host_bytes": host_bytes}
+        tight = EngineRounds(here.backbone, adapters, here.threads, **limits, **shared)
         try:
             for popularity in POPULARITIES:
                 setup = {"num_adapters": num_adapters, "rows": rows, "prefix_len": prefix_len, "workload": popularity}

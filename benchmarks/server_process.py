@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and `wrk` as its load. Knows HTTP only."""
+"""A real server in processes of its own, and `wrk` as its load, or `closed_loop.py` in its place. Knows HTTP only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from typing import Any
 
 import httpx2
 
+from closed_loop import KEY_VARIABLE
+
 START_TIMEOUT_S = 600.0
 NO_KEY = "none"  # of a server without keys
+CLOSED_LOOP = Path(__file__).with_name("closed_loop.py")
+CORES_FOR_CLOSED_LOOP = 8  # with fewer it would take what it measures
 SERVE = "import typer; from prefixrack_server.commands import serve; typer.run(serve)"
 LUA = """
 local requests, turn = {}, 0
@@ -45,13 +49,13 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What `wrk` saw, what it took itself, and what the server's HTTP part took."""
+    """What the load saw, what it took itself, and what the server's HTTP part took."""
 
     rows_per_s: float
     p50_ms: float
     p99_ms: float
     num_requests: int
-    wrk_cpu_s: float
+    load_cpu_s: float
     http_cpu_s: float
     duration_s: float
 
@@ -76,6 +80,10 @@ class Server:
 
     def rss_bytes(self) -> int:
         return rss_bytes(self.pid)
+
+    def cpu_s(self) -> float:
+        """CPU time so far, of the engine's and the front-end processes too."""
+        return sum(cpu_s(f"{pid}") for pid in (self.pid, *children_of(self.pid)))
 
     def http_cpu_s(self) -> float:
         """CPU time so far of the front-end processes, or of the event loop's thread in a server of one process."""
@@ -153,12 +161,24 @@ def path_of(adapter: str) -> str:
     return f"/v1/{adapter}/predict"
 
 
-def check_wrk() -> None:
-    if shutil.which("wrk") is None:
-        raise SystemExit("the program wrk, which loads servers, is not installed: `apt-get install wrk`")
+def has_wrk() -> bool:
+    return shutil.which("wrk") is not None
 
 
-def run_wrk(
+def load_program() -> str:
+    """Which program `run_load` runs, as results name it."""
+    return "wrk" if has_wrk() else CLOSED_LOOP.name
+
+
+def check_load() -> None:
+    if not has_wrk() and (os.cpu_count() or 1) < CORES_FOR_CLOSED_LOOP:
+        raise SystemExit(
+            "the program wrk, which loads servers, is not installed, and what stands in for it needs "
+            f"{CORES_FOR_CLOSED_LOOP} cores: `apt-get install wrk`"
+        )
+
+
+def run_load(
     server: Server,
     requests: Sequence[tuple[str, str]],
     connections: int,
@@ -167,25 +187,37 @@ def run_wrk(
     key: str = NO_KEY,
 ) -> Load:
     """Send (adapter, text) pairs in turn, one row per request, over `connections` connections."""
-    script = work / "load.lua"
     listing = work / "requests.txt"
     bodies = [f"{path_of(adapter)} {json.dumps({'inputs': text})}\n" for adapter, text in requests]
     listing.write_text("".join(bodies), encoding="utf-8")
+    command_of = wrk_command if has_wrk() else closed_loop_command
+    command = command_of(server, listing, connections, duration_s, key)
+    load_before_s, http_before_s = children_cpu_s(), server.http_cpu_s()
+    environment = os.environ | {KEY_VARIABLE: key}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return _read_result(done.stdout, children_cpu_s() - load_before_s, server.http_cpu_s() - http_before_s)
+
+
+def wrk_command(server: Server, listing: Path, connections: int, duration_s: int, key: str) -> list[str]:
+    script = listing.with_name("load.lua")
     script.write_text(LUA.replace("@REQUESTS@", str(listing)).replace("@KEY@", key), encoding="utf-8")
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "30s", "-s", str(script)]
-    wrk_before_s, http_before_s = children_cpu_s(), server.http_cpu_s()
-    done = subprocess.run([*command, server.base_url], capture_output=True, text=True, check=True)
-    return _read_result(done.stdout, children_cpu_s() - wrk_before_s, server.http_cpu_s() - http_before_s)
+    options = ["-t1", f"-c{connections}", f"-d{duration_s}s", "--timeout", "30s", "-s", str(script)]
+    return ["wrk", *options, server.base_url]
 
 
-def _read_result(output: str, wrk_cpu_s: float, http_cpu_s: float) -> Load:
+def closed_loop_command(server: Server, listing: Path, connections: int, duration_s: int, _key: str) -> list[str]:
+    """The key is in the environment."""
+    return [sys.executable, str(CLOSED_LOOP), str(server.port), str(connections), str(duration_s), str(listing)]
+
+
+def _read_result(output: str, load_cpu_s: float, http_cpu_s: float) -> Load:
     result = json.loads(next(line for line in output.splitlines() if line.startswith("RESULT")).removeprefix("RESULT"))
     if result["num_failures"]:
         raise SystemExit(f"{result['num_failures']} of {result['num_requests']} requests failed")
     duration_s = result["duration_us"] / 1e6
     num_requests = result["num_requests"]
     p50_ms, p99_ms = result["p50_us"] / 1e3, result["p99_us"] / 1e3
-    return Load(num_requests / duration_s, p50_ms, p99_ms, num_requests, wrk_cpu_s, http_cpu_s, duration_s)
+    return Load(num_requests / duration_s, p50_ms, p99_ms, num_requests, load_cpu_s, http_cpu_s, duration_s)
 
 
 def children_cpu_s() -> float:

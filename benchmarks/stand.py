@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from transformers.utils.logging import disable_progress_bar
 from machine import device_name, git_commit
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_server.allocator import keep_freed_memory
+from prefixrack_server.backbone_loading import SWITCH_INTERVAL_S
+from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
+from prefixrack_server.pack_size import measured_size
 from prefixrack_server.primitive_caches import bound_primitive_caches
 from shapes import backbone_folder
 from workload import (
@@ -67,6 +72,13 @@ class Stand:
         indices = popular_indices(popularity, len(rows), len(adapters), random)
         return [Request(adapters[index], text, row) for index, text, row in zip(indices, texts, rows, strict=True)]
 
+    def pack_tokens(self) -> int:
+        """How large packs shall be: on a GPU what its engine would find out, which computes packs of all sizes before
+        any is timed."""
+        if not self.backbone.is_asynchronous:
+            return USUAL_PACK_TOKENS
+        return measured_size(self.backbone, EngineConfig().pack_rows(is_on_gpu=True), time.monotonic, lambda: True)
+
     def emit(self, benchmark: str, setup: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Print the line of one run."""
         shared = {"benchmark": benchmark, "backbone": self.shape, "dtype": self.dtype, "threads": self.threads}
@@ -88,11 +100,12 @@ def stand(
     torch.set_num_threads(threads)
     keep_freed_memory()
     bound_primitive_caches()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as work:
         folder = backbone_folder(shape, Path(work))
         backbone = Backbone.load_for_inference(folder, device=device, dtype=dtype)
-        yield Stand(shape, folder, backbone, Path(work), threads, seed, commit or git_commit())
+        yield Stand(Path(shape).name, folder, backbone, Path(work), threads, seed, commit or git_commit())
 
 
 def print_line(commit: str, device: str, setup: Mapping[str, Any], result: Mapping[str, Any]) -> None:

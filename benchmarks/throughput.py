@@ -21,11 +21,11 @@ from engine_rounds import EngineRounds
 from equality import check_answers, check_equal
 from options import Backbone, Commit, Threads
 from prefixrack_adapters.backbone import PackRow
-from server_process import Load, Server, check_wrk, rss_bytes, run_wrk, serving
+from server_process import Load, Server, check_load, load_program, rss_bytes, run_load, serving
 from stand import Stand, stand
 from turns import Spread, Turns, stderr, take_turns
 from workload import POPULARITIES, RandomAdapter, Request, count_tokens
-from yardsticks import BarePadded, GemmLimit
+from yardsticks import BarePadded, GemmLimit, gemm_limit
 
 NUM_WARM_UPS = 3
 NUM_SLICES = 5
@@ -129,7 +129,7 @@ def main(
     """Measure Prefixrack's throughput; equality of outputs is checked before anything is timed."""
     paths = path or ["engine", "http"]
     if "http" in paths and not memory:
-        check_wrk()
+        check_load()
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
         adapters = here.adapters(1000 if memory else num_adapters, prefix_len)
         bench = Bench(here, adapters, here.texts(rows, row_len), row_len, bare, iterations, seconds)
@@ -159,7 +159,7 @@ class Bench:
         requests = self.stand.requests(self.texts, self.adapters, popularity)
         bare = BarePadded(self.stand.folder, backbone.device, backbone.dtype)
         check_bare(self.stand, bare, requests)
-        gemm = GemmLimit(bare.model, count_tokens(requests), backbone.device, backbone.dtype)
+        gemm = gemm_limit(bare.model, count_tokens(requests), backbone.device, backbone.dtype)
         return Timed(requests, EngineRounds(backbone, self.adapters, self.stand.threads), bare, gemm, self.with_bare)
 
 
@@ -224,10 +224,10 @@ def report_http(bench: Bench, popularity: str, timed: Timed, turns: Turns, worke
         "in_process_rows_per_s": turns.per_s("engine", num_rows).median,
         "of_in_process": asdict(of_in_process),
         "http_cpu_ms": round(sum(load.http_cpu_s for load in loads) / num_requests * 1e3, 3),
-        "wrk_cpu_share": round(sum(load.wrk_cpu_s for load in loads) / duration_s, 3),
+        "wrk_cpu_share": round(sum(load.load_cpu_s for load in loads) / duration_s, 3),
     }
     result = result_of(turns, name, num_rows, p50_ms, p99_ms)
-    report(bench, "http", popularity, result, more, {"http_workers": workers})
+    report(bench, "http", popularity, result, more, {"http_workers": workers, "load": load_program()})
     stderr.print(f"  {name}: {of_in_process} of in-process")
 
 
@@ -236,7 +236,7 @@ def http_slices(bench: Bench, name: str, server: Server, timed: Timed) -> Callab
     slice_s = max(1, bench.seconds // NUM_SLICES)
 
     def run(_: int) -> float:
-        load = run_wrk(server, pairs, len(pairs), slice_s, bench.stand.work)
+        load = run_load(server, pairs, len(pairs), slice_s, bench.stand.work)
         timed.loads.setdefault(name, []).append(load)
         return len(pairs) / load.rows_per_s
 

@@ -1,7 +1,7 @@
 """What a second server process on the same device brings: a server that uses the device well leaves it nothing to gain.
 
-One server with all threads, against two that share the load: each with all threads, and each with half of them. Prints
-one JSON line; see README.md here.
+One server with all threads, against two that share the load: each with all threads, and on a CPU each with half of them
+too. Prints one JSON line; see README.md here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from options import Backbone, Commit, Rounds, Threads
-from server_process import Server, check_wrk, run_wrk, serving
+from server_process import Server, check_load, load_program, run_load, serving
 from stand import Stand, stand
 from throughput import check_served, server_settings
 from turns import Contestant, stderr, take_turns
@@ -39,17 +39,20 @@ def main(
     commit: Commit = None,
 ) -> None:
     """Load one server and pairs of them in turn."""
-    check_wrk()
+    check_load()
     with stand(backbone, dtype=dtype, device=device, threads=threads, seed=seed, commit=commit) as here:
         adapters = here.adapters(num_adapters, prefix_len)
         requests = here.requests(here.texts(256), adapters, "uniform")
         folder = adapters[0].folder.parent
-        half = max(1, here.threads // 2)
-        groups = {"one": [here.threads], "two": [here.threads] * 2, "two with half the threads": [half] * 2}
         with ExitStack() as stack:
+            pair = [start(stack, here, folder, f"full-{index}", here.threads) for index in range(2)]
+            groups = {"one": pair[:1], "two": pair}
+            if not here.backbone.is_asynchronous:  # a GPU is not shared out by threads
+                half = max(1, here.threads // 2)
+                halves = [start(stack, here, folder, f"half-{index}", half) for index in range(2)]
+                groups["two with half the threads"] = halves
             contestants = {}
-            for name, threads_of in groups.items():
-                servers = [start(stack, here, folder, f"{name}-{index}", num) for index, num in enumerate(threads_of)]
+            for name, servers in groups.items():
                 check_served(here, servers[-1], requests[:32])
                 contestants[name] = loaded(here, servers, requests, connections, seconds)
             turns = take_turns(contestants, rounds, WARM_UPS)
@@ -59,7 +62,7 @@ def main(
             "of_one": {name: asdict(gain) for name, gain in gains.items()},
         }
         setup = {"num_adapters": num_adapters, "connections": connections, "prefix_len": prefix_len}
-        here.emit("two-servers", setup | {"rounds": rounds, "seconds": seconds}, result)
+        here.emit("two-servers", setup | {"rounds": rounds, "seconds": seconds, "load": load_program()}, result)
         for name, gain in gains.items():
             stderr.print(f"{name}: {gain} of one server's rows per second")
 
@@ -79,7 +82,7 @@ def loaded(
     def load(server: Server) -> float:
         work = here.work / f"load-{server.port}"
         work.mkdir(exist_ok=True)
-        return run_wrk(server, pairs, each, seconds, work).rows_per_s
+        return run_load(server, pairs, each, seconds, work).rows_per_s
 
     def run(_: int) -> float:
         with ThreadPoolExecutor(len(servers)) as threads:

@@ -17,6 +17,8 @@ from protocol import AdapterTensors, Outputs, Row, Work, by_adapter, padded, ser
 
 
 class Split:
+    """The variant is the dtype, of the model and of what is added to it."""
+
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.threads)
         self._num_labels = len(work.labels)
@@ -26,7 +28,8 @@ class Split:
             self._model.add_adapter(name, config=config)
             self._model.add_classification_head(name, num_labels=self._num_labels, layers=2)
             _fill(self._model, name, work.tensors(name))
-        self._model.eval()
+        self._model.eval().to(work.device, getattr(torch, work.variant))
+        self._device = work.device
 
     @torch.inference_mode()
     def outputs(self, rows: Sequence[Row]) -> Outputs:
@@ -34,10 +37,10 @@ class Split:
         split = BatchSplit(*(name for name, _ in groups), batch_sizes=[len(members) for _, members in groups])
         self._model.set_active_adapters(split)
         order = [member for _, members in groups for member in members]
-        ids, mask = map(torch.from_numpy, padded([rows[member] for member in order]))
+        ids, mask = (torch.from_numpy(part).to(self._device) for part in padded([rows[member] for member in order]))
         parts = self._model(input_ids=ids, attention_mask=mask)
         logits = np.empty((len(rows), self._num_labels), np.float32)
-        logits[order] = torch.cat([part.logits for part in parts]).numpy()
+        logits[order] = torch.cat([part.logits for part in parts]).float().cpu().numpy()
         return logits
 
 

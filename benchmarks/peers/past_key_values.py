@@ -23,9 +23,13 @@ class Adapter(NamedTuple):
 
 
 class BatchPerAdapter:
+    """The variant is the dtype; heads stay in float32, as ours do."""
+
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.threads)
-        self._model = AutoModel.from_pretrained(work.model, add_pooling_layer=False).eval()
+        dtype = getattr(torch, work.variant)
+        model = AutoModel.from_pretrained(work.model, add_pooling_layer=False, dtype=dtype)
+        self._model, self._device = model.eval().to(work.device), work.device
         self._num_labels = len(work.labels)
         self._adapters = {name: _adapter(work, name) for name in work.names}
 
@@ -33,11 +37,11 @@ class BatchPerAdapter:
     def outputs(self, rows: Sequence[Row]) -> Outputs:
         logits = np.empty((len(rows), self._num_labels), np.float32)
         for name, members in by_adapter(rows):
-            logits[members] = self._batch([rows[member] for member in members], self._adapters[name]).numpy()
+            logits[members] = self._batch([rows[member] for member in members], self._adapters[name]).cpu().numpy()
         return logits
 
     def _batch(self, rows: Sequence[Row], adapter: Adapter) -> Tensor:
-        ids, mask = map(torch.from_numpy, padded(rows))
+        ids, mask = (torch.from_numpy(part).to(self._device) for part in padded(rows))
         prefix_len = adapter.prefix.shape[3]
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(adapter.prefix):
@@ -45,10 +49,10 @@ class BatchPerAdapter:
         hidden = self._model(
             input_ids=ids,
             attention_mask=torch.cat((mask.new_ones(len(rows), prefix_len), mask), dim=1),
-            position_ids=(prefix_len + torch.arange(ids.shape[1])).expand(len(rows), -1),
+            position_ids=(prefix_len + torch.arange(ids.shape[1], device=ids.device)).expand(len(rows), -1),
             past_key_values=cache,
         ).last_hidden_state
-        pooled = torch.tanh(F.linear(hidden[:, 0], adapter.pooler_weight, adapter.pooler_bias))
+        pooled = torch.tanh(F.linear(hidden[:, 0].float(), adapter.pooler_weight, adapter.pooler_bias))
         return F.linear(pooled, adapter.weight, adapter.bias)
 
 
@@ -56,7 +60,10 @@ def _adapter(work: Work, name: str) -> Adapter:
     stored = work.tensors(name)
     prefix = torch.from_numpy(stored.prefix).transpose(2, 3).contiguous()
     head = (stored.pooler_weight, stored.pooler_bias, stored.weight, stored.bias)
-    return Adapter(prefix, *map(torch.from_numpy, head))
+    return Adapter(
+        prefix.to(work.device, getattr(torch, work.variant)),
+        *(torch.from_numpy(part).to(work.device) for part in head),
+    )
 
 
 if __name__ == "__main__":

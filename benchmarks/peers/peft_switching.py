@@ -14,7 +14,10 @@ from protocol import AdapterTensors, Outputs, Row, Work, by_adapter, padded, ser
 
 
 class Switching:
-    """The pooler is the backbone's and shared; each adapter has its own prefix and classifier."""
+    """The pooler is the backbone's and shared; each adapter has its own prefix and classifier.
+
+    The variant is the dtype, of the model and of what is added to it.
+    """
 
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.threads)
@@ -26,14 +29,17 @@ class Switching:
             if name != work.names[0]:
                 self._model.add_adapter(name, config)
             _fill(self._model, name, work.tensors(name))
+        self._model.to(work.device, getattr(torch, work.variant))
+        self._device = work.device
 
     @torch.inference_mode()
     def outputs(self, rows: Sequence[Row]) -> Outputs:
         logits = np.empty((len(rows), self._num_labels), np.float32)
         for name, members in by_adapter(rows):
             self._model.set_adapter(name)
-            ids, mask = map(torch.from_numpy, padded([rows[member] for member in members]))
-            logits[members] = self._model(input_ids=ids, attention_mask=mask).logits.numpy()
+            parts = padded([rows[member] for member in members])
+            ids, mask = (torch.from_numpy(part).to(self._device) for part in parts)
+            logits[members] = self._model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
         return logits
 
 

@@ -54,7 +54,10 @@ class AdapterTensors:
 
 @dataclass(frozen=True)
 class Work:
-    """`model` is a folder with a stock model for one task: the shared backbone with a pooler and a classifier."""
+    """`model` is a folder with a stock model for one task: the shared backbone with a pooler and a classifier.
+
+    `device` is where everybody computes, in torch's words; `variant` is the dtype, or a precision that the peer knows.
+    """
 
     model: Path
     adapters: Path
@@ -62,6 +65,7 @@ class Work:
     labels: list[str]
     prefix_len: int
     threads: int
+    device: str
     variant: str
     sets: list[list[Row]]
 

@@ -16,12 +16,13 @@ class Stock:
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(work.threads)
         dtype = getattr(torch, work.variant)
-        self._model = AutoModelForSequenceClassification.from_pretrained(work.model, dtype=dtype).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(work.model, dtype=dtype)
+        self._model, self._device = model.eval().to(work.device), work.device
 
     @torch.inference_mode()
     def outputs(self, rows: Sequence[Row]) -> Outputs:
-        ids, mask = map(torch.from_numpy, padded(rows))
-        logits: Outputs = self._model(input_ids=ids, attention_mask=mask).logits.float().numpy()
+        ids, mask = (torch.from_numpy(part).to(self._device) for part in padded(rows))
+        logits: Outputs = self._model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
         return logits
 
 

@@ -30,15 +30,17 @@ SEED = 0
 
 class Trial(NamedTuple):
     """Which packs are tried, and for how long at most. On a GPU the first packs compile and record what
-    the first requests would wait for, from the smallest on."""
+    the first requests would wait for, from the smallest on; there `step` is that of the numbers of tokens which passes
+    are recorded for (`prefixrack_adapters.gpu.graphs.rounded_up`)."""
 
     first: int
     ceiling: int
     limit_s: float
+    step: int | None = None
 
 
 ON_CPU = Trial(first=SMALLEST, ceiling=4096, limit_s=2.0)
-ON_GPU = Trial(first=32, ceiling=16384, limit_s=30.0)
+ON_GPU = Trial(first=32, ceiling=16384, limit_s=30.0, step=512)
 
 
 class PackRate(NamedTuple):
@@ -54,8 +56,12 @@ class Measurable(Computes, Protocol):
 def measured_size(backbone: Measurable, max_rows: int, clock: Callable[[], float], goes_on: Callable[[], bool]) -> int:
     """The number of tokens for packs of this backbone on this machine. `goes_on` is asked before each pack."""
     trial = ON_GPU if backbone.is_asynchronous else ON_CPU
+    give_up_at = clock() + trial.limit_s
     rates = list(until_flat(pack_rates(backbone, trial, max_rows, clock, goes_on)))
     size = knee(rates)
+    if trial.step is not None:
+        between = [tokens for tokens in range(trial.step, size, trial.step) if tokens & (tokens - 1)]
+        record(backbone, between, max_rows, lambda: clock() < give_up_at and goes_on())
     table = ", ".join(f"{rate.num_tokens}: {rate.tokens_per_s:,.0f}" for rate in rates) or "none was computed"
     log.info("tokens per second by tokens in a pack: %s; packs have up to %d tokens", table, size)
     return size
@@ -100,6 +106,15 @@ def pack_rates(
             return
 
 
+def record(backbone: Measurable, sizes: Sequence[int], max_rows: int, goes_on: Callable[[], bool]) -> None:
+    """Compute a pack of each of these sizes, between those that were tried: what they have to compile or record, no
+    request waits for."""
+    for num_tokens in sizes:
+        pack = [PackRow(row, None) for row in natural_rows(num_tokens, backbone.spec)]
+        if len(pack) > max_rows or not _is_computed(backbone, pack, goes_on):
+            return
+
+
 def _mean_seconds(
     backbone: Measurable,
     pack: Sequence[PackRow],
@@ -110,16 +125,22 @@ def _mean_seconds(
     """Of all runs but the first, which compiles what has to be."""
     started_at = clock()
     for run in range(runs):
-        if not goes_on():
-            return None
-        try:
-            backbone.launch(pack).wait()
-        except Exception:  # out of memory, most likely: smaller packs are what can be used
-            log.warning("a pack of %d rows could not be computed at start", len(pack), exc_info=True)
+        if not _is_computed(backbone, pack, goes_on):
             return None
         if run == 0:
             started_at = clock()
     return (clock() - started_at) / (runs - 1)
+
+
+def _is_computed(backbone: Measurable, pack: Sequence[PackRow], goes_on: Callable[[], bool]) -> bool:
+    if not goes_on():
+        return False
+    try:
+        backbone.launch(pack).wait()
+    except Exception:  # out of memory, most likely: smaller packs are what can be used
+        log.warning("a pack of %d rows could not be computed at start", len(pack), exc_info=True)
+        return False
+    return True
 
 
 def natural_rows(num_tokens: int, spec: BackboneSpec) -> list[Row]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+import typer
 
 import bench
-from bench import Run, Section, peer_options, run_section
-from peer_process import PEERS
+from bench import GPU_SECTIONS, SECTIONS, Run, Section, peer_options, run_section
+from peer_process import PEERS, peers_on
 
 SETUP = Path(bench.__file__).parent / "peers" / "setup"
 
@@ -22,10 +28,14 @@ def fake_setup(folder: Path, broken: str) -> None:
     script.chmod(0o755)
 
 
+def run_on(device: str, folder: Path) -> Run:
+    return Run(device, folder / "bench.jsonl", folder)
+
+
 def test_a_peer_that_cannot_be_set_up_is_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_setup(tmp_path, broken="onnx")
     monkeypatch.setattr(bench, "PEERS_FOLDER", tmp_path)
-    run = Run()
+    run = run_on("cpu", tmp_path)
     options = peer_options(run, ["peft"])
     assert options == ["--without", "peft", "--without", "onnx", "--without", "onnx-int8"]
     assert len(run.failures) == 1
@@ -35,7 +45,7 @@ def test_a_peer_that_cannot_be_set_up_is_left_out_and_told(tmp_path: Path, monke
 def test_a_peer_that_is_left_out_is_not_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_setup(tmp_path, broken="infinity")
     monkeypatch.setattr(bench, "PEERS_FOLDER", tmp_path)
-    run = Run()
+    run = run_on("cpu", tmp_path)
     peer_options(run, ["infinity"])
     assert not run.failures
 
@@ -44,9 +54,8 @@ def test_a_section_that_fails_keeps_the_lines_that_it_wrote(tmp_path: Path, monk
     script = 'import sys; print(\'{"commit": "", "device": "", "setup": {}, "result": {"x": 1}}\'); sys.exit(3)'
     (tmp_path / "fails.py").write_text(script, encoding="utf-8")
     monkeypatch.setattr(bench, "HERE", tmp_path)
-    monkeypatch.setattr(bench, "SECTIONS", {"fails": Section("fails.py", "")})
-    run = Run()
-    run_section(run, "fails", [], tmp_path)
+    run = run_on("cpu", tmp_path)
+    run_section(run, "fails", Section("fails.py", ""), [])
     assert run.failures == ["section fails failed"]
     (line,) = map(json.loads, (tmp_path / "bench.jsonl").read_text(encoding="utf-8").splitlines())
     assert line["result"]["x"] == 1
@@ -66,5 +75,68 @@ def test_setup_knows_every_peers_environment_and_no_other() -> None:
     assert all((SETUP.parent / "constraints" / f"{name}.txt").is_file() for name in known)
 
 
-def test_every_section_names_a_script() -> None:
-    assert all((bench.HERE / section.script).is_file() for section in bench.SECTIONS.values())
+def test_a_section_that_hangs_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = '{"commit": "", "device": "", "setup": {}, "result": {}}'
+    # What it starts has its standard output too: as long as that lives, the line is not at its end.
+    starts = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    script = f"import subprocess, sys, time; print({line!r}, flush=True); {starts}; time.sleep(600)"
+    (tmp_path / "hangs.py").write_text(script, encoding="utf-8")
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    run = run_on("cuda", tmp_path)
+    run_section(run, "hangs", Section("hangs.py", "", limit_s=1.0), [])
+    assert run.failures == ["section hangs failed"]
+    assert len(run.lines) == 1
+
+
+@pytest.mark.parametrize("section", [*SECTIONS.values(), *GPU_SECTIONS.values()], ids=lambda one: one.options)
+def test_every_section_is_a_command_that_its_script_understands(section: Section) -> None:
+    app = typer.Typer()
+    app.command()(importlib.import_module(Path(section.script).stem).main)
+    context = typer.main.get_command(app).make_context(section.script, section.options.split())
+    assert section in SECTIONS.values() or context.params["device"] == "cuda"
+
+
+def test_a_random_backbone_is_written_once_for_all_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def write(shape: str, folder: Path) -> Path:
+        written.append(shape)
+        (folder / shape).mkdir()
+        return folder / shape
+
+    monkeypatch.setattr(bench, "backbone_folder", write)
+    for _ in range(2):
+        command = bench.with_written_backbones(["a.py", "--backbone", "bert-large", "--rounds", "2"], tmp_path)
+        assert command == ["a.py", "--backbone", str(tmp_path / "bert-large"), "--rounds", "2"]
+    assert written == ["bert-large"]
+
+
+def test_peers_that_compute_on_cpus_alone_are_left_out_on_a_gpu() -> None:
+    assert {"stock-bfloat16", "peft-bfloat16", "adapterhub"} <= set(peers_on("cuda:0"))
+    assert not {"onnx", "onnx-int8", "infinity"} & set(peers_on("cuda"))
+    assert set(peers_on("cpu")) == {name for name in PEERS if name in ("stock-bfloat16",) or "bfloat16" not in name}
+
+
+def test_peers_beside_a_gpu_borrow_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "setup").write_text(f'#!/bin/sh\necho "$1 $BORROW $PYTHON" >>{tmp_path}/made\n', encoding="utf-8")
+    (tmp_path / "setup").chmod(0o755)
+    monkeypatch.setattr(bench, "PEERS_FOLDER", tmp_path)
+    assert peer_options(run_on("cuda", tmp_path), []) == []
+    made = (tmp_path / "made").read_text(encoding="utf-8").splitlines()
+    assert made == [f"{name} 1 {sys.executable}" for name in ("adapterhub", "peft", "transformers")]
+
+
+def test_an_environment_that_borrows_has_what_its_python_has(tmp_path: Path) -> None:
+    """Nothing is installed: packages are there already."""
+    shutil.copy(SETUP, tmp_path / "setup")
+    environment = os.environ | {"BORROW": "1", "PYTHON": sys.executable, "PIP_NO_INDEX": "1"}
+    environment.pop("PYTHONPATH", None)
+    subprocess.run([tmp_path / "setup", "transformers"], env=environment, check=True)
+    code = "import sys, torch, transformers; print(sys.prefix); print(torch.__file__)"
+    python = tmp_path / ".venv" / "transformers" / "bin" / "python"
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    prefix, torch_file = done.stdout.splitlines()
+    assert Path(prefix) == tmp_path / ".venv" / "transformers"
+    assert torch_file == torch.__file__

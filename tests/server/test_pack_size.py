@@ -110,6 +110,20 @@ def test_a_fixed_cost_for_each_pack_makes_packs_large_enough_to_hide_it() -> Non
     assert FakeMachine(lambda num_tokens: 0.004 + num_tokens * 1e-6, is_asynchronous=True).size() == ON_GPU.ceiling
 
 
+def test_on_a_gpu_every_size_that_packs_may_have_is_computed_before_the_first_request() -> None:
+    """Passes are recorded when their size first comes: a request would wait for it, and those behind it."""
+    machine = FakeMachine(lambda num_tokens: 0.004 + num_tokens * 1e-6, is_asynchronous=True)
+    size = machine.size()
+    assert {*(32 << power for power in range(6)), *range(1024, size + 1, 512)} <= set(machine.packs)
+
+
+def test_what_would_be_recorded_last_is_left_for_later_where_it_takes_too_long() -> None:
+    machine = FakeMachine(lambda num_tokens: 2.0 if num_tokens & (num_tokens - 1) else 0.004, is_asynchronous=True)
+    assert machine.size() == ON_GPU.ceiling
+    assert 1536 in machine.packs
+    assert machine.now <= ON_GPU.limit_s + 2.0
+
+
 @pytest.mark.parametrize("seconds_per_token", [1e-6, 1e-4, 1e-3, 1e-2])
 def test_it_ends_in_time(seconds_per_token: float) -> None:
     """But for the first pack, which may be as slow as it is."""
