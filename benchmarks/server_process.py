@@ -21,6 +21,7 @@ import httpx2
 from closed_loop import KEY_VARIABLE
 
 START_TIMEOUT_S = 600.0
+ANSWER_TIMEOUT_S = 60.0
 NO_KEY = "none"  # of a server without keys
 CLOSED_LOOP = Path(__file__).with_name("closed_loop.py")
 CORES_FOR_CLOSED_LOOP = 8  # with fewer it would take what it measures
@@ -71,9 +72,8 @@ class Server:
 
     def predict(self, adapter: str, text: str) -> list[float]:
         """The logits of one text."""
-        response = httpx2.post(
-            f"{self.base_url}{path_of(adapter)}", json={"inputs": text, "parameters": {"logits": True}}
-        )
+        body = {"inputs": text, "parameters": {"logits": True}}
+        response = httpx2.post(f"{self.base_url}{path_of(adapter)}", json=body, timeout=ANSWER_TIMEOUT_S)
         response.raise_for_status()
         logits: list[float] = response.json()["outputs"][0]["logits"]
         return logits
