@@ -20,6 +20,7 @@ from prefixrack_adapters.devices import DTYPES, INT8, fastest_dtype, resolve_dev
 from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_adapters.families import Family, load_family, load_family_for_inference
 from prefixrack_adapters.families.stock import stored_dtype
+from prefixrack_adapters.filler import filler_for
 from prefixrack_adapters.gates import GatedPrefix
 from prefixrack_adapters.gpu import has_kernels
 from prefixrack_adapters.native.attention import NativeAttention
@@ -207,7 +208,8 @@ class Backbone:
         longer by it: the states of the prompt vectors come first. The caller has checked the rows.
         """
         prompts = prompts or [None] * len(rows)
-        return self._hidden_states(rows, prefixes, prompts, row_spans(rows, prompts))
+        spans = row_spans(rows, prompts)
+        return self._hidden_states(rows, prefixes, prompts, spans)[: spans[-1].end]
 
     def _hidden_states(
         self,
@@ -216,6 +218,11 @@ class Backbone:
         prompts: Sequence[Prompt | None],
         spans: Sequence[RowSpan],
     ) -> Tensor:
+        """As `hidden_states`. `spans` are the rows' places; behind them there may be a filler's states."""
+        filler = filler_for(spans[-1].end, self.spec) if self.family.compiles_sizes and spans else None
+        if filler is not None:
+            rows, prefixes, prompts = [*rows, filler], [*prefixes, None], [*prompts, None]
+            spans = [*spans, RowSpan(spans[-1].end, 0, len(filler))]
         rows = with_positions(rows, self.spec.uncounted_token)
         lengths = [span.end - span.start for span in spans]
         pack = PackLayout(lengths, prefixes, self.attention, list(map(context_len, rows, spans)))

@@ -21,6 +21,8 @@ UNKNOWN_RETRY_S: Final = 1.0
 # it too, and who floods would make all of them as large as they may be.
 SHARED_PACK_S: Final = 0.05
 MIN_SHARED_TOKENS: Final = 64
+# A row that comes waits for the pack under way, deep queue or not: such packs take no longer than this either.
+DEEP_PACK_S: Final = 0.25
 USUAL_SHARED_TOKENS: Final = 512  # until the speed is known
 
 
@@ -58,12 +60,16 @@ class Speed:
 class Admission:
     """Lives as long as the engine."""
 
-    def __init__(self, scheduler: Scheduler, limits: QueueLimits, shared_tokens: float = math.inf) -> None:
+    def __init__(
+        self, scheduler: Scheduler, limits: QueueLimits, shared_tokens: float = math.inf, deep_tokens: float = 0
+    ) -> None:
+        """What packs of a shared engine, and of a deep queue, are filled up to if that is computed in time."""
         self._scheduler = scheduler
         self._limits = limits
         self._shared_tokens = shared_tokens
+        self.deep_tokens = deep_tokens  # may change between packs
         self.speed = Speed()
-        self._size_shared_packs()
+        self._size_packs()
         self._busy_until = 0.0
         self._tokens_under_way = 0
 
@@ -77,7 +83,7 @@ class Admission:
         """A pack is computed: what is left to wait for is the others that have begun."""
         if is_full or self.speed.tokens_per_s:
             self.speed.note(num_tokens, seconds, is_full=is_full)
-            self._size_shared_packs()
+            self._size_packs()
         self._tokens_under_way -= num_tokens
         speed = self.speed.tokens_per_s
         self._busy_until = now + (self._tokens_under_way / speed if speed else 0.0)
@@ -88,9 +94,11 @@ class Admission:
             return None
         return self._too_late(request[0], now) or self._too_full(request)
 
-    def _size_shared_packs(self) -> None:
-        in_time = SHARED_PACK_S * self.speed.tokens_per_s if self.speed.tokens_per_s else USUAL_SHARED_TOKENS
+    def _size_packs(self) -> None:
+        speed = self.speed.tokens_per_s
+        in_time = SHARED_PACK_S * speed if speed else USUAL_SHARED_TOKENS
         self._scheduler.shared_pack_tokens = int(min(self._shared_tokens, max(MIN_SHARED_TOKENS, in_time)))
+        self._scheduler.deep_pack_tokens = int(min(self.deep_tokens, DEEP_PACK_S * speed))
 
     def _too_late(self, first: RowWork, now: float) -> RowFailure | None:
         """The queue before the request takes longer than the request has time."""

@@ -100,7 +100,8 @@ class EngineThread:
         self._scheduler = Scheduler(max_pack_tokens, config.pack_rows(backbone.is_asynchronous))
         num_threads = config.num_threads or torch.get_num_threads()
         shared_tokens = config.shared_tokens(backbone.is_asynchronous, num_threads, backbone.dtype.itemsize)
-        self._admission = Admission(self._scheduler, queue_limits or QueueLimits(), shared_tokens)
+        deep_tokens = config.deep_tokens(backbone.is_asynchronous, max_pack_tokens)
+        self._admission = Admission(self._scheduler, queue_limits or QueueLimits(), shared_tokens, deep_tokens)
         self._runner = PackRunner(backbone, clock, self._shrink)
         self._loaders = loader_threads(config.num_loaders)
         self._host: HostTier[Adapter] = HostTier(config.host_budget_bytes(backbone.is_asynchronous))
@@ -265,6 +266,7 @@ class EngineThread:
         size = measured_size(self._backbone, max_rows, self._clock, self._goes_on)
         with self._wake:
             self._scheduler.max_pack_tokens = size
+            self._admission.deep_tokens = self._config.deep_tokens(self._backbone.is_asynchronous, size)
             self._is_warm = True
 
     def _goes_on(self) -> bool:
@@ -344,9 +346,8 @@ class EngineThread:
         """A pack of so many tokens was too large for the memory there is: packs have half of that from now on."""
         with self._wake:
             size = max(MIN_PACK_TOKENS, num_tokens // 2)
-            if size < self._scheduler.max_pack_tokens:
+            if self._scheduler.afford(size):
                 log.warning("memory did not suffice for %d tokens: packs have %d from now on", num_tokens, size)
-                self._scheduler.max_pack_tokens = size
 
     def _unpin(self, rows: Iterable[QueuedRow]) -> None:
         with self._wake:

@@ -14,6 +14,8 @@ USUAL_PACK_TOKENS = 2048
 # While several tenants share a CPU, for each thread that computes in float32: what a pack costs whatever its size is
 # worth 20 to 30 tokens of computing, so packs of so many lose an eighth to it, and nobody waits long for one.
 SHARED_TOKENS_PER_THREAD = 144
+# Of `max_pack_tokens`, while twice as many tokens wait for a CPU: its threads wait for each other less often then.
+TIMES_DEEP = 2
 # Of host memory for adapters, where it is another memory than the device's.
 HOST_BYTES = 4 << 30
 
@@ -22,10 +24,11 @@ class EngineConfig(BaseModel):
     """How much goes into one pack, how much stays on the device and beside it, and how patient the engine is.
 
     `max_pack_tokens` "auto" is measured by the engine's thread when it starts. `shared_pack_tokens` is what a pack is
-    filled up to while several tenants want some of the engine. `num_threads` None leaves torch's own
-    choice. `retry_load_after_s` is how long a failed load answers for itself before new demand tries again;
-    `drain_timeout_s` is how long `stop()` goes on working for what is queued. `max_silence_s` is how long its loop may
-    take for one turn, the longest pack included, before the server says that it hangs.
+    filled up to while several tenants want some of the engine, `deep_pack_tokens` while twice as many tokens wait.
+    `num_threads` None leaves torch's own choice. `retry_load_after_s` is how long a failed load answers for itself
+    before new demand tries again; `drain_timeout_s` is how long `stop()` goes on working for what is queued.
+    `max_silence_s` is how long its loop may take for one turn, the longest pack included, before the server says that
+    it hangs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +36,7 @@ class EngineConfig(BaseModel):
     max_pack_tokens: Annotated[int, Field(ge=1)] | Auto = USUAL_PACK_TOKENS
     max_pack_rows: Annotated[int, Field(ge=1)] | Auto = "auto"
     shared_pack_tokens: Annotated[int, Field(ge=1)] | Auto = "auto"
+    deep_pack_tokens: Annotated[int, Field(ge=0)] | Auto = "auto"
     resident_bytes: Annotated[int, Field(ge=1)] = 1 << 30
     host_bytes: Annotated[int, Field(ge=0)] | Auto = "auto"
     num_loaders: Annotated[int, Field(ge=1, le=64)] = 4
@@ -59,3 +63,9 @@ class EngineConfig(BaseModel):
         if self.shared_pack_tokens == "auto":
             return math.inf if is_on_gpu else SHARED_TOKENS_PER_THREAD * num_threads * 4 // itemsize
         return self.shared_pack_tokens
+
+    def deep_tokens(self, is_on_gpu: bool, max_pack_tokens: int) -> int:
+        """`deep_pack_tokens`; where it is "auto", no more than ever on a GPU, whose packs are recorded for a size."""
+        if self.deep_pack_tokens == "auto":
+            return 0 if is_on_gpu else TIMES_DEEP * max_pack_tokens
+        return self.deep_pack_tokens

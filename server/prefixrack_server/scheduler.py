@@ -25,6 +25,8 @@ GROWTH: Final = 1.1
 DECAY: Final = 0.995
 # Tenants that have little queued may make a pack of a shared engine so many times as large; that much is little.
 TIMES_SHARED: Final = 4
+# Of rows that somebody waits for. The depth of the queue is theirs: work that can wait must not make them wait longer.
+URGENT: Final = 0
 
 
 class Selection(NamedTuple):
@@ -52,6 +54,8 @@ class Scheduler:
     def __init__(self, max_pack_tokens: int, max_pack_rows: int) -> None:
         self.max_pack_tokens = max_pack_tokens  # may change between packs
         self.shared_pack_tokens = max_pack_tokens  # while several tenants want some; may change too
+        self.deep_pack_tokens = max_pack_tokens  # while much is queued; may change too
+        self._affordable_tokens = math.inf  # by the memory there is
         self._stretch = 1.0  # of shared packs
         self._modest_at = -math.inf  # when a tenant with little queued was last there beside others
         self._max_pack_rows = max_pack_rows
@@ -61,6 +65,7 @@ class Scheduler:
         self._lines: dict[str, dict[int, QueuedRow]] = {}
         self._deadlines: list[tuple[float, int, QueuedRow]] = []
         self._num_tokens = 0
+        self._num_urgent_tokens = 0
 
     @property
     def num_rows(self) -> int:
@@ -136,10 +141,23 @@ class Scheduler:
         return Selection(picked, expired, is_full=self._fair.num_ready > 0)
 
     def pack_tokens(self, now: float) -> int:
-        """How many tokens a pack that begins now is filled up to."""
+        """How many tokens a pack that begins now is filled up to.
+
+        Where much is queued, half of that: larger packs compute more in the same time, and the other half is computed
+        while those who got their answers send again.
+        """
         is_shared = now < self._modest_at + (EXPECTED_S if self._fair.num_tenants < 2 else MISSED_S)
-        shared_tokens = int(self._stretch * self.shared_pack_tokens)
-        return min(self.max_pack_tokens, shared_tokens) if is_shared else self.max_pack_tokens
+        if is_shared:
+            return min(self.max_pack_tokens, int(self._stretch * self.shared_pack_tokens))
+        deep_tokens = min(self.deep_pack_tokens, self._num_urgent_tokens // 2, self._affordable_tokens)
+        return max(self.max_pack_tokens, int(deep_tokens))
+
+    def afford(self, num_tokens: int) -> bool:
+        """Memory suffices for packs of no more than that. Whether they were allowed more until now."""
+        allowed = min(max(self.max_pack_tokens, self.deep_pack_tokens), self._affordable_tokens)
+        self._affordable_tokens = min(self._affordable_tokens, num_tokens)
+        self.max_pack_tokens = min(self.max_pack_tokens, num_tokens)
+        return num_tokens < allowed
 
     def _fit_shared_packs(self) -> None:
         if not self._has_modest():
@@ -153,11 +171,10 @@ class Scheduler:
 
     def _pick(self, now: float) -> list[QueuedRow]:
         tokens = self.pack_tokens(now)
-        most_tokens = min(self.max_pack_tokens, TIMES_SHARED * tokens)
+        most_tokens = max(tokens, min(self.max_pack_tokens, TIMES_SHARED * tokens))
         picked = self._fair.take(now, PackLimits(self._max_pack_rows, tokens, most_tokens))
         for queued in picked:
-            del self._rows[queued.work.row_id]
-            self._num_tokens -= queued.num_tokens
+            self._uncount(queued)
         self._tidy_deadlines()
         return picked
 
@@ -175,9 +192,17 @@ class Scheduler:
         queued = self._fair.enter(work, next(self._orders), now)
         self._rows[work.row_id] = queued
         self._num_tokens += queued.num_tokens
+        if work.priority <= URGENT:
+            self._num_urgent_tokens += queued.num_tokens
         if work.deadline is not None:
             heapq.heappush(self._deadlines, (work.deadline, queued.order, queued))
         return queued
+
+    def _uncount(self, queued: QueuedRow) -> None:
+        del self._rows[queued.work.row_id]
+        self._num_tokens -= queued.num_tokens
+        if queued.work.priority <= URGENT:
+            self._num_urgent_tokens -= queued.num_tokens
 
     def _remove_all(self, rows: list[QueuedRow]) -> list[QueuedRow]:
         for queued in rows:
@@ -185,8 +210,7 @@ class Scheduler:
         return rows
 
     def _remove(self, queued: QueuedRow) -> None:
-        del self._rows[queued.work.row_id]
-        self._num_tokens -= queued.num_tokens
+        self._uncount(queued)
         self._fair.leave(queued)
         if not queued.is_ready:
             self._leave_line(queued)

@@ -25,9 +25,11 @@ def near(seconds: float) -> Any:
 class Desk:
     """An engine that computes 1,000 tokens a second, with room for 1,000 tokens in its queue."""
 
-    def __init__(self, limits: QueueLimits | None = None, shared_tokens: float = math.inf) -> None:
+    def __init__(
+        self, limits: QueueLimits | None = None, shared_tokens: float = math.inf, deep_tokens: float = 0
+    ) -> None:
         self.scheduler = Scheduler(PACK_TOKENS, 1000)
-        self.admission = Admission(self.scheduler, limits or QueueLimits(100, 1000), shared_tokens)
+        self.admission = Admission(self.scheduler, limits or QueueLimits(100, 1000), shared_tokens, deep_tokens)
         self.admission.speed.note(TOKENS_PER_S, 1.0)
         self.num_rows = 0
 
@@ -154,6 +156,17 @@ def test_packs_of_a_shared_engine_are_no_larger_than_was_set() -> None:
     assert sum(queued.num_tokens for queued in desk.scheduler.take(0.0).rows) == 50
     desk.compute(20_000, 1.0)
     assert desk.scheduler.pack_tokens(0.0) == 50
+
+
+def test_packs_of_a_deep_queue_take_a_quarter_of_a_second_and_are_no_larger_than_was_set() -> None:
+    desk = Desk(deep_tokens=5000)
+    desk.queue(20_000, tenant="a")
+    assert desk.scheduler.pack_tokens(0.0) == PACK_TOKENS  # until a pack has shown the speed
+    desk.compute(20_000, 1.0)
+    assert desk.scheduler.pack_tokens(0.0) == int(desk.admission.speed.tokens_per_s / 4)
+    assert PACK_TOKENS < desk.scheduler.pack_tokens(0.0) < 5000
+    desk.compute(1_000_000, 1.0)
+    assert desk.scheduler.pack_tokens(0.0) == 5000
 
 
 def test_less_urgent_rows_are_not_waited_for() -> None:

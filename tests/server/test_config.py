@@ -105,6 +105,13 @@ def test_what_is_automatic_depends_on_the_device() -> None:
     assert (given.host_budget_bytes(False), given.pack_rows(True)) == (5, 7)
 
 
+def test_packs_of_a_deep_queue_are_larger_on_a_cpu() -> None:
+    assert EngineConfig().deep_tokens(False, 100) == 200
+    assert EngineConfig().deep_tokens(True, 100) == 0
+    assert EngineConfig(deep_pack_tokens=0).deep_tokens(False, 100) == 0
+    assert EngineConfig(deep_pack_tokens=7).deep_tokens(True, 100) == 7
+
+
 def test_packs_of_a_shared_engine_grow_with_what_computes_them() -> None:
     automatic, given = EngineConfig(), EngineConfig(shared_pack_tokens=7)
     of_one = automatic.shared_tokens(False, num_threads=1, itemsize=4)

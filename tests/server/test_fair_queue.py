@@ -160,6 +160,52 @@ def test_where_all_have_much_queued_packs_are_full_again() -> None:
     assert queue.tokens_of(1).total() > 1000 - 1000 // FREE_PART
 
 
+@pytest.mark.parametrize(
+    ("num_queued", "pack_tokens"),
+    [(100, 100), (199, 100), (240, 120), (300, 150), (10_000, 150)],
+    ids=["little", "not yet", "half of it", "the most", "no more than that"],
+)
+def test_a_deep_queue_has_larger_packs(num_queued: int, pack_tokens: int) -> None:
+    queue = Queue(max_pack_tokens=100)
+    queue.scheduler.deep_pack_tokens = 150
+    queue.add("a", [1] * num_queued)
+    assert queue.tokens_of(1).total() in range(pack_tokens - pack_tokens // FREE_PART, pack_tokens + 1)
+
+
+def test_rows_that_can_wait_make_no_queue_deep() -> None:
+    """Or who comes with a request while a bulk body is worked off would wait for packs twice as large."""
+    queue = Queue(max_pack_tokens=100)
+    queue.scheduler.deep_pack_tokens = 150
+    queue.add("a", [1] * 10_000, priority=10)
+    assert queue.tokens_of(1).total() <= 100
+    cancelled = queue.add("a", [1] * 1000)
+    assert queue.tokens_of(1).total() > 100
+    for row_id in cancelled:
+        queue.scheduler.cancel(row_id)
+    assert queue.tokens_of(1).total() <= 100
+
+
+def test_a_deep_queue_of_a_shared_engine_has_small_packs_all_the_same() -> None:
+    queue = Queue(max_pack_tokens=100)
+    queue.scheduler.deep_pack_tokens, queue.scheduler.shared_pack_tokens = 150, 40
+    queue.add("flood", [4] * 10_000)
+    queue.add("calm", [4])
+    assert queue.tokens_of(1).total() == 40
+
+
+def test_no_pack_is_larger_than_the_memory_that_there_is() -> None:
+    queue = Queue(max_pack_tokens=100)
+    queue.scheduler.deep_pack_tokens = 150
+    queue.add("a", [1] * 10_000)
+    assert not queue.scheduler.afford(150)
+    assert queue.tokens_of(1).total() > 100
+    assert queue.scheduler.afford(120)
+    assert queue.tokens_of(1).total() in range(100, 121)
+    assert queue.scheduler.afford(60)
+    assert queue.tokens_of(1).total() in range(50, 61)
+    assert not queue.scheduler.afford(60)
+
+
 def test_tenants_that_have_little_queued_share_one_pack() -> None:
     queue = Queue(max_pack_tokens=1000)
     queue.scheduler.shared_pack_tokens = 40

@@ -134,6 +134,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(max_pack_tokens=8, max_pack_rows=3)
+        self.scheduler.deep_pack_tokens = 12
         self.now = 0.0
         self.num_submitted = 0
         self.inside: dict[int, RowWork] = {}
@@ -188,17 +189,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         due = {row_id for row_id, row in self.inside.items() if row.deadline is not None and row.deadline <= self.now}
         assert set(ids(selection.expired)) == due
         self.leave(ids(selection.expired))
+        urgent_tokens = sum(len(row.row) for row in self.inside.values() if row.priority == 0)
         ready = [row_id for row_id in self.inside if row_id not in self.waiting]
         assert bool(selection.rows) == bool(ready)
         assert not set(ids(selection.rows)) & set(self.waiting)
-        self.check_budget([self.inside[row_id] for row_id in ids(selection.rows)])
+        self.check_budget([self.inside[row_id] for row_id in ids(selection.rows)], urgent_tokens)
         self.leave(ids(selection.rows))
 
-    def check_budget(self, pack: list[RowWork]) -> None:
+    def check_budget(self, pack: list[RowWork], urgent_tokens: int) -> None:
         if not pack:
             return
         assert len(pack) <= 3
-        assert len(pack) == 1 or sum(len(row.row) for row in pack) <= 8
+        assert len(pack) == 1 or sum(len(row.row) for row in pack) <= max(8, min(12, urgent_tokens // 2))
 
     def leave(self, row_ids: list[int]) -> None:
         for row_id in row_ids:

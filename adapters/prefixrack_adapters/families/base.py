@@ -69,6 +69,11 @@ class Family(ABC):
         """
         return False
 
+    @property
+    def compiles_sizes(self) -> bool:
+        """Whether its kernels are compiled for each number of tokens, so that few numbers are better than all."""
+        return False
+
     def vocabulary_logits(self, states: Tensor) -> Tensor:
         """Scores [n, vocab_size] of every word of the vocabulary for states [n, hidden_size].
 

@@ -85,6 +85,11 @@ class Bert(Encoder):
         return self._fused is not None
 
     @property
+    def compiles_sizes(self) -> bool:
+        """oneDNN's are."""
+        return self._fused is not None and next(self.model.parameters()).is_cpu
+
+    @property
     def config(self) -> Any:
         return self.model.config
 
