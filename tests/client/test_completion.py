@@ -1,4 +1,4 @@
-"""Completion in a real bash: commands, names, and with the setting of the README aliases behind an `@`."""
+"""Completion in a real bash, zsh and fish: commands, names, and aliases, in bash with the setting of the README."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pexpect
 import pytest
 
 from real_parts import program
 
 README = Path(__file__).parents[2] / "client" / "README.md"
+TIMEOUT_S = 60
 SETTING = re.compile(r"`(COMP_WORDBREAKS=[^`]+)`")
 
 
@@ -52,17 +55,26 @@ def rack(wire: Any) -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-def typed_in_bash(folder: Path, base_url: str, keys: str) -> str:
-    """What a terminal shows that has these keys pressed. `\\t` completes; the last line must leave the shell."""
+def environment_in(folder: Path, base_url: str) -> dict[str, str]:
+    """One with the command in it, and with the folder as its home."""
     command = folder / "prefixrack"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from prefixrack.cli.app import main; main()" "$@"\n')
     command.chmod(0o755)
     path = os.pathsep.join((str(folder), os.environ["PATH"]))
-    environment = os.environ | {"PATH": path, "PREFIXRACK_BASE_URL": base_url, "TERM": "dumb", "COLUMNS": "80"}
+    return os.environ | {"PATH": path, "HOME": str(folder), "PREFIXRACK_BASE_URL": base_url, "COLUMNS": "80"}
+
+
+def typed_in_bash(environment: dict[str, str], keys: str) -> str:
+    """What a terminal shows that has these keys pressed. `\\t` completes; the last line must leave the shell."""
     bash = [program("bash", "apt-get install bash"), "--norc", "--noprofile", "-i"]
     terminal, far_end = pty.openpty()
     with subprocess.Popen(
-        bash, stdin=far_end, stdout=far_end, stderr=far_end, env=environment, start_new_session=True
+        bash,
+        stdin=far_end,
+        stdout=far_end,
+        stderr=far_end,
+        env=environment | {"TERM": "dumb"},
+        start_new_session=True,
     ) as shell:
         os.close(far_end)
         os.write(terminal, keys.encode())
@@ -90,5 +102,49 @@ def test_bash_completes_commands_names_and_aliases(tmp_path: Path, rack: tuple[s
         "prefixrack show intent@lat\t",
         "exit",
     ]
-    shown = typed_in_bash(tmp_path, base_url, "".join(f"{line}\n" for line in keys))
+    shown = typed_in_bash(environment_in(tmp_path, base_url), "".join(f"{line}\n" for line in keys))
     assert asked == ["/v1/adapters/intent", "/v1/adapters/intent@latest"], shown
+
+
+@contextmanager
+def interactive(shell: str, environment: dict[str, str]) -> Iterator[pexpect.spawn[str]]:
+    """It is ready for keys."""
+    command = program(shell, f"apt-get install {shell}")
+    terminal = pexpect.spawn(
+        command, ["-i"], env=environment | {"TERM": "xterm"}, encoding="utf-8", timeout=TIMEOUT_S, dimensions=(40, 100)
+    )
+    try:
+        terminal.sendline("echo re''ady")
+        terminal.expect("ready")
+        yield terminal
+    finally:
+        terminal.close(force=True)
+
+
+# At the first key zsh only loads what was installed; from the second on it completes.
+@pytest.mark.parametrize(("shell", "first"), [("zsh", "prefixrack sho\t\x15"), ("fish", "")])
+def test_what_is_installed_completes_commands_names_aliases_and_values(
+    tmp_path: Path, rack: tuple[str, list[str]], shell: str, first: str
+) -> None:
+    base_url, asked = rack
+    (tmp_path / ".zshrc").touch()  # without one, zsh asks what should stand in it
+    environment = environment_in(tmp_path, base_url)
+    with interactive(shell, environment) as terminal:
+        terminal.sendline("prefixrack --install-completion")
+        terminal.expect(f"{shell} completion installed")
+    with interactive(shell, environment) as terminal:
+        terminal.send(first)
+        for keys, completed in (
+            ("playg", "round"),
+            ("show --js", "on"),
+            ("show int", "ent"),
+            ("show intent@lat", "est"),
+        ):
+            terminal.send(f"prefixrack {keys}\t")
+            terminal.expect_exact(completed)
+            terminal.send("\x15")
+        terminal.send("prefixrack show nl\t\r")
+        terminal.expect("nli")
+        terminal.sendline("exit")
+        terminal.expect(pexpect.EOF)
+    assert asked == ["/v1/adapters/nli"]
