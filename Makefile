@@ -24,7 +24,7 @@ TORCH_INDEX_URL ?=
 TORCH_INDEX = $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) $(TORCH_INDEX)
 
-.PHONY: demo test test-min ray parts bench bench-gpu check lint types contract format docs dist sbom clean
+.PHONY: demo test test-min ray parts bench bench-gpu bench-gpu-server check lint types contract format docs dist sbom clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(BIN)/prefixrack demo --port $(PORT)
@@ -43,11 +43,21 @@ parts: $(PARTS)/stamp
 
 # Results, a page and plots in build/bench. The peers' virtual environments are made beside benchmarks/peers.
 WITHOUT ?=
-# On a machine with a GPU; torch, transformers and safetensors of any Python there are enough.
+# On a machine with a GPU; torch, transformers and safetensors of any Python there are enough for the first part. The
+# second, of a server and of peers, takes another five minutes, and is left out where the server's packages are missing.
 GPU_PYTHON ?= python3
 bench-gpu:
 	@mkdir -p build/bench
 	PYTHONPATH=client:adapters $(GPU_PYTHON) benchmarks/gpu.py --results build/bench/gpu.jsonl
+	@if PYTHONPATH=client:adapters:server:benchmarks $(GPU_PYTHON) -c 'import bench, stand, prefixrack_server.app'; then \
+		$(MAKE) --no-print-directory bench-gpu-server; \
+	else \
+		echo "no server's packages (pip install -e '.[demo]'): what needs one is left out" >&2; \
+	fi
+
+bench-gpu-server:
+	PYTHONPATH=client:adapters:server $(GPU_PYTHON) benchmarks/bench.py --device cuda \
+		$(foreach peer,$(WITHOUT),--without $(peer))
 
 bench: $(VENV)/dev.stamp
 	PYTHON=$(PYTHON) TORCH_INDEX_URL=$(TORCH_INDEX_URL) \

@@ -1,4 +1,4 @@
-"""The lines of `gpu.py` as a page with a picture, docs/performance-gpu.md: wanted and measured. Measures nothing."""
+"""The lines of a GPU as a page with a picture, docs/performance-gpu.md: wanted and measured. Measures nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpu_targets import gpu_targets
 from performance_page import paragraph
 from performance_plots import draw_gpu_page
 from results_lines import Line, ResultLines
+from targets import Target
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "gpu-cuda.jsonl"
+# Of `gpu.py`, and of `bench.py --device cuda` once there was a GPU for it.
+RESULTS = [ROOT / "benchmarks" / "results" / name for name in ("gpu-cuda.jsonl", "bench-cuda.jsonl")]
 PICTURE = "performance-gpu.svg"  # beside the page
 PAGE = ROOT / "docs" / "performance-gpu.md"
 
@@ -46,14 +49,23 @@ COLUMNS = (
 )
 
 
+WANTED = """
+    BERT-large, and ours in bfloat16, where nothing else is said. Prefixes have 16 vectors, lengths are natural.
+"""
+
+
 def page(results: ResultLines) -> str:
-    packs = [line for line in results.lines if line["benchmark"] == "gpu"]
-    alone = [line for line in results.lines if line["benchmark"] == "gpu-alone"]
+    packs, alone = results.of("gpu").lines, results.of("gpu-alone").lines
     devices = ", ".join(sorted({line["device"] for line in results.lines}))
     commits = ", ".join(sorted({line["commit"][:9] for line in results.lines}))
     heading = f"""
-        Written by `benchmarks/gpu_page.py` from lines of `benchmarks/gpu.py` (`make bench-gpu`) on {devices}, commit
-        {commits}. Backbones have published shapes and random weights, in bfloat16. A pack has 8,192 tokens in rows of a
+        Written by `benchmarks/gpu_page.py` from lines of `benchmarks/gpu.py` and `benchmarks/bench.py --device cuda`
+        (`make bench-gpu`) on {devices}, commit {commits}. Backbones have published shapes and random weights, in
+        bfloat16. How each number comes about stands in [benchmarks/README.md](../benchmarks/README.md), what bounds it
+        in [benchmarks/NOTES.md](../benchmarks/NOTES.md).
+    """
+    packs_heading = """
+        A pack has 8,192 tokens in rows of a
         data set's lengths (natural: lognormal(3.2, 0.6), 6 to 128); every row draws its adapter from all there are,
         each with a prefix and a head of its own. The GEMM limit is the linear layers alone. What is below the wanted
         number is bold.
@@ -64,8 +76,28 @@ def page(results: ResultLines) -> str:
     """
     title = "# How fast is it on a GPU"
     picture = f"![Rows per second of mixed packs, of the GEMM limit, prefixes of 16]({PICTURE})"
-    lines = [title, "", *paragraph(heading), *pack_table(packs), "", picture, ""]
-    return "\n".join([*lines, "## Few rows", "", *paragraph(few), *alone_table(alone), ""])
+    wanted = ["## Wanted and measured", "", *paragraph(WANTED), *target_table(results), ""]
+    full = ["## Full packs", "", *paragraph(packs_heading), *pack_table(packs), "", picture, ""]
+    return "\n".join(
+        [title, "", *paragraph(heading), *wanted, *full, "## Few rows", "", *paragraph(few), *alone_table(alone), ""]
+    )
+
+
+def target_table(results: ResultLines) -> Iterator[str]:
+    yield "| what | wanted | measured | |"
+    yield "| --- | ---: | ---: | --- |"
+    for target in gpu_targets():
+        yield f"| {target.title} | {target.shown} | {' | '.join(measured_cells(target, results))} |"
+
+
+def measured_cells(target: Target, results: ResultLines) -> tuple[str, str]:
+    """The value, with quartiles where there are any, and whether it is what is wanted."""
+    measured = target.find(results)
+    if measured is None:
+        return "–", "not measured yet"
+    is_one_number = measured.low == measured.high
+    value = f"{measured.median:.{target.digits}f}" if is_one_number else measured.shown(target.digits)
+    return f"{value}{target.unit}", "met" if target.is_met(measured) else "**missed**"
 
 
 def pack_table(lines: Sequence[Line]) -> Iterator[str]:
@@ -89,12 +121,16 @@ def alone_table(lines: Sequence[Line]) -> Iterator[str]:
         yield f"| {setup['shape']} | {setup['prefix_len']} | {times} |"
 
 
+def committed_results() -> ResultLines:
+    return ResultLines.read_existing(RESULTS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, action="append", help="files of lines; the committed ones by default")
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    results = ResultLines.read([arguments.results])
+    results = ResultLines.read(arguments.results) if arguments.results else committed_results()
     arguments.page.write_text(page(results), encoding="utf-8")
     draw_gpu_page(results, arguments.page.with_name(PICTURE))
 

@@ -39,7 +39,12 @@ class ResultLines:
     def of(self, benchmark: str, **setup: Any) -> ResultLines:
         """Those of one benchmark with these values in their setup."""
         wanted = {"benchmark": benchmark, **setup}
-        return ResultLines(line for line in self.lines if wanted.items() <= hashable(line["setup"]).items())
+        return ResultLines(line for line in self.lines if wanted.items() <= named(line).items())
+
+    @classmethod
+    def read_existing(cls, paths: Iterable[Path]) -> ResultLines:
+        """Of those files that are there."""
+        return cls.read(path for path in paths if path.is_file())
 
     def values(self, *path: str) -> list[Any]:
         """What stands at this place of the results, of the lines that have it."""
@@ -64,5 +69,7 @@ def _step(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else None
 
 
-def hashable(setup: Mapping[str, Any]) -> dict[str, Any]:
+def named(line: Line) -> dict[str, Any]:
+    """The setup and the benchmark, which `gpu.py` names beside it."""
+    setup = {"benchmark": line.get("benchmark"), **line["setup"]}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in setup.items()}

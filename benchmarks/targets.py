@@ -1,4 +1,7 @@
-"""What the project wants of its speed on a CPU, and where in the results it stands. Measures nothing."""
+"""What the project wants of its speed on a CPU, and where in the results it stands. Measures nothing.
+
+What it wants on a GPU stands in `gpu_targets.py`.
+"""
 
 from __future__ import annotations
 
