@@ -91,14 +91,16 @@ GPU_LIMIT_S = 120.0
 
 GPU_SECTIONS: Mapping[str, Section] = {
     "residency": Section(
-        "residency_pressure.py", f"{LARGE} --num-adapters 512 --rows 512 --rounds 15", limit_s=GPU_LIMIT_S
+        "residency_pressure.py", f"{LARGE} --num-adapters 384 --rows 512 --rounds 12", limit_s=GPU_LIMIT_S
     ),
-    "http-bert-base": Section("throughput.py", f"{SERVED} {BASE} --seconds 15", limit_s=GPU_LIMIT_S),
+    "http-bert-base": Section("throughput.py", f"{SERVED} {BASE} --seconds 10", limit_s=GPU_LIMIT_S),
     "contest": Section(
         "contest.py", "--device cuda --backbone bert-large --rounds 8 --num-sets 2", limit_s=GPU_LIMIT_S
     ),
-    "changes": Section("changes.py", f"{LARGE} --rounds 4 --seconds 4 --load 0.25", limit_s=GPU_LIMIT_S),
-    "two-servers": Section("two_servers.py", f"{LARGE} --rounds 4 --seconds 3", limit_s=GPU_LIMIT_S),
+    "changes": Section(
+        "changes.py", f"{LARGE} --num-adapters 64 --rounds 3 --seconds 4 --load 0.25", limit_s=GPU_LIMIT_S
+    ),
+    "two-servers": Section("two_servers.py", f"{LARGE} --num-adapters 64 --rounds 3 --seconds 3", limit_s=GPU_LIMIT_S),
 }
 SECTIONS_ON: Mapping[str, Mapping[str, Section]] = {"cpu": SECTIONS, "cuda": GPU_SECTIONS}
 LINES_ON: Mapping[str, str] = {"cpu": "bench.jsonl", "cuda": "bench-gpu.jsonl"}

@@ -99,7 +99,9 @@ def check_fan_out(here: Stand, server: Server, requests: Sequence[Request]) -> N
     results = {ref.partition("@")[0]: result for ref, result in response.json()["results"].items()}
     together = [results[request.adapter.name]["outputs"][0]["logits"] for request in requests]
     assert here.computed_in in TOLERANCES
-    check_equal("fan-out and single requests", np.array(together), np.array(alone), here.computed_in)
+    check_equal(
+        "fan-out and single requests", np.array(together), np.array(alone), here.computed_in, here.backbone.device
+    )
 
 
 if __name__ == "__main__":

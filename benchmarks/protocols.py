@@ -128,14 +128,15 @@ def check_answers(here: Stand, http: httpx2.Client, sent: Mapping[str, Sent]) ->
     answers = {kind: ask(http, one) for kind, one in sent.items()}
     expected = by_label(answers["native"]["outputs"][0]["scores"])
     labels = sorted(expected)
+    computed = here.computed_in, here.backbone.device
     check_equal(
-        "hugging face", vector(by_label(answers["hugging face"][0]), labels), vector(expected, labels), here.computed_in
+        "hugging face", vector(by_label(answers["hugging face"][0]), labels), vector(expected, labels), *computed
     )
     for kind in ("open inference", "open inference, binary"):
         tensors = {tensor["name"]: tensor["data"] for tensor in answers[kind]["outputs"]}
-        check_equal(kind, np.array(tensors["score"]), np.array([max(expected.values())]), here.computed_in)
+        check_equal(kind, np.array(tensors["score"]), np.array([max(expected.values())]), *computed)
     embedding = answers["native embedding"]["outputs"][0]["embedding"]
-    check_equal("openai", np.array(answers["openai"]["data"][0]["embedding"]), np.array(embedding), here.computed_in)
+    check_equal("openai", np.array(answers["openai"]["data"][0]["embedding"]), np.array(embedding), *computed)
 
 
 def by_label(scores: Any) -> dict[str, float]:

@@ -275,7 +275,8 @@ def check_bare(here: Stand, bare: BarePadded, requests: Sequence[Request]) -> No
     plain = [type(row)(row.token_ids, row.segment_ids, here.backbone.spec.base_position) for row in rows]
     packed = here.backbone.compute([PackRow(row, None) for row in plain])
     stock = bare.hidden_states(plain)
-    check_equal("pack and stock transformers", np.concatenate(packed), np.concatenate(stock), here.dtype)
+    seen, expected = np.concatenate(packed), np.concatenate(stock)
+    check_equal("pack and stock transformers", seen, expected, here.dtype, here.backbone.device)
 
 
 def check_served(here: Stand, server: Server, requests: Sequence[Request]) -> None:
