@@ -29,10 +29,9 @@ def checked_fields(value: object, required: Sequence[str], optional: Sequence[st
         raise InvalidInput(f"the input is {type_name(value)}; an object with {names} is needed")
     missing = [name for name in required if name not in value]
     unknown = sorted(str(name) for name in value if name not in required and name not in optional)
-    if missing or unknown:
-        raise InvalidInput(
-            f"the input lacks {missing or 'nothing'} and has unknown fields {unknown or 'none'}; fields: {names}"
-        )
+    faults = [f"{fault} {fields}" for fault, fields in (("lacks", missing), ("has unknown fields", unknown)) if fields]
+    if faults:
+        raise InvalidInput(f"the input {' and '.join(faults)}; fields: {names}")
     return value
 
 

@@ -31,6 +31,7 @@ TYPE_OF_FILE = {
     TENSORS_FILE: "application/octet-stream",
     CARD_FILE: "text/markdown; charset=utf-8",
 }
+BUNDLE_WRITERS = "`prefixrack train` or `prefixrack pull`"
 CHUNK_BYTES = 256 * 1024
 MAX_BUNDLE_BYTES = 1 << 30
 
@@ -122,11 +123,12 @@ class Spool:
 
 def bundle_files(folder: Path) -> list[Path]:
     """The bundle's files in a folder, in their fixed order. Raises MalformedBundle when a required one is missing."""
+    if not folder.is_dir():
+        raise MalformedBundle(f"there is no folder {folder}: give the one that {BUNDLE_WRITERS} wrote")
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if missing:
         raise MalformedBundle(
-            f"{folder} has no {' and no '.join(missing)}: give the folder that `prefixrack train` or "
-            "`prefixrack pull` wrote"
+            f"{folder} has no {' and no '.join(missing)}: give the folder that {BUNDLE_WRITERS} wrote"
         )
     return [folder / name for name in BUNDLE_FILES if (folder / name).is_file()]
 

@@ -21,7 +21,10 @@ from prefixrack_server.services import services_of
 
 DEFAULT_TENANT: Final = "default"
 EVERYONE: Final = Principal(key_id=NOBODY.key_id, tenant=DEFAULT_TENANT, scopes=frozenset({"admin"}))
-SEND_KEY: Final = "send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`"
+SEND_KEY: Final = (
+    "send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`; the `prefixrack` command and the SDK take it from "
+    "PREFIXRACK_API_KEY"
+)
 
 
 class Gate:

@@ -85,7 +85,7 @@ class BackboneConfig(Section):
 
     path: str = "embedded"
     device: str = "auto"
-    dtype: Literal["auto", "int8"] | ServingDtype = "auto"
+    dtype: Literal["auto", "int8", ServingDtype] = "auto"
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.9
     max_score_drift: Annotated[float, Field(ge=0)] = 0.1
 

@@ -63,7 +63,7 @@ def answered(
     ("value", "fault", "mentions"),
     [
         ("who", InvalidInput, "a string; an object with question, context"),
-        ({"question": "who"}, InvalidInput, r"lacks \['context'\]"),
+        ({"question": "who"}, InvalidInput, r"the input lacks \['context'\]; fields"),
         ({"context": "cat"}, InvalidInput, r"lacks \['question'\]"),
         (SHORT | {"id": 1}, InvalidInput, r"unknown fields \['id'\]"),
         (SHORT | {"question": None}, InvalidInput, "question is null"),

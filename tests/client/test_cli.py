@@ -236,6 +236,13 @@ def test_push_of_something_else(run: Run, tmp_path: Path) -> None:
     result = run("push", str(tmp_path))
     assert result.exit_code == 1
     assert "has no adapter.json and no adapter.safetensors" in result.stderr
+    assert f"there is no folder {tmp_path / 'nowhere'}: give" in run("push", str(tmp_path / "nowhere")).stderr
+
+
+def test_a_file_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    result = run("predict", "intent", "--file", str(tmp_path / "nope.jsonl"))
+    assert result.exit_code == 2
+    assert f"nope.jsonl: No such file or directory; check the path, here seen from {Path.cwd()}" in result.stderr
 
 
 def test_pull_refuses_to_replace(run: Run, bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -44,10 +45,17 @@ class RootGroup(TyperGroup):
                 raise
             raise plugin.missing_extra(error) from error
         except FILE_ERRORS as error:
-            show_error(str(error))
+            show_error(_sentence_of_file(error))
             raise typer.Exit(ExitCode.USAGE) from error
 
     def _plugin(self, ctx: Any, args: list[str]) -> Plugin | None:
         if not args or super().get_command(ctx, args[0]) is not None:
             return None
         return find_plugins().get(args[0])
+
+
+def _sentence_of_file(error: OSError) -> str:
+    """What the system says has the file in it; where we refuse one, there is a sentence already."""
+    if error.filename is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}; check the path, here seen from {Path.cwd()}"

@@ -26,7 +26,7 @@ async def get(conn: Conn, tenant: str, name: str, alias: str) -> AliasInfo:
     found = await _find(conn, tenant, name, alias)
     if found is None:
         await versions.latest_number(conn, tenant, name)
-        raise AliasNotFound(f"adapter {name!r} has no alias {alias!r}: set it with PUT, or list its aliases")
+        raise AliasNotFound(f"adapter {name!r} has no alias {alias!r}: promote a version first, or list its aliases")
     return found
 
 
