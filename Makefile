@@ -52,7 +52,7 @@ bench-gpu:
 	@if PYTHONPATH=client:adapters:server:benchmarks $(GPU_PYTHON) -c 'import bench, stand, prefixrack_server.app'; then \
 		$(MAKE) --no-print-directory bench-gpu-server; \
 	else \
-		echo "no server's packages (pip install -e '.[demo]'): what needs one is left out" >&2; \
+		echo "no server's packages (pip install -e '.[server]'): what needs one is left out" >&2; \
 	fi
 
 bench-gpu-server:

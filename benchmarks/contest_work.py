@@ -68,7 +68,8 @@ def write_model(here: Stand, folder: Path) -> Head:
     torch.nn.init.normal_(model.classifier.weight)
     model.save_pretrained(folder)
     for name in TOKENIZER_FILES:
-        shutil.copy(here.folder / name, folder)
+        if (here.folder / name).is_file():
+            shutil.copy(here.folder / name, folder)
     layers = (model.bert.pooler.dense, model.classifier)
     return {
         f"head.{index}.{part}": getattr(layer, part).detach().numpy()
