@@ -46,7 +46,7 @@ def test_arguments_beat_the_environment_and_merge_with_it(no_settings: Any) -> N
         ("PREFIXRACK_HTPP__PORT", "80", ["PREFIXRACK_HTPP__PORT"]),
         ("PREFIXRACK_HTTP_PORT", "80", ["PREFIXRACK_HTTP_PORT", "two underscores"]),
         ("PREFIXRACK_HTTP__AUTH", "nobody", ["http.auth", "nobody"]),
-        ("PREFIXRACK_BACKBONE__DTYPE", "float64", ["backbone.dtype:", "float64", "'auto', 'int8', 'float32', 'float16'"]),
+        ("PREFIXRACK_BACKBONE__DTYPE", "float64", ["backbone.dtype:", "float64", "'int8', 'float32', 'float16'"]),
         ("PREFIXRACK_ENGINE__MAX_PACK_TOKENS", "0", ["engine.max_pack_tokens", "0"]),
     ],
 )
