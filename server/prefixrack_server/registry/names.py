@@ -76,7 +76,9 @@ def parse_ref(ref: str) -> Ref:
 
 def unknown_adapter(name: str) -> AdapterNotFound:
     """The same for one that is not there, one of another tenant and one that the key may not use."""
-    return AdapterNotFound(f"there is no adapter {name!r}: GET /v1/adapters lists those that this key may use")
+    return AdapterNotFound(
+        f"there is no adapter {name!r}: GET /v1/adapters or `prefixrack list` shows those that this key may use"
+    )
 
 
 def _shown(text: str) -> str:

@@ -26,7 +26,10 @@ async def create(write: Write, name: str, settings: Mapping[str, Any]) -> Tenant
     """A new tenant; `settings` are columns. Raises InvalidName, InvalidRequest or Conflict."""
     check_tenant(name)
     if await is_known(write.conn, name):
-        raise Conflict(f"there is a tenant {name!r} already: change it with PATCH, or choose another name")
+        raise Conflict(
+            f"there is a tenant {name!r} already: change it with PATCH or `prefixrack tenants update`, "
+            "or choose another name"
+        )
     values = _checked(settings)
     await write.conn.execute(insert(tables.tenants).values(name=name, created_at=write.now_text, **values))
     return await get(write.conn, name)
