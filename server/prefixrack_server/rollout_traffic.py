@@ -94,8 +94,8 @@ class RolloutTraffic:
     async def turn(self, registry: Registry) -> None:
         """To be called every `scoreboard.TURN_S`: let go of the counts of rollouts that had ended at the turn before
         too. By then they were scraped a last time."""
-        running = await registry.running_rollouts()
-        ended = {score.key for score in self._board.scores() if score.key is not None and score.key not in running}
+        counted = {score.key for score in self._board.scores() if score.key is not None}
+        ended = counted - await registry.running_rollouts() if counted else set()
         self._board.release(ended & self._ended)
         self._ended = ended
 

@@ -161,6 +161,11 @@ async def rollout_lines(server: Any) -> list[str]:
     return [line for line in metrics.splitlines() if line.startswith("prefixrack_rollout_requests_total{")]
 
 
+async def test_where_no_rollout_is_counted_the_database_is_not_asked(server: Any) -> None:
+    no_registry = None
+    await server.app.state.services.rollouts.turn(no_registry)
+
+
 async def test_the_labels_of_a_rollout_go_after_its_end(server: Any, bundles: Any) -> None:
     """Not at once: it is scraped once more. What runs stays, and what runs again begins anew."""
     await upload_two(server, bundles)
