@@ -56,7 +56,7 @@ SERVED = "--path http --workload uniform --rows 64 --num-adapters 64 --no-bare"
 
 SECTIONS: Mapping[str, Section] = {
     "contest": Section("contest.py", "--rounds 10 --num-sets 3"),
-    "engine": Section("throughput.py", f"{PACK} --iterations 10"),
+    "engine": Section("throughput.py", f"{PACK} --iterations 20"),
     "engine-bfloat16": Section("throughput.py", f"{PACK} --iterations 20 --dtype bfloat16"),
     "one-row": Section("throughput.py", ALONE),
     "one-row-bfloat16": Section("throughput.py", f"{ALONE} --dtype bfloat16"),

@@ -14,6 +14,7 @@ from prefixrack.errors import UnsupportedBackbone
 from prefixrack_adapters.attention import AttentionCall, PackLayout, attend_side_by_side
 from prefixrack_adapters.families.bert_weights import load_bert_weights
 from prefixrack_adapters.families.casting import cast_parameters
+from prefixrack_adapters.families.embedding_sum import EmbeddingSum
 from prefixrack_adapters.families.fused_linear import Activation, FusedLinear
 from prefixrack_adapters.families.int8_layer import Int8Layer
 from prefixrack_adapters.families.stock import Encoder
@@ -40,6 +41,7 @@ class Bert(Encoder):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._fused: list[FusedLayer] | list[Int8Layer] | None = None
+        self._embedding_sum: EmbeddingSum | None = None
 
     @classmethod
     def load_for_inference(cls, folder: Path, dtype: torch.dtype) -> Self:
@@ -52,6 +54,7 @@ class Bert(Encoder):
         activation = ACTIVATIONS.get(self.config.hidden_act)
         if self._fused is None and activation is not None:
             self._fused = self._replace_layers(partial(FusedLayer, activation=activation))
+            self._embedding_sum = EmbeddingSum.of(self.model.embeddings)
 
     def quantise(self, dtype: torch.dtype) -> None:
         activation = ACTIVATIONS.get(self.config.hidden_act)
@@ -63,6 +66,7 @@ class Bert(Encoder):
         self._fused = self._replace_layers(partial(Int8Layer, activation=activation, dtype=dtype))
         cast_parameters(self.model, dtype)
         self.config.dtype = dtype
+        self._embedding_sum = EmbeddingSum.of(self.model.embeddings)
 
     def _replace_layers(self, make: Callable[[Any, int], L]) -> list[L]:
         """Layer by layer, and each stock layer is let go at once: at no time are all weights there twice.
@@ -96,7 +100,8 @@ class Bert(Encoder):
     def hidden_states(self, words: Tensor, segments: Tensor, positions: Tensor, pack: PackLayout) -> Tensor:
         if self._fused is None:
             return super().hidden_states(words, segments, positions, pack)
-        hidden = self.embed(words, segments, positions)
+        embed = self._embedding_sum or self.embed
+        hidden = embed(words, segments, positions)
         if hasattr(self.model, "embeddings_project"):  # ELECTRA's word vectors may be narrower than its layers
             hidden = self.model.embeddings_project(hidden)  # type: ignore[operator]
         for layer in self._fused:
