@@ -109,9 +109,11 @@ class Load:
         self.is_done = asyncio.Event()
 
     def send(self, call: Call) -> None:
-        if self._idle:
-            self._idle.pop().send(call)
-            return
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                connection.send(call)
+                return
         task = self._loop.create_task(self._open(call))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -153,6 +155,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own, which has no such base
+
+    @property
+    def is_open(self) -> bool:
+        """A server lets go of connections that were idle for long."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def send(self, call: Call) -> None:
         assert self._transport is not None

@@ -75,6 +75,16 @@ def test_what_is_not_answered_is_a_failure() -> None:
     assert refused.status == NO_ANSWER
 
 
+def test_a_connection_that_the_server_let_go_is_not_used_again() -> None:
+    def handle(connection: socket.socket, request: bytes) -> bool:
+        respond(connection, b"200")
+        return False
+
+    with server(handle) as port:
+        answers = run_calls(port, [Call(0.2 * turn, "one", message_of("GET", "/")) for turn in range(3)])
+    assert [one.status for one in answers] == [200] * 3
+
+
 def test_arrivals_are_spread_over_the_time_at_the_rate() -> None:
     due = arrivals(100, 50, np.random.default_rng(0))
     assert due == sorted(due)
