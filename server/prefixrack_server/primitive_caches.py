@@ -13,9 +13,9 @@ import os
 # Read when the first product is computed. ONEDNN_PRIMITIVE_CACHE_CAPACITY is oneDNN's (its developer guide, "Primitive
 # Cache"), LRU_CACHE_CAPACITY ideep's, whose entries keep oneDNN's alive.
 VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-# oneDNN holds two entries for a product: these are the products of 24 numbers of tokens. Over HTTP with 32 callers 128,
-# 192 and 256 entries are equally fast.
-NUM_ENTRIES = 192
+# oneDNN holds two entries for a product: these are the products of 16 numbers of tokens. Over HTTP with 32 callers 128,
+# 192 and 256 entries are about equally fast.
+NUM_ENTRIES = 128
 
 
 def bound_primitive_caches() -> None:
