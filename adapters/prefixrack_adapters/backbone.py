@@ -219,7 +219,7 @@ class Backbone:
         spans: Sequence[RowSpan],
     ) -> Tensor:
         """As `hidden_states`. `spans` are the rows' places; behind them there may be a filler's states."""
-        filler = filler_for(spans[-1].end, self.spec) if self.family.compiles_sizes and spans else None
+        filler = filler_for(spans[-1].end, self.spec) if self.family.compiles_sizes else None
         if filler is not None:
             rows, prefixes, prompts = [*rows, filler], [*prefixes, None], [*prompts, None]
             spans = [*spans, RowSpan(spans[-1].end, 0, len(filler))]
