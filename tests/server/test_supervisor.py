@@ -98,7 +98,7 @@ def test_a_front_end_that_dies_is_replaced_and_its_rows_are_dropped(server: Worl
     assert "front end 1" in server.process.output()
     assert server.metric("prefixrack_inflight_rows") == 0
     assert server.metric("prefixrack_queue_rows") == 0
-    # rows of the dead one may have been in a pack before the engine heard of its end: test_engine_client.py cancels them
+    # the dead one's may have been in a pack before the engine heard of its end; test_engine_client.py cancels rows
     assert num_rows + len(answered) <= server.metric("prefixrack_rows_total") <= num_rows + NUM_CALLERS
     assert {server.predict().status_code for _ in range(NUM_CALLERS)} == {200}
 
