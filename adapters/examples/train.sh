@@ -17,7 +17,7 @@ train() { # NAME DATASET TRAIN_FILE [options of `prefixrack train` …]
     local name="$1" dataset="$2" train_file="$3"
     shift 3
     prefixrack train --train "$train_file" --dev "$PREFIXRACK_DATA/$dataset/dev.jsonl.gz" \
-        --output "${OUTPUT:-$here}/$name" --dataset "$dataset" "$@" ${METHOD_OPTIONS:-} --method "$method"
+        --output "${OUTPUT:-$here}/$name" --dataset "$dataset" "$@" ${METHOD_OPTIONS:-} --method "$method" --overwrite
 }
 
 wanted=("$@")

@@ -114,6 +114,48 @@ def test_a_run_that_stops_early_says_so(app: typer.Typer, train_options: list[st
     assert "best epoch 1 of 2 (stopped there: dev got no better); trained" in result.stdout
 
 
+@pytest.mark.parametrize("study", [[], ["--seeds", "1,2"], ["--sweep", "prefix_len=2,4"]])
+def test_a_finished_bundle_is_replaced_only_where_that_is_asked_for(
+    app: typer.Typer,
+    train_options: list[str],
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    study: list[str],
+) -> None:
+    def no_step(*_: Any) -> None:
+        raise AssertionError("a step was trained")
+
+    folder: Any = write_random_bundle(tmp_path / "my-adapter", backbone.spec, labels=("cat", "dog"), name="old")
+    before = bundle_digest(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptTrainer, "training_step", no_step)
+        for wish in ([], ["--restart"], ["--resume"]):
+            result = CliRunner().invoke(app, [*train_options, *study, *wish])
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert f"{folder} already holds the adapter 'old' (text-classification): give another" in result.stderr
+    assert bundle_digest(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "my-adapter"]
+    result = CliRunner().invoke(app, [*train_options, *study, "--overwrite"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((folder / "adapter.json").read_text())["name"] == "my-adapter"
+
+
+def test_the_bundles_of_several_data_sets_are_not_replaced_unasked(
+    app: typer.Typer, train_options: list[str], data: tuple[str, str], tmp_path: Path
+) -> None:
+    table = f'task = "text-classification"\ntrain = "{data[0]}"\ndev = "{data[1]}"\n'
+    (tmp_path / "sets.toml").write_text(f"[one]\n{table}[two]\n{table}")
+    options = [*train_options, "--method", "multitask", "--sets", str(tmp_path / "sets.toml")]
+    assert CliRunner().invoke(app, options).exit_code == 0
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 2
+    assert (
+        f"{tmp_path / 'my-adapter' / 'one'} already holds the adapter 'one' (text-classification, acc" in result.stderr
+    )
+    assert CliRunner().invoke(app, [*options, "--overwrite"]).exit_code == 0
+
+
 def report_with(majority: float, bare: float | None) -> Report:
     without = {} if bare is None else {"accuracy": bare}
     numbers: dict[str, Any] = dict.fromkeys(("num_trained", "num_backbone", "num_train", "num_dev", "num_skipped"), 1)
@@ -310,7 +352,8 @@ def test_the_card_shows_a_command_that_works_elsewhere() -> None:
     assert portable_command(arguments, {"PREFIXRACK_DATA": "/data/"}) == (
         "prefixrack train --train $PREFIXRACK_DATA/snli/train.jsonl.gz --output x --description 'two words'"
     )
-    assert portable_command(["train", "--train", "/data/x", "--resume"], {}) == "prefixrack train --train x"
+    of_one_start = ["--resume", "--restart", "--overwrite"]
+    assert portable_command(["train", "--train", "/data/x", *of_one_start], {}) == "prefixrack train --train x"
 
 
 def test_who_interrupts_is_told_how_to_go_on(
@@ -335,7 +378,8 @@ def test_who_interrupts_is_told_how_to_go_on(
     goes_on = f"interrupted: the same command with --resume goes on from {tmp_path / 'my-adapter.training'}\n"
     assert result.stderr.endswith(goes_on)
     last_step = -1
-    assert CliRunner().invoke(app, [*options, "--resume"]).exit_code == 0
+    result = CliRunner().invoke(app, [*options, "--resume"])
+    assert result.exit_code == 0, result.output
 
 
 def test_evaluating_changes_nothing_in_a_bundle(

@@ -33,6 +33,7 @@ NO_SETTINGS = (
     "columns",
     "dev_file",
     "name",
+    "overwrite",
     "restart",
     "resume",
     "seed",
@@ -41,6 +42,7 @@ NO_SETTINGS = (
     "sweep",
     "train_file",
 )
+OF_ONE_START = ("--overwrite", "--restart", "--resume")  # say what is there before a run, nothing of the run
 EXIT_INTERRUPTED = 130  # as shells have it
 WHEN_IT_DOES_NOT_LEARN = "see 'When it does not learn' in docs/training.md"
 
@@ -98,6 +100,7 @@ def train(
     trackers: options.Trackers = None,
     resume: options.Resume = False,
     restart: options.Restart = False,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train an adapter on a frozen backbone and write it as a bundle.
@@ -105,12 +108,16 @@ def train(
     With --seeds or --sweep a study of several runs: its table is printed, the best run's bundle is written.
     """
     given = {key: value for key, value in locals().items() if key not in NO_SETTINGS}
+    from prefixrack_adapters.training.outputs import check_outputs
+
     quiet_transformers()
     try:
         common = _common(given, columns or []) | ({} if seed is None else {"seed": seed})
         data = {"--task": task, "--train": train_file, "--dev": dev_file}
         settings = _of_sets(common, sets) if sets is not None else [_single(common, data, name or output.name)]
         on_leftovers = _on_leftovers(resume, restart)
+        if not overwrite:
+            check_outputs(settings, on_leftovers)
         if seeds is None and not sweep:
             _show_runs(settings, _run(settings, on_leftovers), as_json)
         else:
@@ -277,7 +284,7 @@ def portable_command(arguments: Sequence[str], environment: Mapping[str, str]) -
     absolute paths by their last name.
     """
     folder = environment.get("PREFIXRACK_DATA", "").rstrip("/")
-    lasting = [argument for argument in arguments if argument not in ("--resume", "--restart")]
+    lasting = [argument for argument in arguments if argument not in OF_ONE_START]
     return " ".join(["prefixrack", *(_portable(argument, folder) for argument in lasting)])
 
 

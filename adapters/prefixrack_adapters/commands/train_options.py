@@ -247,4 +247,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that wa
 Restart = Annotated[
     bool, typer.Option("--restart", help="Remove what such a run left, and begin anew.", rich_help_panel=OUTPUT)
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what an earlier run wrote there.", rich_help_panel=OUTPUT)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT)]

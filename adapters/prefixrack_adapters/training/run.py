@@ -24,6 +24,7 @@ from prefixrack_adapters.training.curves import draw_curves
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, first_examples, read_data, short_example
 from prefixrack_adapters.training.memory import evaluate
 from prefixrack_adapters.training.model import Arrays
+from prefixrack_adapters.training.outputs import CONFUSION_FILE, CURVES_FILE, METRICS_FILE, PICTURES
 from prefixrack_adapters.training.progress import Watch, watched
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.staging import Workspace, fingerprint_of, staged
@@ -32,17 +33,13 @@ from prefixrack_adapters.training.thresholds import adapter_of, cast, tuned_deco
 from prefixrack_adapters.training.trackers import check_trackers, of_trainer
 from prefixrack_adapters.training.trainer import DataSet, TrainingResult, train_prompt, training_backbone
 
-METRICS_FILE = "metrics.json"
-CURVES_FILE = "curves.svg"
-CONFUSION_FILE = "confusion.svg"
-PICTURES = (CURVES_FILE, CONFUSION_FILE)
-
 
 def run_training(settings: TrainSettings, on_leftovers: str | None = None, watch: Watch | None = None) -> Report:
     """Train, score the adapter as it will serve (float32), and write the bundle to `settings.output`.
 
-    Baselines write no bundle, only their `metrics.json`. `on_leftovers` says what becomes of an unfinished run:
-    "resume", "restart", or None to refuse. `watch` is there where the run is one of several.
+    What an earlier run wrote there is replaced at the end. Baselines write no bundle, only their `metrics.json`.
+    `on_leftovers` says what becomes of an unfinished run: "resume", "restart", or None to refuse. `watch` is there
+    where the run is one of several.
     """
     check_trackers(settings.trackers)
     started = time.monotonic()

@@ -20,15 +20,14 @@ from prefixrack_adapters.training.card import Report, render_card
 from prefixrack_adapters.training.curves import Point, draw_study, in_words
 from prefixrack_adapters.training.drafts import read_data
 from prefixrack_adapters.training.multitask import run_multitask
+from prefixrack_adapters.training.outputs import PICTURES, STUDY_FILE, STUDY_PICTURE, output_of
 from prefixrack_adapters.training.plan import Plan
 from prefixrack_adapters.training.progress import Board, Watch, quiet_libraries
-from prefixrack_adapters.training.run import PICTURES, asked_for, run_training
+from prefixrack_adapters.training.run import asked_for, run_training
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.staging import Workspace, staged
 from prefixrack_adapters.training.trackers import check_trackers, logs_folder
 
-STUDY_FILE = "study.json"
-PICTURE_FILE = "study.svg"
 DONE_FILE = "finished.json"
 OWN_MACHINE = ("backbone", "command", "dev_file", "init_from", "output", "train_file")  # paths mean nothing elsewhere
 FAILURES = (Fault, RuntimeError, ValueError, ArithmeticError)  # of one run; anything else stops the study
@@ -163,11 +162,6 @@ def run_study(settings: Sequence[TrainSettings], plan: Plan, on_leftovers: str |
     return study
 
 
-def output_of(settings: Sequence[TrainSettings]) -> Path:
-    """Of several data sets the folder that holds theirs."""
-    return settings[0].output if len(settings) == 1 else settings[0].output.parent
-
-
 def key_of(changes: Mapping[str, Any], seed: int) -> str:
     """Names a run for people, in tables and folders."""
     return in_words({**changes, "seed": seed}).replace(" ", "")
@@ -288,7 +282,7 @@ def _write_study(folder: Path, study: Study, name: str) -> None:
     (folder / STUDY_FILE).write_text(json.dumps(study.as_json(), indent=1) + "\n")
     num_seeds = len(study.plan.seeds)
     title = f"{name}: mean of {num_seeds} seeds" if num_seeds > 1 else f"{name}: seed {study.plan.seeds[0]}"
-    draw_study(study.points, study.best.changes, folder / PICTURE_FILE, title, study.metric)
+    draw_study(study.points, study.best.changes, folder / STUDY_PICTURE, title, study.metric)
 
 
 def _write_card(folder: Path, settings: TrainSettings, study: Study, is_beside: bool) -> None:
@@ -299,7 +293,7 @@ def _write_card(folder: Path, settings: TrainSettings, study: Study, is_beside: 
     pictures = [name for name in PICTURES if (folder / name).exists()]
     lines = [*selection(study)]
     if study.plan.sweep:
-        lines += ["", f"![study]({PICTURE_FILE if is_beside else f'../{PICTURE_FILE}'})"]
+        lines += ["", f"![study]({STUDY_PICTURE if is_beside else f'../{STUDY_PICTURE}'})"]
     report = study.best.reports[settings.name]
     card = render_card(settings, parse_manifest(manifest.read_bytes()), report, pictures, lines)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
