@@ -136,11 +136,11 @@ async def test_a_file_lost_before_the_sweep_is_no_fault(tmp_path: Path, database
     now = datetime.now(UTC)
     blobs = LocalBlobStore(tmp_path / "blobs")
     registry = await Registry.open(database_url, blobs, clock=lambda: now)
-    await upload(registry, tmp_path, 1)
-    dead = (await registry.delete_version(TENANT, "a", 1)).blobs
-    blobs.delete([dead[0]])
+    version = await upload(registry, tmp_path, 1)
+    await registry.delete_version(TENANT, "a", 1)
+    blobs.delete([version.bundle.manifest_sha256])
     now += timedelta(minutes=2)
-    assert await registry.sweep_orphans() == dead[1:]
+    assert await registry.sweep_orphans() == [version.bundle.tensors_sha256]
     await registry.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 from sqlalchemy import delete, insert, or_, select
 
@@ -14,19 +13,12 @@ from prefixrack_server.registry.database import Write, as_text
 from prefixrack_server.registry.transactions import Conn
 
 
-class Unneeded(NamedTuple):
-    """What no version has any more."""
-
-    blobs: list[str]
-    digests: list[str]
-
-
 def blobs_of(bundle: BundleRef) -> tuple[str, str]:
     return bundle.manifest_sha256, bundle.tensors_sha256
 
 
-async def mark_dead(write: Write, removed: Iterable[BundleRef]) -> Unneeded:
-    """Note which blobs of removed versions are needed by none that is left."""
+async def mark_dead(write: Write, removed: Iterable[BundleRef]) -> list[str]:
+    """Note which blobs of removed versions are needed by none that is left, and give the digests that none has."""
     bundles = list(removed)
     keys = list(dict.fromkeys(sha256 for bundle in bundles for sha256 in blobs_of(bundle)))
     left = await _that_use(write.conn, keys)
@@ -36,7 +28,7 @@ async def mark_dead(write: Write, removed: Iterable[BundleRef]) -> Unneeded:
         lines = [{"sha256": sha256, "since": write.now_text} for sha256 in dead]
         await write.conn.execute(insert(tables.dead_blobs), lines)
     used = {bundle.digest for bundle in left}
-    return Unneeded(dead, [digest for digest in dict.fromkeys(b.digest for b in bundles) if digest not in used])
+    return [digest for digest in dict.fromkeys(bundle.digest for bundle in bundles) if digest not in used]
 
 
 async def mark_alive(write: Write, bundle: BundleRef) -> None:

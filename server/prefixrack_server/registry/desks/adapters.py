@@ -25,9 +25,8 @@ class BundleFiles(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """What a deletion leaves behind: blobs and digests that no version of any adapter has any more."""
+    """What a deletion took away: the digests that no version of any adapter has any more."""
 
-    blobs: list[str]
     digests: list[str]
     was_kept: bool  # resident, by an administrator's wish
 
@@ -80,7 +79,7 @@ class AdapterDesk(Desk):
         async def change(write: Write) -> Removed:
             version = await versions.delete_version(write, tenant, name, number)
             await write.record(tenant, by, "version.delete", version.ref, digest=version.digest)
-            return Removed(*await garbage.mark_dead(write, [version.bundle]), version.kept)
+            return Removed(await garbage.mark_dead(write, [version.bundle]), version.kept)
 
         return await self._change(tenant, name, change)
 
@@ -91,8 +90,8 @@ class AdapterDesk(Desk):
         async def change(write: Write) -> Removed:
             taken = await versions.delete_adapter(write, tenant, name)
             await write.record(tenant, by, "adapter.delete", name, digests=[one.bundle.digest for one in taken])
-            unneeded = await garbage.mark_dead(write, [one.bundle for one in taken])
-            return Removed(*unneeded, any(one.kept for one in taken))
+            digests = await garbage.mark_dead(write, [one.bundle for one in taken])
+            return Removed(digests, any(one.kept for one in taken))
 
         return await self._change(tenant, name, change)
 
