@@ -428,12 +428,14 @@ class WhoAmI(Wire):
 
 class AuditLine(Wire):
     """A change, and who made it: by the key's id, in the request of this id. `detail` has what was replaced as `before`
-    and `after`, where something was."""
+    and `after`, where something was. `key_name` is the key's, revoked or not, if it has one that the reader may know:
+    those of other tenants' keys only admins of all tenants do."""
 
     id: int
     at: str
     tenant: str
     key_id: str
+    key_name: str | None = None
     action: str
     target: str
     request_id: str | None = None

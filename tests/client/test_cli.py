@@ -349,6 +349,8 @@ def test_the_audit_log_says_what_was_changed(
     _, head, *change = [line.strip() for line in run("tenants", "audit").stdout.splitlines()]
     assert head == "2030-01-31 12:30:15  x t by k1"
     assert change == ([shown] if shown else [])
+    script.queue(wire.page([line | {"key_name": "nightly"}]))
+    assert "x t by nightly (k1)" in run("tenants", "audit").stdout
 
 
 TENANT = {

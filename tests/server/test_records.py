@@ -109,6 +109,34 @@ async def test_records_of_others_are_as_those_of_nobody(serving: Any) -> None:
                 assert (refused.status_code, refused.json()["code"]) == (404, "tenant_not_found")
 
 
+async def test_changes_have_the_names_of_the_keys_that_made_them(serving: Any) -> None:
+    """Of one that is revoked too. What operators call their keys is no business of a tenant's."""
+    async with serving(http={"auth": "keys"}) as server:
+        await server.registry.create_tenant("acme")
+        operator, successor = [await server.registry.create_key("default", ["admin"], name=f"ops {n}") for n in (1, 2)]
+        manager = await server.registry.create_key("acme", ["tenant:admin"], name="Ada's laptop")
+        nameless = await server.registry.create_key("acme", ["tenant:admin"])
+        for key in (operator, manager, nameless):
+            body = {"scopes": ["predict"], "tenant": "acme"}
+            made = await server.client.post("/admin/v1/keys", json=body, headers={"X-API-Key": key.secret})
+            assert made.status_code == 201
+        await server.registry.revoke_key("acme", manager.id)
+        await server.registry.revoke_key("default", operator.id, may_revoke_admins=True)
+
+        async def names(reader: Any) -> dict[str, str | None]:
+            headers, params = {"X-API-Key": reader.secret}, {"tenant": "acme", "action": "key.create"}
+            lines = (await server.client.get(AUDIT, params=params, headers=headers)).json()["data"]
+            return {line["key_id"]: line["key_name"] for line in lines}
+
+        seen = await names(nameless)
+        assert {key.id: seen[key.id] for key in (operator, manager, nameless)} == {
+            operator.id: None,
+            manager.id: "Ada's laptop",
+            nameless.id: None,
+        }
+        assert await names(successor) == seen | {operator.id: "ops 1"}
+
+
 async def test_usage_is_what_the_answers_said(server: Any, bundles: Any) -> None:
     await server.upload(bundles("intent"))
     await server.upload(bundles("other"))

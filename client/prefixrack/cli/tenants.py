@@ -185,7 +185,8 @@ def _show(tenant: TenantInfo, json: bool) -> None:
 def _what(line: AuditLine) -> Text:
     """Who did what to what; below it, what was changed."""
     change = _change(line.detail)
-    head = Text.assemble(printable(line.action, "bold"), printable(f" {line.target} by {line.key_id}"))
+    by = line.key_id if line.key_name is None else f"{line.key_name} ({line.key_id})"
+    head = Text.assemble(printable(line.action, "bold"), printable(f" {line.target} by {by}"))
     return Text("\n").join([head, printable(change)]) if change else head
 
 

@@ -17,13 +17,19 @@ async def page(
     cursor: str | None,
     action: str | None = None,
     adapter: str | None = None,
+    names_every_key: bool = False,
 ) -> tuple[list[AuditLine], str | None]:
     """Lines about a tenant's things, newest first, below the number `cursor`; `action` is how they begin.
 
-    With `adapter` only those about it, its versions and its aliases.
+    With `adapter` only those about it, its versions and its aliases. Of keys of other tenants, those of admins of all,
+    the names are there with `names_every_key` only.
     """
-    table = tables.audit
-    chosen = select(table).where(table.c.tenant == tenant).order_by(table.c.id.desc()).limit(limit + 1)
+    table, keys = tables.audit, tables.api_keys
+    is_its_key = keys.c.id == table.c.key_id
+    if not names_every_key:
+        is_its_key &= keys.c.tenant == table.c.tenant
+    lines = select(table, keys.c.name.label("key_name")).outerjoin_from(table, keys, is_its_key)
+    chosen = lines.where(table.c.tenant == tenant).order_by(table.c.id.desc()).limit(limit + 1)
     if cursor is not None:
         chosen = chosen.where(table.c.id < number_of(cursor))
     if action is not None:

@@ -40,8 +40,8 @@ async def list_audit(
     adapter: Annotated[str | None, Query(max_length=63, description="Only lines about this adapter")] = None,
 ) -> AuditPage:
     """Who changed what of a tenant's things, newest first. Lines are written with the change and never altered."""
-    registry = services_of(request).registry
-    lines, next_cursor = await registry.list_audit(caller.owner(tenant), limit, cursor, action, adapter)
+    registry, is_admin = services_of(request).registry, "admin" in caller.principal.scopes
+    lines, next_cursor = await registry.list_audit(caller.owner(tenant), limit, cursor, action, adapter, is_admin)
     return AuditPage(data=lines, next_cursor=next_cursor)
 
 

@@ -18,9 +18,12 @@ class RecordsDesk(Desk):
         cursor: str | None = None,
         action: str | None = None,
         adapter: str | None = None,
+        names_every_key: bool = False,
     ) -> tuple[list[AuditLine], str | None]:
         """A page of the audit log, newest first, and the cursor of the next one."""
-        return await self._database.read(lambda conn: audit.page(conn, tenant, limit, cursor, action, adapter))
+        return await self._database.read(
+            lambda conn: audit.page(conn, tenant, limit, cursor, action, adapter, names_every_key)
+        )
 
     async def add_usage(self, lines: Sequence[UsageLine]) -> None:
         """Add to what tenants had computed. No change of the registry: nobody's remembered answers are forgotten."""
