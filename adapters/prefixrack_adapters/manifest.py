@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from prefixrack.errors import InvalidManifest, LabelMismatch
+from prefixrack.errors import InvalidManifest, LabelMismatch, told
 from prefixrack.types import Overlong, TaskName
 from prefixrack_adapters.formats import FORMATS, PLAIN
 
@@ -363,14 +363,15 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        raise InvalidManifest(f"adapter.json: {_first_problem(error)}") from None
+        raise InvalidManifest(f"adapter.json: {first_problem(error)}") from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Field, value seen and value allowed of what is wrong first with a manifest, and how much more there is."""
     problem = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in problem["loc"] if part not in PREFIX_KINDS) or "manifest"
     seen = repr(problem.get("input"))
     shown = seen if len(seen) <= 80 else f"{seen[:77]}..."
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
-    return f"field `{where}`: {problem['msg']}; seen {shown}{more}"
+    return f"field `{where}`: {told(problem)}; seen {shown}{more}"

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from prefixrack.errors import APIConnectionError, APIStatusError, UnprocessableEntityError, error_class_of_status
+from prefixrack.errors import (
+    APIConnectionError,
+    APIStatusError,
+    UnprocessableEntityError,
+    error_class_of_status,
+    told,
+)
 from prefixrack.types import FailedOutput, InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -26,7 +32,7 @@ def decode(model: type[Model], response: httpx2.Response) -> Model:
         where = ".".join(str(part) for part in problem["loc"])
         raise APIConnectionError(
             f"{response.request.url} answered {response.status_code}, but not with a {model.__name__} "
-            f"({where or 'body'}: {problem['msg']}): check that the base URL is a Prefixrack server of this version"
+            f"({where or 'body'}: {told(problem)}): check that the base URL is a Prefixrack server of this version"
         ) from error
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from prefixrack.errors import PrefixrackError
+from prefixrack.errors import PrefixrackError, told
 from prefixrack_server.engine_config import EngineConfig
 
 ENV_PREFIX = "PREFIXRACK_"
@@ -336,4 +336,4 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {key} (value {problem['input']!r}): see the table of settings in deploy/README.md"
     is_shown = not key.endswith("_url") and not isinstance(problem["input"], dict | BaseModel)
-    return f"setting {key}: {problem['msg']}" + (f", seen {problem['input']!r}" if is_shown else "")
+    return f"setting {key}: {told(problem)}" + (f", seen {problem['input']!r}" if is_shown else "")

@@ -16,12 +16,22 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs
+from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs, told
 from prefixrack.types import AdapterRef, Output, Parameters, QuestionAnsweringOutput
 from prefixrack_adapters.tasks import as_inputs
 
 MAX_ADAPTERS = 256
 MAX_ROUTING_KEY_LEN = 256
+MAX_SHOWN = 40
+JSON_KINDS = {
+    str: "string",
+    list: "list",
+    dict: "object",
+    bool: "boolean",
+    int: "number",
+    float: "number",
+    type(None): "null",
+}
 DEFAULTS = Parameters()
 Fields = TypeVar("Fields", bound=BaseModel)
 BULK_WAY = "send them as JSON Lines (Content-Type: application/jsonl, one input a line)"
@@ -182,8 +192,7 @@ def json_object(document: Any, fields: Collection[str]) -> Mapping[str, Any]:
 
 
 def _json_kind(value: Any) -> str:
-    kinds = {str: "string", list: "list", bool: "boolean", int: "number", float: "number", type(None): "null"}
-    return kinds.get(type(value), "value")
+    return JSON_KINDS.get(type(value), "value")
 
 
 def parse_parameters(document: Any) -> Parameters:
@@ -204,11 +213,24 @@ def parse_fields(kind: type[Fields], document: Mapping[str, Any]) -> Fields:
 
 
 def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    problem = error.errors(include_url=False, include_context=False)[0]
     name = ascii(".".join(str(part) for part in problem["loc"])[:40])
     if problem["type"] == "extra_forbidden":
         return f"unknown parameter {name}: allowed are {', '.join(kind.model_fields)}"
-    return f"parameter {name}: {problem['msg']}"
+    return f"parameter {name}: {told(problem)}{seen(problem)}"
+
+
+def seen(problem: Mapping[str, Any]) -> str:
+    """The value of one of pydantic's problems, as the end of a message that goes to the caller.
+
+    Numbers and what stands where a keyword is asked for are shown; of anything else, which may be an input, the kind.
+    """
+    value = problem.get("input")
+    if problem["type"] == "missing":
+        return ""
+    if isinstance(value, int | float | None) or (isinstance(value, str) and problem["type"] == "literal_error"):
+        return f"; seen {json.dumps(value)[:MAX_SHOWN]}"
+    return f"; seen a JSON {_json_kind(value)}"
 
 
 def output_json(output: Output) -> dict[str, Any]:

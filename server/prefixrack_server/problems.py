@@ -154,6 +154,6 @@ def _validation_fault(error: RequestValidationError) -> errors.RequestFault:
     problems = error.errors()
     if any(problem["type"] == "json_invalid" for problem in problems):
         return errors.MalformedJson("the body is not valid JSON: check quotes, commas and brackets")
-    shown = [f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in problems[:5]]
+    shown = [f"{'.'.join(str(part) for part in problem['loc'])}: {errors.told(problem)}" for problem in problems[:5]]
     more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
     return errors.InvalidRequest("; ".join(shown) + more)

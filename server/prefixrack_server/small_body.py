@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from prefixrack.errors import InvalidRequest
-from prefixrack_server.envelope import parse_json, read_body
+from prefixrack.errors import InvalidRequest, told
+from prefixrack_server.envelope import parse_json, read_body, seen
 
 MAX_BYTES = 64 * 1024
 
@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_model(request: Request, model: type[Model]) -> Model:
-    """Raises PayloadTooLarge, MalformedJson or InvalidRequest; a message never repeats the input."""
+    """Raises PayloadTooLarge, MalformedJson or InvalidRequest, which repeat numbers and keywords of the body alone."""
     document = parse_json(await read_body(request, MAX_BYTES))
     try:
         return model.model_validate(document)
@@ -53,8 +53,8 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _problems(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:5])
+    problems = error.errors(include_url=False, include_context=False)
+    return "; ".join(f"{_place(problem['loc'])}: {told(problem)}{seen(problem)}" for problem in problems[:5])
 
 
 def _place(loc: tuple[int | str, ...]) -> str:

@@ -245,6 +245,10 @@ def test_the_help_shows_options_in_groups(app: typer.Typer) -> None:
         (["--device", "abacus"], "device 'abacus' cannot be used"),
         (["--tracker", "notebook"], "tracker 'notebook' is not known; "),
         (["--prefix-init", "zeros"], "option prefix_init: Input should be 'normal' or 'words'"),
+        (
+            ["--prefix-init", "words", "--reparameterization", "mlp"],
+            "invalid_request: prefix_init is 'words', but reparameterization says how the prefix starts: give one of",
+        ),
         (["--seed", "1", "--seeds", "2,3"], "--seed and --seeds exclude each other"),
         (["--seeds", "2,2"], "--seeds 2,2: each seed can be given once"),
         (["--sweep", "rate=1"], "'rate' cannot be swept; method, prefix_len, "),

@@ -97,6 +97,31 @@ def test_usage_errors(run: Run, script: Any, args: list[str]) -> None:
     assert script.requests == []
 
 
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["list", "--limit", "0"], "'--limit': Input should be greater than or equal to 1; seen '0'"),
+        (["list", "--limit", "few"], "'--limit': Input should be a valid integer, unable to parse"),
+        (["--timeout", "soon", "list"], "'--timeout': Input should be a valid number, unable to parse"),
+        (["canary", "intent@2", "--share", "1.5"], "--share is 1.5: a number between 0 and 1, such as 0.05; `promote`"),
+        (["canary", "intent@2", "--share", "0"], "--share is 0: a number between 0 and 1"),
+        (["canary", "intent@2", "--share", "half"], "unable to parse string as a number; seen 'half'"),
+    ],
+)
+def test_a_bad_value_is_shown_with_what_is_allowed(run: Run, script: Any, args: list[str], sentence: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.replace("│", " ").split())
+    assert script.requests == []
+
+
+def test_a_choice_that_there_is_not_is_told_in_our_words(run: Run) -> None:
+    result = run("train", "--task", "translation", "-o", "x")
+    shown = " ".join(result.stderr.replace("│", " ").split())
+    assert "Invalid value for '--task': 'translation' is not one of 'text-classification', 'token-cla" in shown
+    assert "seen" not in shown
+
+
 def test_outputs_of_every_task_for_people(run: Run, script: Any, wire: Any) -> None:
     span = {"label": "PER", "start": 0, "end": 3, "text": "Ada", "score": 0.91}
     answer = {"text": "here", "start": 3, "end": 7, "score": 0.8}

@@ -58,6 +58,14 @@ def test_unknown_keys_and_bad_values_are_named(no_settings: Any, variable: str, 
         assert word in str(caught.value)
 
 
+def test_what_a_check_of_ours_says_stands_alone(no_settings: Any) -> None:
+    no_settings.setenv("PREFIXRACK_REGISTRY__DATABASE_URL", "mysql://user:secret@host/db")
+    with pytest.raises(
+        ConfigError, match=r"^setting registry\.database_url: is none that is known: sqlite:///… and [^,]+$"
+    ):
+        load_config({})
+
+
 def test_other_parts_variables_are_not_settings(no_settings: Any) -> None:
     for name in ("PREFIXRACK_BASE_URL", "PREFIXRACK_API_KEY", "PREFIXRACK_DATA"):
         no_settings.setenv(name, "something")

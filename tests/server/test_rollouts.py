@@ -299,6 +299,8 @@ async def test_shares_out_of_range(server: Any, bundles: Any, share: Any) -> Non
     await upload_two(server, bundles)
     answer = await put(server, {"version": 1, "canary": {"version": 2, "share": share}}, etag=None)
     assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("canary.share: Input should be ")
+    assert answer.json()["detail"].endswith(f"; seen {'a JSON string' if share == 'half' else share}")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from prefixrack.errors import Fault, InvalidRequest
+from prefixrack.errors import Fault, InvalidRequest, told
 from prefixrack_adapters.commands import train_options as options
 from prefixrack_adapters.commands.shared import column_mapping, print_scores, printable, quiet_transformers, refuse
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
@@ -273,8 +273,10 @@ def _settings(given: Mapping[str, Any]) -> TrainSettings:
         return TrainSettings.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if not first["loc"]:  # of options that do not go together: it names them
+            raise InvalidRequest(told(first)) from None
         where = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"option {where}: {first['msg']}; seen {first['input']!r}"[:400]) from None
+        raise InvalidRequest(f"option {where}: {told(first)}; seen {first['input']!r}"[:400]) from None
 
 
 def portable_command(arguments: Sequence[str], environment: Mapping[str, str]) -> str:

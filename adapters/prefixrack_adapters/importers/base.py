@@ -32,6 +32,7 @@ from prefixrack_adapters.manifest import (
     PrefixSpec,
     Provenance,
     TokenizationSpec,
+    first_problem,
 )
 from prefixrack_adapters.spec import BackboneSpec
 
@@ -285,11 +286,9 @@ def make_manifest(
             provenance=provenance,
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise InvalidRequest(
-            f"{source.folder} makes no bundle: `{where}`: {first['msg']}; seen {first['input']!r}: give the option "
-            "that corrects it (--name, --task, --labels, --input-format)"
+            f"{source.folder} makes no bundle: {first_problem(error)}: give the option that corrects it (--name, "
+            "--task, --labels, --input-format)"
         ) from None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefixrack.errors import InputFault, InvalidRequest
+from prefixrack.errors import InputFault, InvalidRequest, told
 from prefixrack.types import Parameters
 from prefixrack_adapters.manifest import (
     AnyPrefix,
@@ -80,7 +80,7 @@ def draft_manifest(settings: TrainSettings, spec: BackboneSpec, data: TrainingDa
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        problem = f"{where}: {first['msg']}" if where else first["msg"]
+        problem = f"{where}: {told(first)}" if where else told(first)
         raise InvalidRequest(
             f"no adapter of task {settings.task!r} for {spec.model_id!r} can have these settings ({problem}): change "
             "the option that it names"

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefixrack.errors import DiskFull, Fault, InvalidRequest
+from prefixrack.errors import DiskFull, Fault, InvalidRequest, told
 from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE
 from prefixrack_adapters.manifest import parse_manifest
 from prefixrack_adapters.training.card import Report, render_card
@@ -223,7 +223,7 @@ def _validated(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSett
     try:
         return TrainSettings.model_validate(settings.model_dump() | dict(changes))
     except ValidationError as error:
-        raise InvalidRequest(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
+        raise InvalidRequest(told(error.errors(include_url=False)[0])) from None
 
 
 def _chosen(settings: Sequence[TrainSettings], plan: Plan, runs: Sequence[Run]) -> Study:

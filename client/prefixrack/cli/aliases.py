@@ -50,11 +50,16 @@ def canary(
             help="name@7: the version that is to answer a share of the requests.", autocompletion=adapter_refs
         ),
     ],
-    share: Annotated[float, typer.Option(min=0.0001, max=0.9999, help="The share, from 0 to 1.")] = 0.05,
+    share: Annotated[float, typer.Option(help="The share, between 0 and 1.")] = 0.05,
     alias: AliasOption = PRODUCTION,
     json: JsonOption = False,
 ) -> None:
     """Let a version answer a share of an alias' requests. `promote` or `rollback` ends it."""
+    if not 0 < share < 1:
+        raise typer.BadParameter(
+            f"--share is {share:g}: a number between 0 and 1, such as 0.05; `promote` gives a version all requests, "
+            "`rollback` takes its share away"
+        )
     name, _, wanted = ref.partition("@")
     with open_client(context) as client:
         moved = client.start_canary(name, _version_number(client, name, wanted or "latest"), share, alias=alias)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from prefixrack.cli.exits import ExitCode, exit_code_of
 from prefixrack.cli.plugins import Plugin, find_plugins
 from prefixrack.cli.printing import sentence_of, show_error
-from prefixrack.errors import PrefixrackError
+from prefixrack.errors import PrefixrackError, told
 
 FILE_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -32,9 +35,14 @@ class RootGroup(TyperGroup):
             return super().resolve_command(ctx, args)
         return plugin.entry.name, plugin.load(), args[1:]
 
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _values_named():
+            return super().make_context(*given, **named)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _values_named():
+                return super().invoke(ctx)
         except PrefixrackError as error:
             show_error(sentence_of(error))
             raise typer.Exit(exit_code_of(error)) from error
@@ -52,6 +60,20 @@ class RootGroup(TyperGroup):
         if not args or super().get_command(ctx, args[0]) is not None:
             return None
         return find_plugins().get(args[0])
+
+
+@contextmanager
+def _values_named() -> Iterator[None]:
+    """What typer says of a bad value is pydantic's sentence alone: say which value it was."""
+    try:
+        yield
+    except typer.BadParameter as error:
+        if isinstance(error.__cause__, ValidationError):
+            problem = error.__cause__.errors(include_url=False, include_context=False)[0]
+            seen = repr(problem["input"])
+            sentence = told(problem)
+            error.message = sentence if seen in sentence else f"{sentence}; seen {seen}"
+        raise
 
 
 def _sentence_of_file(error: OSError) -> str:
