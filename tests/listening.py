@@ -30,6 +30,10 @@ class Listening:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def look_for_slow_clients(self) -> None:
+        """Now; the server does so by itself once a second."""
+        self.http._slow_clients.sweep(self.http.server_state.connections)
+
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,7 +55,9 @@ async def running_rack(
     blobs = LocalBlobStore(config.registry.blobs_dir)
     registry = await Registry.open(config.registry.sqlalchemy_url, blobs)
     try:
-        thread = EngineThread(backbone, make_source(blobs), config.engine)
+        thread = EngineThread(
+            backbone, make_source(blobs), config.engine, clock=time.monotonic
+        )  # a test's, if it has one
         app = create_app(config, registry, thread, backbone.spec, backbone.tokenizer)
         async with app.router.lifespan_context(app):
             yield Rack(app, thread, registry)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic as really_now  # whatever a test does with time
 from typing import Any
 
 import httpx2
@@ -35,6 +36,7 @@ from prefixrack_server.registry.registry import Registry
 from prefixrack_server.upload import SpooledBundle
 from real_parts import running_postgres
 
+PATIENCE_S = 180.0
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "hello", "world", "good", "bad"]
 PIECES = [*(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", ",", "?"]
 VOCABULARY = {word: index for index, word in enumerate([*WORDS, *PIECES])}
@@ -312,13 +314,33 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
-    """Wait until something that another thread or task changes is so."""
+    """Wait until something that another thread or task changes is so; the bound is for what never comes."""
 
     async def wait(condition: Callable[[], bool]) -> None:
-        while not condition():  # noqa: ASYNC110 - the other side has no event to wait for
+        give_up_at = really_now() + PATIENCE_S
+        while not condition():
+            assert really_now() < give_up_at, f"it did not come about in {PATIENCE_S:.0f} s"
             await asyncio.sleep(0.001)
 
     return wait
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass at once, for limits that must not depend on how fast this machine is.
+
+    What asks `time` from now on is told so, the event loop for its timers too; not what took a clock of its own before.
+    """
+    passed_s = 0.0
+
+    def go_on(seconds: float) -> None:
+        nonlocal passed_s
+        passed_s += seconds
+
+    for name in ("monotonic", "perf_counter"):
+        clock = getattr(time, name)
+        monkeypatch.setattr(time, name, lambda clock=clock: clock() + passed_s)
+    return go_on
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,8 +6,9 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ import pytest
 from listening import Listening
 from prefixrack_server.slow_clients import MIN_BYTES_PER_S
 
+STALL_S = 60.0  # of the server's time, which the tests let pass
 LIMITS = {"max_queued_rows": 1}
 BODY = json.dumps({"inputs": "hello"}).encode()
 
@@ -45,6 +47,31 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
     return int(status.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
 
 
+def only_connection(place: Listening) -> Any:
+    (connection,) = place.http.server_state.connections
+    return connection
+
+
+async def write_slowly(
+    place: Listening, writer: asyncio.StreamWriter, parts: Iterable[bytes], pause_s: float, until: Any, pass_time: Any
+) -> None:
+    """With so many seconds after each part, until the server lets the connection go."""
+    connection = only_connection(place)
+    num_bytes = connection.body_bytes
+    for part in parts:
+        num_bytes += len(part)
+        writer.write(part)
+        await until(partial(has_come, connection, num_bytes))
+        if connection.transport.is_closing():
+            return
+        pass_time(pause_s)
+        place.look_for_slow_clients()
+
+
+def has_come(connection: Any, num_bytes: int) -> bool:
+    return bool(connection.body_bytes >= num_bytes or connection.transport.is_closing())
+
+
 @pytest.mark.parametrize(
     ("sent", "missing"),
     [
@@ -55,13 +82,14 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
     ],
 )
 async def test_a_stalled_request_is_told_so_and_holds_no_permit(
-    serving: Any, bundles: Any, until: Any, sent: bytes, missing: str
+    serving: Any, bundles: Any, until: Any, pass_time: Any, sent: bytes, missing: str
 ) -> None:
-    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         reader, writer = await place.connect()
         writer.write(sent)
         await writer.drain()
         assert await place.predict() == 200  # the one permit is free
+        pass_time(STALL_S + 1)
         status, headers, body = await read_answer(reader)
         assert (status, headers["connection"], json.loads(body)["code"]) == (408, "close", "request_stalled")
         assert missing in json.loads(body)["detail"]
@@ -70,110 +98,111 @@ async def test_a_stalled_request_is_told_so_and_holds_no_permit(
         writer.close()
 
 
-async def test_a_head_that_trickles_is_as_late(serving: Any, bundles: Any, until: Any) -> None:
-    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+async def test_a_head_that_trickles_is_as_late(serving: Any, bundles: Any, until: Any, pass_time: Any) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         reader, writer = await place.connect()
-
-        async def trickle() -> None:
-            for byte in head(len(BODY)) * 10:
-                writer.write(bytes([byte]))
-                await asyncio.sleep(0.05)
-
-        task = asyncio.create_task(trickle())
+        await until(lambda: place.http.server_state.connections)
+        await write_slowly(place, writer, each_byte(head(len(BODY))), STALL_S / 4, until, pass_time)
         assert (await read_answer(reader))[0] == 408
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
         writer.close()
+
+
+def each_byte(text: bytes) -> Iterable[bytes]:
+    return (bytes([byte]) for byte in text)
 
 
 @pytest.mark.parametrize("sent_later", [b"", b"x", b"xx"])
 async def test_who_was_answered_before_its_body_came_is_let_go_if_it_never_comes(
-    serving: Any, bundles: Any, until: Any, sent_later: bytes
+    serving: Any, bundles: Any, until: Any, pass_time: Any, sent_later: bytes
 ) -> None:
     """A refusal needs no key, so whoever likes could hold as many connections."""
-    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         reader, writer = await place.connect()
         writer.write(head(1000, media_type="text/plain"))
         assert (await read_answer(reader))[0] == 415
-        for byte in sent_later:
-            writer.write(bytes([byte]))
-            await asyncio.sleep(0.2)
+        await write_slowly(place, writer, each_byte(sent_later), STALL_S / 4, until, pass_time)
+        pass_time(STALL_S)
         await until(lambda: not place.http.server_state.connections)
         writer.close()
 
 
-async def test_line_ends_between_requests_hold_no_connection(serving: Any, bundles: Any, until: Any) -> None:
-    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+async def test_line_ends_between_requests_hold_no_connection(
+    serving: Any, bundles: Any, until: Any, pass_time: Any
+) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         reader, writer = await place.connect()
         writer.write(head(len(BODY)) + BODY)
         assert (await read_answer(reader))[0] == 200
-        writer.write(b"\r\n")
+        await write_slowly(place, writer, [b"\r\n"], STALL_S + 1, until, pass_time)
         await until(lambda: not place.http.server_state.connections)
         writer.close()
 
 
-async def test_a_body_that_trickles_is_as_late(serving: Any, bundles: Any, until: Any) -> None:
+async def test_a_body_that_trickles_is_as_late(serving: Any, bundles: Any, until: Any, pass_time: Any) -> None:
     """Each byte is in time. One key would be enough to hold as many connections as there are."""
-    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         reader, writer = await place.connect()
-        writer.write(head(1_000_000))
-
-        async def trickle() -> None:
-            for _ in range(1000):
-                writer.write(b" ")
-                await asyncio.sleep(0.05)
-
-        task = asyncio.create_task(trickle())
+        await begin_body(place, writer, 1_000_000, until)
+        await write_slowly(place, writer, [b" "] * 100, STALL_S / 4, until, pass_time)
         status, _, body = await read_answer(reader)
         assert (status, json.loads(body)["code"]) == (408, "request_stalled")
         assert f"{MIN_BYTES_PER_S} bytes a second" in json.loads(body)["detail"]
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
         writer.close()
 
 
-async def test_a_body_that_comes_slowly_is_taken(serving: Any, bundles: Any, until: Any) -> None:
-    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+async def begin_body(place: Listening, writer: asyncio.StreamWriter, length: int, until: Any) -> None:
+    """Returns when the server has the head."""
+    writer.write(head(length))
+    await until(lambda: place.http.server_state.connections and only_connection(place).head_since is None)
+
+
+async def test_a_body_that_comes_slowly_is_taken(serving: Any, bundles: Any, until: Any, pass_time: Any) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         reader, writer = await place.connect()
-        blanks = b" " * 200  # of whatever size in JSON
-        writer.write(head(len(BODY) + 20 * len(blanks)))
-        for _ in range(20):
-            writer.write(blanks)
-            await asyncio.sleep(0.05)
+        pause_s = STALL_S / 4
+        blanks = b" " * int(1.5 * MIN_BYTES_PER_S * pause_s)  # of whatever size in JSON
+        await begin_body(place, writer, len(BODY) + 20 * len(blanks), until)
+        await write_slowly(place, writer, [blanks] * 20, pause_s, until, pass_time)
         writer.write(BODY)
         assert (await read_answer(reader))[0] == 200
         writer.close()
 
 
-async def test_who_does_not_read_its_answer_is_let_go(serving: Any, bundles: Any, until: Any) -> None:
+async def test_who_does_not_read_its_answer_is_let_go(serving: Any, bundles: Any, until: Any, pass_time: Any) -> None:
     """A bulk body of which no answer is read: what does not fit the sockets' buffers waits for its reader."""
-    async with listening(serving, bundles, until, stall_timeout_s=0.4) as place:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         small = socket.socket()
         small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         small.connect(("127.0.0.1", place.port))
         reader, writer = await asyncio.open_connection(sock=small, limit=1024)
         line = json.dumps({"inputs": "hello", "id": "x" * 100_000}).encode() + b"\n"
-        num_lines = 80
+        num_lines, engine = 80, place.server.engine
+        num_rows = engine.num_rows + num_lines
         writer.write(head(len(line) * num_lines, media_type="application/jsonl") + line * num_lines)
         connections: Any = place.http.server_state.connections
-        await until(lambda: any(connection.flow.write_paused for connection in connections))
-        await until(lambda: not connections)
-        assert place.num_rows == 0
+        await until(lambda: engine.num_rows == num_rows and only_connection(place).flow.write_paused)
+
+        def is_let_go() -> bool:
+            pass_time(STALL_S)
+            place.look_for_slow_clients()
+            return not connections
+
+        await until(is_let_go)
+        await until(lambda: not place.num_rows)
         assert await place.predict() == 200
         writer.transport.abort()
         del reader
 
 
-async def test_a_bulk_body_may_pause_between_lines(serving: Any, bundles: Any, until: Any) -> None:
-    async with listening(serving, bundles, until, stall_timeout_s=0.2) as place:
+async def test_a_bulk_body_may_pause_between_lines(serving: Any, bundles: Any, until: Any, pass_time: Any) -> None:
+    async with listening(serving, bundles, until, stall_timeout_s=STALL_S) as place:
         reader, writer = await place.connect()
         line = b'{"inputs": "hello"}\n'
         writer.write(head(2 * len(line), media_type="application/jsonl") + line)
         answer = await reader.readuntil(b"}\n\r\n")
         assert b"200 OK" in answer
-        await asyncio.sleep(0.5)
+        pass_time(2 * STALL_S)
+        place.look_for_slow_clients()
         writer.write(line)
         assert b'"index":1' in await reader.readuntil(b"}\n\r\n")
         writer.close()
@@ -198,7 +227,7 @@ async def test_from_the_first_signal_on_ready_fails_and_connections_end_with_the
         status, headers, _ = await read_answer(first)
         assert (status, headers["connection"]) == (200, "close")
         assert [await reader.read() for reader in (first, second)] == [b"", b""]
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{place.port}") as client:
+        async with httpx2.AsyncClient(base_url=place.base_url, timeout=60) as client:
             assert (await client.get("/health/ready")).status_code == 503
             assert (await client.get("/health/live")).headers["connection"] == "close"
         for writer in (to_first, to_second):
