@@ -37,6 +37,8 @@ from prefixrack_server.upload import SpooledBundle
 from real_parts import running_postgres
 
 PATIENCE_S = 180.0
+TOOK_MS = (0.001, 0.002)  # to wait and to compute: less than any request lasts
+MIDDLE_OF_A_MINUTE = 60 * 30_000_000 + 30.0
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "hello", "world", "good", "bad"]
 PIECES = [*(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", ",", "?"]
 VOCABULARY = {word: index for index, word in enumerate([*WORDS, *PIECES])}
@@ -129,7 +131,7 @@ class FakeEngine:
         num_outputs = head["layers"][-1]["num_outputs"] if head["layers"] else SPEC.hidden_size
         shape = (len(work.row), num_outputs) if head["gather"] == "every_token" else (num_outputs,)
         logits = fake_logits(work.bundle.digest, work.row.token_ids, shape)
-        return RowDone(work.row_id, -logits if self.drifting and not work.is_exact else logits, None, 0.5, 1.5)
+        return RowDone(work.row_id, -logits if self.drifting and not work.is_exact else logits, None, *TOOK_MS)
 
 
 def fake_logits(digest: str, token_ids: Sequence[int], shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -272,6 +274,7 @@ def serving(tmp_path: Path, tokenizer: BackboneTokenizer) -> ServerFactory:
                 app.router.lifespan_context(app),
                 httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client,
             ):
+                app.state.services.quotas._own._clock = lambda: MIDDLE_OF_A_MINUTE  # it may not turn during a test
                 yield Server(app, engine, registry, client, config)
         finally:
             await registry.close()

@@ -93,7 +93,6 @@ class FakeBackbone:
         self.packs.append(len(pack))
         self.num_alive_at_launch.append(len(self.activations))
         self.on_launch()
-        self.is_computing.set()
         pending = FakePending(self, list(pack))
         return pending if self.is_asynchronous else FakePending(self, [], pending.wait())
 
@@ -122,6 +121,7 @@ class FakePending:
 
     def wait(self) -> list[Logits]:
         if self.done is None:
+            self.backbone.is_computing.set()
             assert self.backbone.may_go_on.wait(WAIT_S)
             self.done = self.backbone.compute(self.pack)
         return self.done

@@ -293,7 +293,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.terminate()
 
 
-async def test_servers_count_together_in_redis(redis_url: str) -> None:
+async def test_servers_count_together_in_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefixrack_server.quotas.FLEET_TIMEOUT_S", 60.0)  # else a slow machine counts alone
     meters = [QuotaMeter(SharedStorage(), fleet_storage(QuotasConfig(redis_url=redis_url))) for _ in range(2)]
     tenant = os.urandom(8).hex()
     taken = [(await meters[number % 2].take("requests", tenant, 5, 1))[0] for number in range(7)]
