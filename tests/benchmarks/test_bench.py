@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import typer
 import bench
 from bench import GPU_SECTIONS, SECTIONS, Run, Section, peer_options, run_section
 from peer_process import PEERS, peers_on
+from serve_process import wait_for
 
 SETUP = Path(bench.__file__).parent / "peers" / "setup"
 
@@ -81,11 +83,23 @@ def test_a_section_that_hangs_is_ended_with_all_that_it_started(
     line = '{"commit": "", "device": "", "setup": {}, "result": {}}'
     # What it starts has its standard output too: as long as that lives, the line is not at its end.
     starts = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
-    script = f"import subprocess, sys, time; print({line!r}, flush=True); {starts}; time.sleep(600)"
+    says_so = f"open({str(tmp_path / 'begun')!r}, 'w').close()"
+    script = f"import subprocess, sys, time; print({line!r}, flush=True); {starts}; {says_so}; time.sleep(600)"
     (tmp_path / "hangs.py").write_text(script, encoding="utf-8")
+
+    class Impatient(subprocess.Popen[str]):
+        """Its time is over as soon as it hangs."""
+
+        def communicate(self, *given: Any, **named: Any) -> tuple[str, str]:
+            if named.get("timeout") is not None:
+                wait_for((tmp_path / "begun").exists)
+                named["timeout"] = 0.0
+            return super().communicate(*given, **named)
+
     monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", Impatient)
     run = run_on("cuda", tmp_path)
-    run_section(run, "hangs", Section("hangs.py", "", limit_s=1.0), [])
+    run_section(run, "hangs", Section("hangs.py", "", limit_s=600.0), [])
     assert run.failures == ["section hangs failed"]
     assert len(run.lines) == 1
 

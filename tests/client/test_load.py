@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,7 +43,20 @@ async def test_an_open_loop_sends_on_while_nothing_is_answered() -> None:
     assert report.mode == "open loop, 100 requests/s"
 
 
-async def test_a_closed_loop_has_so_many_callers_and_asks_all_in_turn() -> None:
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """The load's clock goes on by so many seconds, and only so."""
+    now = 0.0
+
+    def go_on(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("prefixrack.load.perf_counter", lambda: now)
+    return go_on
+
+
+async def test_a_closed_loop_has_so_many_callers_and_asks_all_in_turn(pass_time: Callable[[float], None]) -> None:
     under_way, most, asked = 0, 0, list[tuple[str, Any]]()
 
     async def ask(adapter: str, inputs: Any) -> PredictResponse:
@@ -50,7 +64,8 @@ async def test_a_closed_loop_has_so_many_callers_and_asks_all_in_turn() -> None:
         asked.append((adapter, inputs))
         under_way += 1
         most = max(most, under_way)
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        pass_time(0.01)
         under_way -= 1
         return answer()
 
@@ -61,11 +76,12 @@ async def test_a_closed_loop_has_so_many_callers_and_asks_all_in_turn() -> None:
     assert report.num_requests == len(asked)
 
 
-async def test_failures_are_counted_by_code_and_left_out_of_latencies() -> None:
+async def test_failures_are_counted_by_code_and_left_out_of_latencies(pass_time: Callable[[float], None]) -> None:
     errors = iter([RateLimitError("slow down", status=429, code="rate_limited"), APIConnectionError("gone"), None])
 
     async def ask(_adapter: str, _inputs: Any) -> PredictResponse:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        pass_time(0.01)
         error = next(errors, None)
         if error is not None:
             raise error
