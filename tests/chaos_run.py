@@ -278,10 +278,10 @@ class Chaos:
             return {"skipped": "haproxy is not installed: apt-get install haproxy"}
         plan, replicas = RestartPlan(callers=self.plan.num_callers, calm_s=self.plan.calm_s), self.fleet.replicas
         with (
-            balancer(haproxy, replicas, self.fleet.folder) as url,
-            load(plan, url, "rolled") as tally,
+            balancer(haproxy, replicas, self.fleet.folder) as front,
+            load(plan, front.url, "rolled") as tally,
         ):
-            restart_s = restart_in_turn(plan, replicas, tally)
+            restart_s = restart_in_turn(plan, replicas, tally, front)
         result = summary_of_restart(tally, restart_s)
         if result["num_failed"]:
             raise WrongAnswer(f"requests failed during a rolling restart: {result['answers']}")

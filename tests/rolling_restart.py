@@ -6,6 +6,7 @@ the balancer and send nothing twice; the balancer tries a request again only whe
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import threading
 import time
@@ -41,6 +42,10 @@ defaults
 frontend callers
     bind 127.0.0.1:{port}
     default_backend replicas
+frontend statistics
+    bind 127.0.0.1:{statistics_port}
+    stats enable
+    stats uri /
 backend replicas
     option httpchk GET /health/ready
     default-server check inter {period}ms fall 1 rise 1
@@ -77,22 +82,22 @@ class Tally:
 
 def run_rolling_restart(plan: RestartPlan, folder: Path, haproxy: str) -> dict[str, Any]:
     """Restart each replica `rounds` times. What was answered, by status, and how long the longest took."""
-    with fleet(plan, folder) as replicas, balancer(haproxy, replicas, folder) as url, load(plan, url) as tally:
-        restart_s = restart_in_turn(plan, replicas, tally)
+    with fleet(plan, folder) as replicas, balancer(haproxy, replicas, folder) as front, load(plan, front.url) as tally:
+        restart_s = restart_in_turn(plan, replicas, tally, front)
     return summary(tally, restart_s)
 
 
-def restart_in_turn(plan: RestartPlan, replicas: list[ServeProcess], tally: Tally) -> list[float]:
+def restart_in_turn(plan: RestartPlan, replicas: list[ServeProcess], tally: Tally, front: Balancer) -> list[float]:
     """Returns how long each restart took, until the balancer sends requests there again."""
     restart_s = []
-    for replica in replicas * plan.rounds:
+    for number, replica in list(enumerate(replicas)) * plan.rounds:
         time.sleep(plan.calm_s)
         started_at, num_before = time.monotonic(), tally.num_answers
         replica.send_signal(SIGTERM)
         exit_code = replica.wait()
         assert exit_code == 0, f"a replica ended with {exit_code}: {replica.output()[-2000:]}"
         replica.start()
-        time.sleep(5 * PROBE_PERIOD_MS / 1000)  # the balancer must see it before the other one goes
+        wait_for(lambda number=number: front.has(number))  # type: ignore[misc]  # before the other one goes
         restart_s.append(round(time.monotonic() - started_at, 2))
         assert tally.num_answers > num_before, "nothing was answered during the restart"
     return restart_s
@@ -128,17 +133,35 @@ def fleet(plan: RestartPlan, folder: Path) -> Iterator[list[ServeProcess]]:
         yield replicas
 
 
+@dataclass(frozen=True)
+class Balancer:
+    port: int
+    statistics_port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def has(self, number: int) -> bool:
+        """Whether it sends requests to this replica."""
+        page = httpx2.get(f"http://127.0.0.1:{self.statistics_port}/;csv", timeout=TIMEOUT_S).raise_for_status().text
+        status_of = {row["svname"]: row["status"] for row in csv.DictReader(page.removeprefix("# ").splitlines())}
+        return status_of[f"replica{number}"] == "UP"
+
+
 @contextmanager
-def balancer(haproxy: str, replicas: list[ServeProcess], folder: Path) -> Iterator[str]:
-    port, path = free_port(), folder / "haproxy.cfg"
+def balancer(haproxy: str, replicas: list[ServeProcess], folder: Path) -> Iterator[Balancer]:
+    front, path = Balancer(free_port(), free_port()), folder / "haproxy.cfg"
     servers = "\n".join(f"    server replica{number} 127.0.0.1:{each.port}" for number, each in enumerate(replicas))
-    path.write_text(CONFIGURATION.format(port=port, period=PROBE_PERIOD_MS, servers=servers), encoding="utf-8")
+    configuration = CONFIGURATION.format(
+        port=front.port, statistics_port=front.statistics_port, period=PROBE_PERIOD_MS, servers=servers
+    )
+    path.write_text(configuration, encoding="utf-8")
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen([haproxy, "-db", "-f", str(path)], stdout=log, stderr=log)
         try:
-            url = f"http://127.0.0.1:{port}"
-            wait_for(lambda: _is_answered(url))
-            yield url
+            wait_for(lambda: _is_answered(front.url))
+            yield front
         finally:
             process.kill()
             process.wait()
