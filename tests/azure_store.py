@@ -95,5 +95,5 @@ def make_container(endpoint: str) -> Container:
     signature = base64.b64encode(hmac.digest(base64.b64decode(KEY), text.encode(), hashlib.sha256)).decode()
     headers["Authorization"] = f"SharedKey {ACCOUNT}:{signature}"
     url = f"{endpoint}/{ACCOUNT}/{container.name}"
-    httpx2.put(url, params={"restype": "container"}, headers=headers).raise_for_status()
+    httpx2.put(url, params={"restype": "container"}, headers=headers, timeout=60).raise_for_status()
     return container

@@ -44,6 +44,6 @@ def num_counted(base_urls: Sequence[str], name: str, role: str) -> int:
     """The requests that the replicas' metrics have of the alias' stable version or of its canary."""
     total = 0.0
     for base_url in base_urls:
-        page = httpx2.get(f"{base_url}/metrics").raise_for_status().text
+        page = httpx2.get(f"{base_url}/metrics", timeout=60).raise_for_status().text
         total += Scrape.parse(page, 0.0).sum(COUNTED, adapter=name, role=role, outcome="ok")
     return int(total)

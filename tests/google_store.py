@@ -81,5 +81,5 @@ def google_store() -> Iterator[str]:
 
 def make_google_bucket(endpoint: str) -> GoogleBucket:
     bucket = GoogleBucket(endpoint)
-    httpx2.put(f"{endpoint}/{bucket.name}").raise_for_status()
+    httpx2.put(f"{endpoint}/{bucket.name}", timeout=60).raise_for_status()
     return bucket

@@ -38,5 +38,5 @@ class Listening:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     async def predict(self) -> int:
-        async with httpx2.AsyncClient(base_url=self.base_url) as client:
+        async with httpx2.AsyncClient(base_url=self.base_url, timeout=60) as client:
             return (await client.post("/v1/intent/predict", json={"inputs": "hello"})).status_code

@@ -64,5 +64,5 @@ def object_store() -> Iterator[str]:
 
 def make_bucket(endpoint: str) -> Bucket:
     bucket = Bucket(endpoint)
-    httpx2.put(f"{endpoint}/{bucket.name}").raise_for_status()
+    httpx2.put(f"{endpoint}/{bucket.name}", timeout=60).raise_for_status()
     return bucket

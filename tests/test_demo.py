@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from docs_pages import blocks_of
-from serve_process import ServeProcess, wait_for
+from serve_process import TIMEOUT_S, ServeProcess, wait_for
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "adapters" / "examples"
@@ -94,7 +94,7 @@ def send_line(line: str) -> dict[str, Any]:
     words = shlex.split(line)
     url = next(word for word in words if word.startswith("http://"))
     name, _, value = words[words.index("-H") + 1].partition(": ")
-    response = httpx2.post(url, content=words[words.index("-d") + 1].encode(), headers={name: value})
+    response = httpx2.post(url, content=words[words.index("-d") + 1].encode(), headers={name: value}, timeout=TIMEOUT_S)
     answer: dict[str, Any] = response.json()
     return answer
 
@@ -120,7 +120,7 @@ def test_the_printed_lines_give_right_answers(
 
 def test_a_long_context_is_answered_from_the_right_window(demo: ServeProcess) -> None:
     question = {"question": "Who founded the museum?", "context": LONG_CONTEXT}
-    body = httpx2.post(f"{demo.base_url}/v1/qa/predict", json={"inputs": question}, timeout=60).json()
+    body = httpx2.post(f"{demo.base_url}/v1/qa/predict", json={"inputs": question}, timeout=TIMEOUT_S).json()
     (output,) = body["outputs"]
     assert body["usage"]["tokens"] > 3000
     assert output["windows"] > 1

@@ -32,6 +32,7 @@ SETS: dict[str, tuple[str, Record]] = {
     "words": ("token-classification", tags),
     "shared": ("text-classification", single),  # a name that must not be taken for that of a phase
 }
+TIMEOUT_S = 900.0  # importing torch alone takes a minute where other work fills the cores
 NUM_STEPS = 2 * 20  # of a shared epoch: two sets of 160 examples
 
 
@@ -155,7 +156,7 @@ def test_a_killed_run_goes_on_in_whichever_phase(
     files = [tmp_path / f"{settings.name}.json" for settings in several]
     for file, settings in zip(files, several, strict=True):
         file.write_text(settings.model_dump_json())
-    done = subprocess.run([sys.executable, PROCESS, *files, place], capture_output=True, check=False, timeout=100)
+    done = subprocess.run([sys.executable, PROCESS, *files, place], capture_output=True, check=False, timeout=TIMEOUT_S)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert last_checkpoint(tmp_path / "killed" / "out.training" / phase) is not None
     steps: list[int] = []

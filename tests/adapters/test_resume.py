@@ -25,6 +25,7 @@ from synthetic import MakeSettings, settings_of
 from tiny import write_backbone
 
 PROCESS = Path(__file__).parents[1] / "train_process.py"
+TIMEOUT_S = 900.0  # importing torch alone takes a minute where other work fills the cores
 NUM_STEPS = 20  # of an epoch of the synthetic data
 OPTIONS: dict[str, Any] = {"epochs": 4, "patience": 4, "prefix_dropout": 0.2}
 
@@ -54,7 +55,7 @@ def killed(settings: TrainSettings, place: str, folder: Path) -> None:
     """Run in a process of its own until it kills itself."""
     file = folder / "settings.json"
     file.write_text(settings.model_dump_json())
-    done = subprocess.run([sys.executable, PROCESS, file, place], capture_output=True, check=False, timeout=100)
+    done = subprocess.run([sys.executable, PROCESS, file, place], capture_output=True, check=False, timeout=TIMEOUT_S)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 

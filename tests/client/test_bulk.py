@@ -37,7 +37,7 @@ class EchoServer:
     def _finish_backwards(self, inputs: list[str]) -> None:
         """The first batch answers only after a later one did."""
         if inputs[0] == "0":
-            assert self._later.wait(10)
+            assert self._later.wait(60)
         else:
             self._later.set()
 

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ import pexpect
 import pytest
 
 from real_parts import program
+from serve_process import wait_for
 
 README = Path(__file__).parents[2] / "client" / "README.md"
-TIMEOUT_S = 60
+TIMEOUT_S = 300  # a completion starts a Python each time, which takes long where other work fills the cores
 SETTING = re.compile(r"`(COMP_WORDBREAKS=[^`]+)`")
 
 
@@ -106,6 +108,12 @@ def test_bash_completes_commands_names_and_aliases(tmp_path: Path, rack: tuple[s
     assert asked == ["/v1/adapters/intent", "/v1/adapters/intent@latest"], shown
 
 
+def takes_keys(terminal: pexpect.spawn[str]) -> bool:
+    """Whether the shell's editor has them: before, the kernel gathers a line, and deletes it at the key that does."""
+    (_, _, _, modes, *_) = termios.tcgetattr(terminal.fileno())
+    return not modes & termios.ICANON
+
+
 @contextmanager
 def interactive(shell: str, environment: dict[str, str]) -> Iterator[pexpect.spawn[str]]:
     """It is ready for keys."""
@@ -116,6 +124,7 @@ def interactive(shell: str, environment: dict[str, str]) -> Iterator[pexpect.spa
     try:
         terminal.sendline("echo re''ady")
         terminal.expect("ready")
+        wait_for(lambda: takes_keys(terminal))
         yield terminal
     finally:
         terminal.close(force=True)

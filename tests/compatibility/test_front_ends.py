@@ -76,7 +76,7 @@ def test_a_quota_is_that_of_all_protocols_in_all_front_ends(wide_world: World) -
         ("v1/nobody/predict", {"inputs": TEXT}),
     ]
     statuses = [
-        httpx2.post(f"{wide_world.base_url}/{path}", json=body, headers={"X-API-Key": key}).status_code
+        httpx2.post(f"{wide_world.base_url}/{path}", json=body, headers={"X-API-Key": key}, timeout=60).status_code
         for _ in range(NUM_CALLS)
         for path, body in requests
     ]

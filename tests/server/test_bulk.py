@@ -18,6 +18,7 @@ from prefixrack.types import BulkLine
 from prefixrack_server.bulk import MEMORY_BYTES, Line, Outbox, split_lines
 from prefixrack_server.messages import RowFailure
 
+PATIENCE_S = 300.0  # for what never comes
 JSONL = {"Content-Type": "application/jsonl"}
 
 
@@ -220,8 +221,8 @@ async def test_a_client_that_reads_only_after_sending_all(ready: Any) -> None:
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
         for first in range(0, len(body), 1 << 20):
             writer.write(body[first : first + (1 << 20)])
-            await asyncio.wait_for(writer.drain(), 60)
-        answer = await asyncio.wait_for(reader.read(-1), 60)
+            await asyncio.wait_for(writer.drain(), PATIENCE_S)
+        answer = await asyncio.wait_for(reader.read(-1), PATIENCE_S)
         writer.close()
         await writer.wait_closed()
     text = re.sub(rb"\r\n[0-9a-f]+\r\n", b"", answer)  # without the borders of HTTP's chunks

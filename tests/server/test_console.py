@@ -652,7 +652,7 @@ def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -
     page.get_by_role("button", name="Make key").click()
     secret = page.locator(".secret").inner_text()
     key_id = id_of(secret)
-    answer = httpx2.get(f"{world.process.base_url}/v1/adapters", headers={"X-API-Key": secret})
+    answer = httpx2.get(f"{world.process.base_url}/v1/adapters", headers={"X-API-Key": secret}, timeout=60)
     assert answer.status_code == 200
     page.get_by_role("button", name="Done").click()
     assert secret not in page.content()
@@ -667,7 +667,7 @@ def test_keys_are_made_shown_once_and_revoked(world: World, open_tab: OpenTab) -
     row.get_by_role("button", name="Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     row.wait_for(state="detached")
-    answer = httpx2.get(f"{world.process.base_url}/v1/adapters", headers={"X-API-Key": secret})
+    answer = httpx2.get(f"{world.process.base_url}/v1/adapters", headers={"X-API-Key": secret}, timeout=60)
     assert answer.status_code == 401
 
 

@@ -55,7 +55,7 @@ def make_version(bundles: Any, tmp_path: Path) -> Any:
 
 
 async def until_it_answers(registry: Registry) -> None:
-    for _ in range(200):
+    for _ in range(2000):
         try:
             await registry.revision()
             return

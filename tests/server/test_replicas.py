@@ -21,7 +21,7 @@ from postgres_process import PostgresServer
 from prefixrack import APIConnectionError, APIStatusError, Client, NotFoundError
 from prefixrack_adapters.backbone import Backbone
 from real_parts import running_postgres
-from serve_process import ServeProcess, wait_for
+from serve_process import TIMEOUT_S, ServeProcess, wait_for
 from specimens import PROBES, Specimen, is_close, make_specimens
 from tiny import write_backbone
 
@@ -60,7 +60,10 @@ class Pair:
 
     def post(self, replica: int, ref: str) -> httpx2.Response:
         url = f"{self.replicas[replica].base_url}/v1/{ref}/predict"
-        return httpx2.post(url, json={"inputs": PROBES[0]}, timeout=60)
+        return httpx2.post(url, json={"inputs": PROBES[0]}, timeout=TIMEOUT_S)
+
+    def health(self, replica: int) -> Any:
+        return httpx2.get(f"{self.replicas[replica].base_url}/health/ready", timeout=TIMEOUT_S).json()
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +161,7 @@ def test_predictions_go_on_while_the_database_is_away(pair: Pair) -> None:
             assert (refused.value.status, refused.value.code) == (503, "registry_unavailable")
             assert refused.value.retry_after == 1
             assert pair.answers(replica, "known", known)
-            assert httpx2.get(f"{pair.replicas[replica].base_url}/health/ready").json() == {
-                "ready": True,
-                "registry": False,
-            }
+            assert pair.health(replica) == {"ready": True, "registry": False}
     finally:
         pair.postgres.start()
     wait_for(lambda: is_taken(pair, "known", late))
@@ -184,8 +184,7 @@ def test_what_a_killed_replica_acknowledged_the_other_answers(pair: Pair) -> Non
 
     def upload_until_cut_off() -> None:
         with pair.client(0) as client:
-            while True:
-                specimen = pair.specimen()
+            for specimen in pair.specimens[pair.num_used :]:  # so many that some are left
                 try:
                     acknowledged[client.push("durable", specimen.folder).version] = specimen
                 except APIConnectionError:
