@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx2
+import psutil
 
 PREFIXRACK = (sys.executable, "-c", "from prefixrack.cli.app import main; main()")
 # A bound for what hangs; nothing waits that long otherwise.
@@ -91,15 +92,25 @@ class ServeProcess:
         return self._process.wait(TIMEOUT_S)
 
     def kill(self) -> None:
-        """kill -9, if it runs."""
+        """kill -9, if it runs. Its parts end by themselves; until they have, they listen on the port."""
+        parts = psutil.Process(self.pid).children() if self.is_running else []
         if self.is_running:
             self.send_signal(signal.SIGKILL)
         if self._process is not None:
             self.wait()
+        wait_for(lambda: not any(map(is_alive, parts)))
 
     def _await_ready(self) -> None:
         wait_for(lambda: self.is_ready() or not self.is_running)
         assert self.is_running, f"the server did not start; it said: {self.output()[-4000:]}"
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """What has ended may be there still, until somebody has asked for its exit code."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:

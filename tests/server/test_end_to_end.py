@@ -33,6 +33,7 @@ from tiny import WORDS, write_backbone, write_random_bundle
 
 KEY_PATTERN = re.compile(r"pr_[0-9a-f]+_[\w-]{43}")
 NUM_ACKNOWLEDGED = 5
+SETTINGS = {"PREFIXRACK_HTTP__STALL_TIMEOUT_S": "600"}  # an upload stalls until the server is killed
 BUNDLES: dict[str, dict[str, Any]] = {
     "intent": {"task": "text-classification", "labels": ("no", "maybe", "yes")},
     "names": {"task": "token-classification", "labels": ("O", "B-X", "B-Y", "I-X")},
@@ -73,7 +74,7 @@ class World:
 
     def post(self, ref: str, body: Any) -> tuple[int, dict[str, Any]]:
         """What curl does: one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.process.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.process.port, timeout=TIMEOUT_S)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
         try:
             connection.request("POST", f"/v1/{ref}/predict", json.dumps(body).encode(), headers)
@@ -97,7 +98,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         write_random_bundle(folder / "bundles" / name, backbone.spec, name=name, **options)
     paths = {"backbone": folder / "backbone", "state-dir": folder / "state", "adapters": folder / "bundles"}
     arguments = [f"--{option}={path}" for option, path in paths.items()]
-    process = ServeProcess(folder, "serve", "--dtype=float32", *arguments, *request.param)  # compared to the last bits
+    process = ServeProcess(
+        folder, "serve", "--dtype=float32", *arguments, *request.param, environment=SETTINGS
+    )  # compared to the last bits
     world = World(process, backbone, folder, make_specimens(backbone, folder / "specimens", 40))
     try:
         live_first_life(world)
@@ -157,7 +160,9 @@ def test_the_admin_key_is_printed_once_and_goes_on_working(server: World) -> Non
     assert not KEY_PATTERN.findall(server.process.output())
     with server.client() as client:
         assert len(list(client.list_keys())) == 1
-    anonymous = httpx2.post(f"{server.process.base_url}/v1/intent/predict", json={"inputs": "the cat"})
+    anonymous = httpx2.post(
+        f"{server.process.base_url}/v1/intent/predict", json={"inputs": "the cat"}, timeout=TIMEOUT_S
+    )
     assert (anonymous.status_code, anonymous.json()["code"]) == (401, "missing_key")
 
 
@@ -248,7 +253,7 @@ def test_a_new_version_is_served_at_once_while_requests_run(server: World) -> No
 
 def predictions(server: World, counter: str) -> float:
     """How many the server says it has answered."""
-    metrics = httpx2.get(f"{server.process.base_url}/metrics").text
+    metrics = httpx2.get(f"{server.process.base_url}/metrics", timeout=TIMEOUT_S).text
     counted = [line for line in metrics.splitlines() if line.startswith(counter)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in counted)
 
@@ -270,7 +275,7 @@ def test_requests_are_counted_whoever_answers_them(server: World, counter: str) 
 
 def test_health_metrics_and_description(server: World) -> None:
     server.output("intent", "the cat")
-    with httpx2.Client(base_url=server.process.base_url) as http:
+    with httpx2.Client(base_url=server.process.base_url, timeout=TIMEOUT_S) as http:
         assert http.get("/health/live").json() == {"live": True}
         assert http.get("/health/ready").json() == {"ready": True, "registry": True}
         metrics = http.get("/metrics")

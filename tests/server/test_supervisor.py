@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from prefixrack_adapters.spec import BackboneSpec
-from serve_process import TIMEOUT_S, ServeProcess, wait_for
+from serve_process import TIMEOUT_S, ServeProcess, is_alive, wait_for
 from tiny import write_backbone, write_random_bundle
 
 NUM_FRONT_ENDS = 2
@@ -50,14 +50,6 @@ class World:
     def metric(self, name: str) -> float:
         lines = self.get("/metrics").text.splitlines()
         return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} "))
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """What has ended may be there still, until somebody has asked for its exit code."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def words_of(process: psutil.Process) -> list[str]:
@@ -179,7 +171,8 @@ def test_a_server_that_lost_its_engine_says_so(server: World) -> None:
 
 def test_nothing_outlives_a_killed_supervisor(server: World) -> None:
     children = server.children()
-    server.process.kill()
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
     wait_for(lambda: not any(is_alive(child) for child in children))
     server.process.start()
     assert server.predict().status_code == 200
