@@ -144,7 +144,7 @@ packs = st.lists(kinds, min_size=1, max_size=5).flatmap(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=ANY_FIXTURES)
+@settings(max_examples=100, suppress_health_check=ANY_FIXTURES)
 @given(members=packs, seed=st.integers(0, 2**32 - 1))
 def test_any_pack_equals_solo_reference_runs(world: World, members: list[tuple[Kind | None, int]], seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -198,7 +198,7 @@ def random_input(task: str, num_words: int, generator: np.random.Generator) -> o
 
 # The same examples always: where the two best of many candidates are within rounding, either is the right answer, and
 # now and then a new example would have such two.
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=ANY_FIXTURES)
+@settings(max_examples=40, derandomize=True, suppress_health_check=ANY_FIXTURES)
 @given(
     asked=st.lists(st.tuples(kinds, st.integers(1, 300)), min_size=1, max_size=6),
     max_rows=st.integers(1, 12),

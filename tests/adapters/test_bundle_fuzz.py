@@ -15,7 +15,7 @@ from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.spec import BackboneSpec
 from tiny import write_random_bundle
 
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

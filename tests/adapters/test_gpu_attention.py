@@ -53,7 +53,7 @@ def both(
     return seen, wanted
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 40), st.integers(0, 70)), min_size=1, max_size=5),
     mask=st.sampled_from(["none", "causal", "window", "causal and window", "context"]),

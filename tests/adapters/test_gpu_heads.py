@@ -25,7 +25,7 @@ def random_head(generator: torch.Generator, widths: list[int], activation: str |
     return Head("first_token", layers)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     heads=st.lists(
         st.tuples(

@@ -63,7 +63,7 @@ def test_hidden_states_are_close_to_those_in_float32(family: str, activation: st
     assert 0 < float((seen - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < 0.03
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 3)), min_size=2, max_size=20), st.integers(0, 999))
 def test_a_row_has_the_same_answer_alone_and_in_any_pack(
     quantised: Backbone, kinds: list[tuple[int, int]], seed: int

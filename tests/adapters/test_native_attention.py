@@ -62,7 +62,7 @@ def both(
     return seen, wanted
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 40)), min_size=1, max_size=9),
     head_dim=st.sampled_from([16, 32, 48, 64]),
@@ -94,7 +94,7 @@ def test_scores_far_apart_neither_overflow_nor_vanish(attention: NativeAttention
     assert (seen - wanted).abs().max() <= 1e-3 * wanted.abs().max()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(st.integers(1, 130), st.integers(0, 128)), min_size=1, max_size=20),
     head_dim=st.sampled_from([16, 32, 48, 64, 80]),

@@ -49,7 +49,7 @@ def both(
     return outputs[0], outputs[1]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     rows=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 20), st.integers(0, 40)), min_size=1, max_size=8),
     mask=st.sampled_from(["none", "causal", "window", "causal and window", "context"]),

@@ -48,7 +48,7 @@ HEADS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     distinct=st.lists(st.one_of(st.none(), HEADS), min_size=1, max_size=8),
     repeats=st.integers(1, 2),

@@ -285,7 +285,7 @@ def by_double_loop(
     return [(start, end, -negative) for negative, start, end in ranked[:n_best]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_words=st.integers(1, 90),
     n_best=st.integers(1, 30),

@@ -631,7 +631,7 @@ class AsynchronousEngineMachine(EngineMachine):
 TestEngineMachine = EngineMachine.TestCase
 TestAsynchronousEngineMachine = AsynchronousEngineMachine.TestCase
 for case in (TestEngineMachine, TestAsynchronousEngineMachine):
-    case.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+    case.settings = settings(max_examples=60, stateful_step_count=50)
 
 
 def test_loaders_do_not_take_the_engines_threads() -> None:

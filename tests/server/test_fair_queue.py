@@ -285,7 +285,7 @@ def test_dead_entries_and_idle_tenants_do_not_pile_up() -> None:
     lengths=st.lists(st.integers(1, 2 * PACK_TOKENS), min_size=1, max_size=8),
     num_packs=st.integers(1, 60),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_backlogged_tenants_differ_by_less_than_a_pack(
     weights: list[float], lengths: list[int], num_packs: int
 ) -> None:
