@@ -13,6 +13,8 @@ from real_parts import missing, program
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+PATIENCE_MS = 120_000  # where others use the machine
+
 
 @contextmanager
 def running_chromium() -> Iterator[Browser]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from chromium import running_chromium
+from chromium import PATIENCE_MS, running_chromium
 from prefixrack import Client
 from serve_process import ServeProcess
 
@@ -141,7 +141,7 @@ def take(browser: Browser, address: str, key: str, shot: Shot, file: Path, size:
         color_scheme=shot.scheme, viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce"
     )
     context.add_init_script(f"sessionStorage.setItem('prefixrack.key', '{key}')")
-    context.set_default_timeout(120_000)  # where others use the machine
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(f"{address}/console#/{shot.place}")
     page.locator("h1").first.wait_for()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -124,6 +125,14 @@ def rack(wire: Any, code: str | None = None) -> Callable[[httpx2.Request], httpx
     return respond
 
 
+@pytest.fixture
+def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at it takes a millisecond: a tenth of a second has the same requests on any machine."""
+    looks = itertools.count()
+    monkeypatch.setattr("prefixrack.load.perf_counter", lambda: next(looks) / 1000)
+
+
+@pytest.mark.usefixtures("own_clock")
 def test_bench_reports_latencies(run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "answers", Endless(rack(wire)))
     result = run("bench", "--duration", "0.2", "--concurrency", "2", "--json")
@@ -138,6 +147,7 @@ def test_bench_reports_latencies(run: Run, script: Any, wire: Any, monkeypatch: 
     assert "p99" in shown
 
 
+@pytest.mark.usefixtures("own_clock")
 def test_bench_with_failures_is_exit_code_1(
     run: Run, script: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

@@ -31,7 +31,7 @@ def test_examples_print_what_they_say(world: World, example: str) -> None:
     python = kserve_python() if "from kserve" in example else sys.executable
     environment = {**os.environ, "PREFIXRACK_API_KEY": world.key, "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, timeout=180, check=False, env=environment
+        [python, "-c", code], capture_output=True, text=True, timeout=600, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.splitlines() == expected

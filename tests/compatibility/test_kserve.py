@@ -20,7 +20,7 @@ CALLS = Path(__file__).with_name("kserve_calls.py")
 def seen(world: World) -> dict[str, Any]:
     """What the client got."""
     command = [kserve_python(), "-I", str(CALLS), world.base_url, world.key]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

@@ -87,8 +87,15 @@ def asked_alone(port: int, name: str) -> list[str]:
 
 
 def replica_processes() -> list[psutil.Process]:
-    mine = psutil.Process().children(recursive=True)
-    return [process for process in mine if process.is_running() and PROCESS in " ".join(process.cmdline())]
+    return [process for process in psutil.Process().children(recursive=True) if is_replica(process)]
+
+
+def is_replica(process: psutil.Process) -> bool:
+    """Ray starts and ends others meanwhile."""
+    try:
+        return process.is_running() and PROCESS in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def live(port: int, names: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from chromium import running_chromium, violations
+from chromium import PATIENCE_MS, running_chromium, violations
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -50,6 +50,7 @@ def watched(browser: Browser, address: str, scheme: Scheme, size: tuple[int, int
     """A tab, and what it complained of or asked another host for."""
     complaints: list[str] = []
     page = browser.new_context(color_scheme=scheme, viewport={"width": size[0], "height": size[1]}).new_page()
+    page.set_default_timeout(PATIENCE_MS)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
     page.on("request", lambda asked: None if is_from(address, asked.url) else complaints.append(asked.url))

@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 from docs_commands.programs import main
 
@@ -88,8 +89,10 @@ if __name__ == "__main__":
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(sys.argv[1])
+        draft = Path(f"{sys.argv[1]}.draft")
+        listener.bind(str(draft))
         listener.listen()
+        draft.rename(sys.argv[1])  # whoever finds it can connect
         attend(listener)
     code = exit_code(main)
     sys.stdout.flush()

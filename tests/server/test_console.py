@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx2
 import pytest
 
-from chromium import running_chromium, violations
+from chromium import PATIENCE_MS, running_chromium, violations
 from real_parts import missing
 from serve_process import ServeProcess
 
@@ -52,7 +52,7 @@ class World:
 
     def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.key}"} | options.pop("headers", {})
-        response = httpx2.request(method, f"{self.process.base_url}/{path}", headers=headers, **options)
+        response = httpx2.request(method, f"{self.process.base_url}/{path}", headers=headers, timeout=60, **options)
         assert response.is_success, response.text
         return response
 
@@ -133,6 +133,7 @@ def open_tab(browser: Browser, world: World) -> Iterator[OpenTab]:
         context = browser.new_context(
             color_scheme=scheme, viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce"
         )
+        context.set_default_timeout(PATIENCE_MS)
         if key is not None:
             context.add_init_script(
                 f"sessionStorage.getItem('seen') ?? sessionStorage.setItem('prefixrack.key', '{key}')"

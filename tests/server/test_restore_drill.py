@@ -161,7 +161,7 @@ def run_drill(folder: Path, environment: dict[str, str]) -> str:
         env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"} | environment | {"PATH": path},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=5 * TIMEOUT_S,  # six commands and a server
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
