@@ -52,11 +52,11 @@ class PostgresServer:
 
     def start(self) -> None:
         options = f"{OPTIONS} -k {self.folder}"
-        self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "-l", self.folder / "log", "start")
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", TIMEOUT_S, "-o", options, "-l", self.folder / "log", "start")
 
     def stop(self, mode: str = "fast") -> None:
         """`immediate` is a crash: clients are cut off, and the next start recovers."""
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", TIMEOUT_S, "-m", mode, "stop")
 
     def close(self) -> None:
         if (self._data / "postmaster.pid").exists():
@@ -83,7 +83,7 @@ class PostgresServer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                timeout=TIMEOUT_S,
+                timeout=2 * TIMEOUT_S,
                 check=False,
                 **self._as_user,
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from real_parts import missing
 NUM_FRONT_ENDS = 2
 NUM_CALLS = 8  # on connections of their own: so many do not all go to one front end
 QUOTA = 9
+NUM_TRIES = 5
 TEXT = "play the next song"
 
 
@@ -63,11 +66,7 @@ def test_every_front_end_embeds(wide_world: World) -> None:
 
 
 def test_a_quota_is_that_of_all_protocols_in_all_front_ends(wide_world: World) -> None:
-    """The turn of a minute, should it come, lets a few more through."""
-    with Client(wide_world.base_url, wide_world.admin_key) as admin:
-        admin.create_tenant("limited", quotas={"requests_per_minute": QUOTA})
-        key = admin.create_key(["tenant:admin"], tenant="limited").secret
-        assert key is not None
+    """Where a minute turned meanwhile, which lets a few more through, another tenant asks."""
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [TEXT]}
     requests = [
         ("hf/nobody", {"inputs": TEXT}),
@@ -75,13 +74,25 @@ def test_a_quota_is_that_of_all_protocols_in_all_front_ends(wide_world: World) -
         ("v1/embeddings", {"model": "nobody", "input": TEXT}),
         ("v1/nobody/predict", {"inputs": TEXT}),
     ]
-    statuses = [
-        httpx2.post(f"{wide_world.base_url}/{path}", json=body, headers={"X-API-Key": key}, timeout=60).status_code
-        for _ in range(NUM_CALLS)
-        for path, body in requests
-    ]
-    assert set(statuses) == {404, 429}
-    assert QUOTA <= statuses.count(404) < 1.5 * QUOTA
+    for number in range(NUM_TRIES):
+        key = key_of_limited(wide_world, f"limited-{number}")
+        minute = time.time() // 60
+        statuses = Counter(
+            httpx2.post(f"{wide_world.base_url}/{path}", json=body, headers={"X-API-Key": key}, timeout=60).status_code
+            for _ in range(NUM_CALLS)
+            for path, body in requests
+        )
+        if time.time() // 60 == minute:
+            break
+    assert statuses == {404: QUOTA, 429: len(requests) * NUM_CALLS - QUOTA}
+
+
+def key_of_limited(world: World, tenant: str) -> str:
+    with Client(world.base_url, world.admin_key) as admin:
+        admin.create_tenant(tenant, quotas={"requests_per_minute": QUOTA})
+        key = admin.create_key(["tenant:admin"], tenant=tenant).secret
+    assert key is not None
+    return key
 
 
 def test_what_one_front_end_took_in_is_a_model_in_the_others(wide_world: World) -> None:

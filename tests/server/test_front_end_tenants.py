@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tiny import write_backbone, write_random_bundle
 NUM_FRONT_ENDS = 2
 NUM_CALLS = 40  # on connections of their own: so many do not all go to one front end
 QUOTA = 10
+NUM_TRIES = 5
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +62,17 @@ def predict(process: ServeProcess, key: str) -> httpx2.Response:
 
 
 def test_a_quota_is_that_of_all_front_ends(process: ServeProcess, admin: Client, folder: Path) -> None:
-    """The turn of a minute, should it come, lets a few more through; two that count apart let through twice as many."""
-    admin.create_tenant("limited", quotas={"requests_per_minute": QUOTA})
-    key = key_of(admin, "limited")
-    admin.push("limited:intent", folder / "intent")
-    statuses = [predict(process, key).status_code for _ in range(NUM_CALLS)]
-    assert set(statuses) == {200, 429}
-    assert QUOTA <= statuses.count(200) < 1.5 * QUOTA
+    """Where a minute turned meanwhile, which lets a few more through, another tenant asks."""
+    for number in range(NUM_TRIES):
+        tenant = f"limited-{number}"
+        admin.create_tenant(tenant, quotas={"requests_per_minute": QUOTA})
+        key = key_of(admin, tenant)
+        admin.push(f"{tenant}:intent", folder / "intent")
+        minute = time.time() // 60
+        statuses = Counter(predict(process, key).status_code for _ in range(NUM_CALLS))
+        if time.time() // 60 == minute:
+            break
+    assert statuses == {200: QUOTA, 429: NUM_CALLS - QUOTA}
 
 
 def test_tenants_are_apart_in_every_front_end(process: ServeProcess, admin: Client, folder: Path) -> None:
