@@ -41,7 +41,9 @@ def parse_line(index: int, line: str | bytes) -> FileLine:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        message = f'line {index + 1} is no JSON ({error}): write one input a line, as in "a text", with the quotes'
+        # Of a line that is taken alone its own number would only confuse.
+        problem = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        message = f'line {index + 1} is no JSON ({problem}): write one input a line, as in "a text", with the quotes'
         return FileLine(index, error=InputError(code="malformed_json", message=message))
     if isinstance(value, dict) and "inputs" in value:
         return FileLine(index, id=value.get("id"), given=value["inputs"])

@@ -239,6 +239,7 @@ def test_the_help_shows_options_in_groups(app: typer.Typer) -> None:
         (["--learning-rate", "0"], "option learning_rate: "),
         (["--prefix-dtype", "int8"], "option prefix_dtype: "),
         (["--column", "text"], "--column takes canonical=yours, e.g. text=premise; seen ['text']"),
+        (["--labels", "cat,,dog"], "--labels is 'cat,,dog': give names with commas between, none of them empty"),
         (["--column", "text=premise"], "no column 'premise'"),
         (["--backbone", "./nowhere"], "./nowhere is no folder"),
         (["--train", "[bold]missing.jsonl"], "[bold]missing.jsonl does not exist"),

@@ -97,6 +97,9 @@ def test_a_list_in_json(tmp_path: Path) -> None:
         ("a.csv", "text,label\na,x\n\nb,y,z\n", "line 4: 3 cells where the header names 2"),
         ("a.csv", "text,label\na\n", "line 2: 1 cells where the header names 2"),
         ("a.csv", "text,label,text\na,x,b\n", "line 1: the header names ['text'] twice"),
+        ("a.csv", "text;label\na;x\n", "line 1: the header is one cell with ';' in it: the cells of a csv are"),
+        ("a.csv", "text\tlabel\na\tx\n", "line 1: the header is one cell with '\\t' in it: "),
+        ("a.tsv", "text,label\na,x\n", "line 1: the header is one cell with ',' in it: "),
     ],
 )
 def test_a_broken_record_is_named(tmp_path: Path, name: str, text: str, mentions: str) -> None:

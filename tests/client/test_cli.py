@@ -212,6 +212,7 @@ def test_a_file_of_lines(run: Run, script: Any, wire: Any, tmp_path: Path) -> No
         "malformed_json",
     ]
     assert answers[2]["id"] == 7
+    assert answers[1]["error"]["message"].startswith("line 2 is no JSON (Expecting value, column 1): write one input")
 
 
 def test_lines_from_stdin_for_people(run: Run, script: Any, wire: Any) -> None:

@@ -93,6 +93,24 @@ async def test_validation_never_echoes_the_input(server: Any, body: bytes) -> No
     assert "secret-input" not in response.text
 
 
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        (
+            "/v1/adapters?limit=many",
+            "query.limit: Input should be a valid integer, unable to parse string as an integer; seen 'many'",
+        ),
+        ("/v1/adapters?limit=0", "query.limit: Input should be greater than or equal to 1; seen '0'"),
+        ("/admin/v1/usage?since=" + "ü" * 99, "; seen '" + "\\xfc" * 40 + "'"),
+        ("/admin/v1/adapters/intent/versions/0", "path.number: Input should be greater than or equal to 1; seen '0'"),
+    ],
+)
+async def test_a_value_in_the_address_is_shown(server: Any, path: str, detail: str) -> None:
+    response = await server.client.get(path)
+    assert response.status_code == 422
+    assert detail in response.json()["detail"]
+
+
 async def test_small_routes_take_small_bodies(server: Any) -> None:
     headers = {"Content-Type": "application/json"}
     url = "/admin/v1/adapters/intent/aliases/production"

@@ -86,3 +86,7 @@ async def test_names_that_no_key_can_have(serving: Any, name: str) -> None:
             "/admin/v1/keys", content=content, headers={"Content-Type": "application/json"}
         )
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        if name == "two\nlines":
+            assert answer.json()["detail"].startswith(
+                "name is 'two\\nlines': 1 to 100 printable characters are allowed"
+            )

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from prefixrack.errors import Fault, InvalidRequest
-from prefixrack_adapters.commands.shared import quiet_transformers, refuse
+from prefixrack.errors import Fault
+from prefixrack_adapters.commands.shared import label_names, quiet_transformers, refuse
 
 
 def import_bundle(
@@ -45,7 +45,7 @@ def import_bundle(
             out,
             check=check,
             task=task,
-            labels=_names(labels),
+            labels=label_names(labels),
             name=name,
             tower=tower,
             max_len=max_len,
@@ -59,14 +59,6 @@ def import_bundle(
         typer.echo(json.dumps(report.as_json()))
     else:
         _print_import(report)
-
-
-def _names(labels: str | None) -> list[str] | None:
-    """Labels split at commas; a comma inside a name is not provided for."""
-    names = [label.strip() for label in (labels or "").split(",")]
-    if labels is not None and not all(names):
-        raise InvalidRequest(f"--labels is {labels!r}: give names with commas between, none of them empty")
-    return names if labels is not None else None
 
 
 def _print_import(report: Any) -> None:

@@ -22,6 +22,16 @@ def column_mapping(columns: Sequence[str]) -> dict[str, str]:
     return {left: right for left, _, right in pairs}
 
 
+def label_names(labels: str | None) -> list[str] | None:
+    """Labels split at commas; a comma inside a name is not provided for."""
+    if labels is None:
+        return None
+    names = [label.strip() for label in labels.split(",")]
+    if not all(names):
+        raise InvalidRequest(f"--labels is {labels!r}: give names with commas between, none of them empty")
+    return names
+
+
 def quiet_transformers() -> None:
     """Its own progress bars would run through ours."""
     from transformers.utils import logging

@@ -20,7 +20,14 @@ from rich.table import Column, Table
 
 from prefixrack.errors import Fault, InvalidRequest, told
 from prefixrack_adapters.commands import train_options as options
-from prefixrack_adapters.commands.shared import column_mapping, print_scores, printable, quiet_transformers, refuse
+from prefixrack_adapters.commands.shared import (
+    column_mapping,
+    label_names,
+    print_scores,
+    printable,
+    quiet_transformers,
+    refuse,
+)
 from prefixrack_adapters.embedded import EMBEDDED, resolve_backbone
 
 if TYPE_CHECKING:
@@ -234,13 +241,13 @@ def _on_leftovers(resume: bool, restart: bool) -> str | None:
 
 def _common(given: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     """Settings that all data sets of a run share."""
-    layers, labels = given["prefix_layers"], given["labels"]
+    layers = given["prefix_layers"]
     return given | {
         "columns": column_mapping(columns),
         "command": portable_command(sys.argv[1:], os.environ),
         "backbone": resolve_backbone(given["backbone"]),
         "prefix_layers": None if layers is None else layers.split(","),
-        "labels": None if labels is None else [label.strip() for label in labels.split(",")],
+        "labels": label_names(given["labels"]),
         "trackers": given["trackers"] or [],
     }
 

@@ -264,9 +264,9 @@ def _check_limited(scopes: Iterable[str], patterns: Iterable[str]) -> None:
 def _check_name(name: str | None) -> None:
     """Raises InvalidRequest for what would not be seen as it is."""
     if name is not None and not (0 < len(name) <= MAX_NAME_LEN and name.isprintable() and name == name.strip()):
+        seen = f"is {name!a}" if len(name) <= MAX_NAME_LEN else f"has {len(name)} characters"
         raise InvalidRequest(
-            f"name has {len(name)} characters: 1 to {MAX_NAME_LEN} printable ones are allowed, none of them a space at "
-            "an end"
+            f"name {seen}: 1 to {MAX_NAME_LEN} printable characters are allowed, none of them a space at an end"
         )
 
 

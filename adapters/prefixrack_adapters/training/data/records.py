@@ -21,6 +21,7 @@ from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.training.data.streams import folder_rows, hub_rows, parquet_rows, text_pieces
 
 ALLOWED = "jsonl, json, csv or tsv (optionally .gz) or parquet"
+SEPARATORS = (";", "\t", "|", ",")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 
 
@@ -136,7 +137,7 @@ def _table(path: Path, dialect: type[csv.Dialect]) -> Iterator[Record]:
         if not cells:
             continue
         if header is None:
-            header = _checked_header(cells, f"{path}, line {line}")
+            header = _checked_header(cells, dialect.delimiter, f"{path}, line {line}")
         elif len(cells) != len(header):
             raise InvalidRequest(
                 f"{path}, line {line}: {len(cells)} cells where the header names {len(header)}: quote cells that hold "
@@ -161,7 +162,13 @@ def _rows_with_lines(reader: Any, path: Path) -> Iterator[tuple[list[str], int]]
             ) from None
 
 
-def _checked_header(names: list[str], place: str) -> list[str]:
+def _checked_header(names: list[str], delimiter: str, place: str) -> list[str]:
+    others = [mark for mark in SEPARATORS if mark != delimiter and mark in names[0]]
+    if len(names) == 1 and others:
+        raise InvalidRequest(
+            f"{place}: the header is one cell with {others[0]!r} in it: the cells of a csv are separated by commas, "
+            "those of a tsv by tabs"
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidRequest(f"{place}: the header names {twice} twice: each column needs a name of its own")
