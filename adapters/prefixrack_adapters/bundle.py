@@ -61,7 +61,9 @@ def file_sha256(path: Path) -> str:
 
 
 def check_files(folder: Path) -> None:
-    """Raises MalformedBundle, naming the file that is missing."""
+    """Raises MalformedBundle, naming the folder or the file that is missing."""
+    if not folder.is_dir():
+        raise MalformedBundle(f"there is no folder {folder}: a bundle is {MANIFEST_FILE} and {TENSORS_FILE} in one")
     for name in (MANIFEST_FILE, TENSORS_FILE):
         if not (folder / name).is_file():
             raise MalformedBundle(f"{folder} has no {name}: a bundle is {MANIFEST_FILE} and {TENSORS_FILE}")

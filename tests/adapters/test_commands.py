@@ -337,6 +337,8 @@ def test_evaluate_names_what_is_missing_of_a_bundle(
     assert result.exit_code == 2
     assert "malformed_bundle" in result.stderr
     assert "has no adapter.json" in result.stderr
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "nowhere"), *common])
+    assert f"malformed_bundle: there is no folder {tmp_path / 'nowhere'}: a bundle is" in result.stderr
 
 
 def test_options_that_the_shell_misspells_exit_with_2(app: typer.Typer, train_options: list[str]) -> None:
