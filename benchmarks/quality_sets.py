@@ -74,13 +74,13 @@ def recipe(method: str, one: QualitySet, num_train: int) -> dict[str, Any]:
         case "fine-tuning":
             return sizes | _fine_tuning(one, num_train)
         case "prompt-tuning":
-            return sizes | {"learning_rate": 3e-2, "head_learning_rate": 1e-3}
+            return sizes | {"learning_rate": 3e-2, "head_learning_rate": 1e-3} | _many_steps(one)
         case "p-tuning-v2":
-            return sizes | _prefix(one)
+            return sizes | _prefix(one) | _many_steps(one)
         case "multitask":  # one size of batch: that of the joint phase is the first data set's
             tune_epochs = 20 if num_train < SMALL else 5
-            tuning = {"epochs": 8, "tune_epochs": tune_epochs, "tune_learning_rate": 1e-2}
-            return sizes | _prefix(one) | tuning | {"batch_size": 32}
+            tuning = {"tune_epochs": tune_epochs, "tune_learning_rate": 1e-2}
+            return sizes | _prefix(one) | tuning | {"batch_size": 32} | _many_steps(one) | {"epochs": 8}
     return sizes
 
 
@@ -104,21 +104,28 @@ def _sizes(num_train: int) -> dict[str, Any]:
     return common | {"batch_size": 32, "epochs": 15}
 
 
+def _many_steps(one: QualitySet) -> dict[str, Any]:
+    """Roles and answers are spans that depend on other words of the row: a prefix finds them late, in many steps."""
+    return {"roles": {"batch_size": 8, "epochs": 20}, "qa": {"batch_size": 8}}.get(one.group, {})
+
+
 def _prefix(one: QualitySet) -> dict[str, Any]:
-    """Through an MLP, but for several labels, where it stays at the majority, and for answers, which it finds late."""
-    raw = {"prefix_len": 32, "prefix_init": "words", "head_learning_rate": 3e-3}
-    if one.kind == "question answering":
-        return raw | {"learning_rate": 5e-2}
+    """Through an MLP, but for several labels, where it stays at the majority."""
     if one.has_many_labels:
-        return raw | {"learning_rate": 2e-2}
+        return {"prefix_len": 32, "prefix_init": "words", "learning_rate": 2e-2, "head_learning_rate": 3e-3}
     narrow_mlp = {"reparameterization": "mlp", "reparameterization_size": 96}  # a wider one trains over 3 % of a model
     return narrow_mlp | {"prefix_len": 32, "learning_rate": 1e-3, "head_learning_rate": 2e-3}
 
 
 def labels_of_set(data: Path, name: str) -> list[str] | None:
-    """All labels of a data set, of which a subset may show only some; None where they have no names."""
+    """All labels of a data set, of which a subset may show only some; None where they have no names.
+
+    A data set that is made for several tasks names the column of each.
+    """
     described = json.loads((data / name / "dataset.json").read_text(encoding="utf-8"))
     labels = described.get("labels")
+    if isinstance(labels, dict):
+        labels = labels[{TAGS: "tags", PAIR: "label"}[SETS[name].task]]
     return None if labels is None or SETS[name].task == CHOICE else [str(label) for label in labels]
 
 
