@@ -326,10 +326,14 @@ class EngineThread:
 
     def _land(self, flight: Flight) -> list[RowDone]:
         answers = self._runner.land(flight)
-        num_tokens = sum(queued.num_tokens for queued in flight.rows)
         began_at, self._landed_at = max(flight.started_at, self._landed_at), self._clock()
-        with self._wake:
+        num_tokens = sum(queued.num_tokens for queued in flight.rows)
+        with self._wake:  # whoever asks for `stats` sees all of a pack or nothing of it
             self._admission.end(num_tokens, self._landed_at - began_at, self._landed_at, is_full=flight.is_full)
+            self._count(flight, answers, num_tokens, began_at)
+        return answers
+
+    def _count(self, flight: Flight, answers: Sequence[RowDone], num_tokens: int, began_at: float) -> None:
         self._num_packs += 1
         self._num_rows += len(flight.rows)
         self._num_tokens += num_tokens
@@ -340,7 +344,6 @@ class EngineThread:
         self._pack_seconds.add(answers[0].compute_ms / 1e3)
         for answer in answers:
             self._queue_seconds.add(answer.queue_ms / 1e3)
-        return answers
 
     def _shrink(self, num_tokens: int) -> None:
         """A pack of so many tokens was too large for the memory there is: packs have half of that from now on."""
