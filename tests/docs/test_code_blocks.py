@@ -86,7 +86,7 @@ LEFT_BEHIND: Mapping[str, tuple[str, ...]] = {
         "confusion.png",
         "together/home/adapter.json",
         "together/pairs/adapter.json",
-        "home.logs",
+        "watched.logs",
         "from-python/curves.svg",
     ),
     "benchmarks/README.md": ("benchmarks/results/training-cpu.jsonl",),

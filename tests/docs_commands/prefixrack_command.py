@@ -16,6 +16,7 @@ TRAINED_TO_THE_END = ("README.md", "docs/quickstart.md")
 # Pages whose commands train and measure often: on the backbone of two layers that lies in the reader's folder.
 ON_A_TINY_BACKBONE = ("docs/training.md",)
 TINY = ("--backbone", "base")
+CARDS = "adapters/examples/"
 SECONDS_OF_LOAD = ("--duration", "1")
 
 TURNS: Mapping[str, Sequence[Turn]] = {
@@ -55,7 +56,9 @@ def _train(page: str, arguments: list[str]) -> list[str]:
     if page in TRAINED_TO_THE_END:
         return arguments
     epochs = [name for name in ("--epochs", "--tune-epochs") if name == "--epochs" or name in arguments]
-    return [*arguments, *(word for name in epochs for word in (name, "1"))]
+    # The reader of a card has the bundle that it is the card of.
+    again = ["--overwrite"] if page.startswith(CARDS) else []
+    return [*arguments, *(word for name in epochs for word in (name, "1")), *again]
 
 
 def _promote(page: str, arguments: list[str]) -> list[str]:
