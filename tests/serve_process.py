@@ -113,6 +113,14 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; none where it ends just now."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def wait_for(is_so: Callable[[], bool]) -> None:
     """Poll until something is so; the bound is for what never comes."""
     give_up_at = time.monotonic() + TIMEOUT_S

@@ -19,6 +19,7 @@ import ray
 from ray import serve
 
 import serve_app
+from serve_process import is_alive, words_of
 
 LIMIT_S = 150.0
 TOLD_S = 5.0  # until the door has heard from a replica which adapters it has
@@ -87,15 +88,9 @@ def asked_alone(port: int, name: str) -> list[str]:
 
 
 def replica_processes() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if is_replica(process)]
-
-
-def is_replica(process: psutil.Process) -> bool:
     """Ray starts and ends others meanwhile."""
-    try:
-        return process.is_running() and PROCESS in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
+    mine = psutil.Process().children(recursive=True)
+    return [process for process in mine if is_alive(process) and PROCESS in " ".join(words_of(process))]
 
 
 def live(port: int, names: list[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from prefixrack_adapters.spec import BackboneSpec
-from serve_process import TIMEOUT_S, ServeProcess, is_alive, wait_for
+from serve_process import TIMEOUT_S, ServeProcess, is_alive, wait_for, words_of
 from tiny import write_backbone, write_random_bundle
 
 NUM_FRONT_ENDS = 2
@@ -50,14 +50,6 @@ class World:
     def metric(self, name: str) -> float:
         lines = self.get("/metrics").text.splitlines()
         return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} "))
-
-
-def words_of(process: psutil.Process) -> list[str]:
-    """Its command line; none where it ends just now."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 @pytest.fixture(scope="module")
