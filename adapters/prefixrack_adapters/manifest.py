@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from prefixrack.errors import InvalidManifest, LabelMismatch, told
+from prefixrack.errors import InvalidManifest, LabelMismatch
 from prefixrack.types import Overlong, TaskName
+from prefixrack.validation import first_problem
 from prefixrack_adapters.formats import FORMATS, PLAIN
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -363,15 +364,15 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        raise InvalidManifest(f"adapter.json: {first_problem(error)}") from None
+        raise InvalidManifest(f"adapter.json: {manifest_problem(error)}") from None
 
 
-def first_problem(error: ValidationError) -> str:
+def manifest_problem(error: ValidationError) -> str:
     """Field, value seen and value allowed of what is wrong first with a manifest, and how much more there is."""
-    problem = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"] if part not in PREFIX_KINDS) or "manifest"
-    seen = repr(problem.get("input"))
+    problem = first_problem(error)
+    where = ".".join(str(part) for part in problem.parts if part not in PREFIX_KINDS) or "manifest"
+    seen = repr(problem.seen)
     shown = seen if len(seen) <= 80 else f"{seen[:77]}..."
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
-    return f"field `{where}`: {told(problem)}; seen {shown}{more}"
+    return f"field `{where}`: {problem.sentence}; seen {shown}{more}"

@@ -39,14 +39,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 
-def told(problem: Mapping[str, object]) -> str:
-    """One of the problems of pydantic's `ValidationError.errors()`, in the words of the check that found it.
-
-    It puts words of its own before those of a check that raised ValueError.
-    """
-    return str(problem["msg"]).removeprefix("Value error, ")
-
-
 class PrefixrackError(Exception):
     """Root of every error that the project raises on purpose."""
 

@@ -15,9 +15,9 @@ from prefixrack.errors import (
     APIStatusError,
     UnprocessableEntityError,
     error_class_of_status,
-    told,
 )
 from prefixrack.types import FailedOutput, InputError
+from prefixrack.validation import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
 SHOWN_CHARS = 200
@@ -28,11 +28,11 @@ def decode(model: type[Model], response: httpx2.Response) -> Model:
     try:
         return model.model_validate_json(response.content)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        problem = first_problem(error)
         raise APIConnectionError(
             f"{response.request.url} answered {response.status_code}, but not with a {model.__name__} "
-            f"({where or 'body'}: {told(problem)}): check that the base URL is a Prefixrack server of this version"
+            f"({problem.place or 'body'}: {problem.sentence}): check that the base URL is a Prefixrack server of this "
+            "version"
         ) from error
 
 

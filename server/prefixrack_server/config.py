@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from prefixrack.errors import PrefixrackError, told
+from prefixrack.errors import PrefixrackError
+from prefixrack.validation import first_problem
 from prefixrack_server.engine_config import EngineConfig
 
 ENV_PREFIX = "PREFIXRACK_"
@@ -283,7 +284,7 @@ def load_config(arguments: Mapping[str, Mapping[str, Any]]) -> ServerConfig:
     try:
         return ServerConfig(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise ConfigError(_first_problem(error)) from None
+        raise ConfigError(_told(error)) from None
 
 
 def resolve(config: ServerConfig, device: str, dtype: Literal["int8"] | ServingDtype, num_threads: int) -> ServerConfig:
@@ -330,10 +331,10 @@ def _check_environment(environ: Mapping[str, str]) -> None:
             raise ConfigError(f"unknown setting {variable}: put two underscores after the section's name")
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {key} (value {problem['input']!r}): see the table of settings in deploy/README.md"
-    is_shown = not key.endswith("_url") and not isinstance(problem["input"], dict | BaseModel)
-    return f"setting {key}: {told(problem)}" + (f", seen {problem['input']!r}" if is_shown else "")
+def _told(error: ValidationError) -> str:
+    problem = first_problem(error)
+    key = problem.place
+    if problem.kind == "extra_forbidden":
+        return f"unknown setting {key} (value {problem.seen!r}): see the table of settings in deploy/README.md"
+    is_shown = not key.endswith("_url") and not isinstance(problem.seen, dict | BaseModel)
+    return f"setting {key}: {problem.sentence}" + (f", seen {problem.seen!r}" if is_shown else "")

@@ -14,7 +14,8 @@ from typing import Annotated, Final
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from prefixrack.errors import AdapterNotFound, Fault, PrefixrackError, told
+from prefixrack.errors import AdapterNotFound, Fault, PrefixrackError
+from prefixrack.validation import first_problem
 from prefixrack_server.keeper import Keeper
 from prefixrack_server.registry.aliases import ANY, Target
 from prefixrack_server.registry.names import LATEST, check_movable_alias, check_name
@@ -95,9 +96,8 @@ def read_declaration(content: bytes) -> Declaration:
     try:
         return Declaration.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DeclarationFault(f"{place}: {told(first)}") from None
+        problem = first_problem(error)
+        raise DeclarationFault(f"{problem.place or 'the file'}: {problem.sentence}") from None
     except Fault as fault:
         raise DeclarationFault(fault.detail) from None
 

@@ -16,8 +16,9 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs, told
+from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs
 from prefixrack.types import AdapterRef, Output, Parameters, QuestionAnsweringOutput
+from prefixrack.validation import Problem, first_problem
 from prefixrack_adapters.tasks import as_inputs
 
 MAX_ADAPTERS = 256
@@ -209,26 +210,26 @@ def parse_fields(kind: type[Fields], document: Mapping[str, Any]) -> Fields:
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        raise InvalidRequest(_first_problem(error, kind)) from None
+        raise InvalidRequest(_told(error, kind)) from None
 
 
-def _first_problem(error: ValidationError, kind: type[BaseModel]) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    name = ascii(".".join(str(part) for part in problem["loc"])[:40])
-    if problem["type"] == "extra_forbidden":
+def _told(error: ValidationError, kind: type[BaseModel]) -> str:
+    problem = first_problem(error)
+    name = ascii(problem.place[:40])
+    if problem.kind == "extra_forbidden":
         return f"unknown parameter {name}: allowed are {', '.join(kind.model_fields)}"
-    return f"parameter {name}: {told(problem)}{seen(problem)}"
+    return f"parameter {name}: {problem.sentence}{seen(problem)}"
 
 
-def seen(problem: Mapping[str, Any]) -> str:
-    """The value of one of pydantic's problems, as the end of a message that goes to the caller.
+def seen(problem: Problem) -> str:
+    """The value at fault, as the end of a message that goes to the caller.
 
     Numbers and what stands where a keyword is asked for are shown; of anything else, which may be an input, the kind.
     """
-    value = problem.get("input")
-    if problem["type"] == "missing":
+    value = problem.seen
+    if problem.kind == "missing":
         return ""
-    if isinstance(value, int | float | None) or (isinstance(value, str) and problem["type"] == "literal_error"):
+    if isinstance(value, int | float | None) or (isinstance(value, str) and problem.kind == "literal_error"):
         return f"; seen {json.dumps(value)[:MAX_SHOWN]}"
     return f"; seen a JSON {_json_kind(value)}"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from prefixrack import errors
+from prefixrack.validation import Problem, problems_of
 from prefixrack_server.dialects import PROBLEM, Dialect, Refusal, dialect_of
 from prefixrack_server.envelope import MAX_SHOWN
 from prefixrack_server.request_context import request_id_of
@@ -153,17 +153,16 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 def _validation_fault(error: RequestValidationError) -> errors.RequestFault:
-    problems = error.errors()
-    if any(problem["type"] == "json_invalid" for problem in problems):
+    problems = problems_of(error.errors())
+    if any(problem.kind == "json_invalid" for problem in problems):
         return errors.MalformedJson("the body is not valid JSON: check quotes, commas and brackets")
     shown = [_shown(problem) for problem in problems[:5]]
     more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
     return errors.InvalidRequest("; ".join(shown) + more)
 
 
-def _shown(problem: Mapping[str, Any]) -> str:
+def _shown(problem: Problem) -> str:
     """Of what stands in the address the value too: inputs and keys are never there."""
-    place = problem["loc"]
-    is_in_address = place[0] in ("path", "query") and problem["type"] != "missing"
-    seen = f"; seen {str(problem['input'])[:MAX_SHOWN]!a}" if is_in_address else ""
-    return f"{'.'.join(str(part) for part in place)}: {errors.told(problem)}{seen}"
+    is_in_address = problem.parts[0] in ("path", "query") and problem.kind != "missing"
+    seen = f"; seen {str(problem.seen)[:MAX_SHOWN]!a}" if is_in_address else ""
+    return f"{problem.place}: {problem.sentence}{seen}"

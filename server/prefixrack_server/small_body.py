@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from prefixrack.errors import InvalidRequest, told
+from prefixrack.errors import InvalidRequest
+from prefixrack.validation import Problem, problems_of
 from prefixrack_server.envelope import parse_json, read_body, seen
 
 MAX_BYTES = 64 * 1024
@@ -53,9 +54,9 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _problems(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_context=False)
-    return "; ".join(f"{_place(problem['loc'])}: {told(problem)}{seen(problem)}" for problem in problems[:5])
+    problems = problems_of(error.errors(include_url=False, include_context=False)[:5])
+    return "; ".join(f"{_place(problem)}: {problem.sentence}{seen(problem)}" for problem in problems)
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part)[:40] for part in loc) or "body"
+def _place(problem: Problem) -> str:
+    return ".".join(str(part)[:40] for part in problem.parts) or "body"

@@ -18,7 +18,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from prefixrack.errors import Fault, InvalidRequest, told
+from prefixrack.errors import Fault, InvalidRequest
+from prefixrack.validation import first_problem
 from prefixrack_adapters.commands import train_options as options
 from prefixrack_adapters.commands.shared import (
     column_mapping,
@@ -279,11 +280,10 @@ def _settings(given: Mapping[str, Any]) -> TrainSettings:
     try:
         return TrainSettings.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if not first["loc"]:  # of options that do not go together: it names them
-            raise InvalidRequest(told(first)) from None
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"option {where}: {told(first)}; seen {first['input']!r}"[:400]) from None
+        problem = first_problem(error)
+        if not problem.parts:  # of options that do not go together: it names them
+            raise InvalidRequest(problem.sentence) from None
+        raise InvalidRequest(f"option {problem.place}: {problem.sentence}; seen {problem.seen!r}"[:400]) from None
 
 
 def portable_command(arguments: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ from prefixrack_adapters.manifest import (
     PrefixSpec,
     Provenance,
     TokenizationSpec,
-    first_problem,
+    manifest_problem,
 )
 from prefixrack_adapters.spec import BackboneSpec
 
@@ -287,7 +287,7 @@ def make_manifest(
         )
     except ValidationError as error:
         raise InvalidRequest(
-            f"{source.folder} makes no bundle: {first_problem(error)}: give the option that corrects it (--name, "
+            f"{source.folder} makes no bundle: {manifest_problem(error)}: give the option that corrects it (--name, "
             "--task, --labels, --input-format)"
         ) from None
 

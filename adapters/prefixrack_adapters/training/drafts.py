@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefixrack.errors import InputFault, InvalidRequest, told
+from prefixrack.errors import InputFault, InvalidRequest
 from prefixrack.types import Parameters
 from prefixrack_adapters.manifest import (
     AnyPrefix,
@@ -26,6 +26,7 @@ from prefixrack_adapters.manifest import (
     Tagging,
     TokenizationSpec,
     check_tags,
+    manifest_problem,
 )
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.tasks import AnyTask
@@ -78,12 +79,9 @@ def draft_manifest(settings: TrainSettings, spec: BackboneSpec, data: TrainingDa
     try:
         return _drafted(settings, spec, data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        problem = f"{where}: {told(first)}" if where else told(first)
         raise InvalidRequest(
-            f"no adapter of task {settings.task!r} for {spec.model_id!r} can have these settings ({problem}): change "
-            "the option that it names"
+            f"no adapter of task {settings.task!r} for {spec.model_id!r} can have these settings "
+            f"({manifest_problem(error)}): change the option that it names"
         ) from None
 
 

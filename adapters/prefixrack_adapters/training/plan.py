@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from prefixrack.errors import InvalidRequest, told
+from prefixrack.errors import InvalidRequest
+from prefixrack.validation import first_problem
 from prefixrack_adapters.training.settings import TrainSettings
 
 # Seeds have an option of their own, a task belongs to its data, and examples are only written down.
@@ -80,4 +81,4 @@ def _typed(name: str, value: str, option: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value.strip())
     except ValidationError as error:
-        raise InvalidRequest(f"{option}: {told(error.errors(include_url=False)[0])}; seen {value!r}") from None
+        raise InvalidRequest(f"{option}: {first_problem(error).sentence}; seen {value!r}") from None

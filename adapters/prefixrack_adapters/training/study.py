@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from prefixrack.errors import DiskFull, Fault, InvalidRequest, told
+from prefixrack.errors import DiskFull, Fault, InvalidRequest
+from prefixrack.validation import first_problem
 from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE
 from prefixrack_adapters.manifest import parse_manifest
 from prefixrack_adapters.training.card import Report, render_card
@@ -223,7 +224,7 @@ def _validated(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSett
     try:
         return TrainSettings.model_validate(settings.model_dump() | dict(changes))
     except ValidationError as error:
-        raise InvalidRequest(told(error.errors(include_url=False)[0])) from None
+        raise InvalidRequest(first_problem(error).sentence) from None
 
 
 def _chosen(settings: Sequence[TrainSettings], plan: Plan, runs: Sequence[Run]) -> Study:

@@ -14,7 +14,8 @@ from typer.core import TyperGroup
 from prefixrack.cli.exits import ExitCode, exit_code_of
 from prefixrack.cli.plugins import Plugin, find_plugins
 from prefixrack.cli.printing import sentence_of, show_error
-from prefixrack.errors import PrefixrackError, told
+from prefixrack.errors import PrefixrackError
+from prefixrack.validation import first_problem
 
 FILE_ERRORS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -69,10 +70,9 @@ def _values_named() -> Iterator[None]:
         yield
     except typer.BadParameter as error:
         if isinstance(error.__cause__, ValidationError):
-            problem = error.__cause__.errors(include_url=False, include_context=False)[0]
-            seen = repr(problem["input"])
-            sentence = told(problem)
-            error.message = sentence if seen in sentence else f"{sentence}; seen {seen}"
+            problem = first_problem(error.__cause__)
+            seen = repr(problem.seen)
+            error.message = problem.sentence if seen in problem.sentence else f"{problem.sentence}; seen {seen}"
         raise
 
 
