@@ -30,6 +30,7 @@ from prefixrack_adapters.spec import BackboneSpec
 MANIFEST_FILE = "adapter.json"
 TENSORS_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
+BUNDLE_FILES = (MANIFEST_FILE, TENSORS_FILE, CARD_FILE)
 
 PREFIX_TENSORS = ("prefix", "prompt")  # stored in the prefix's dtype, the others in the head's
 STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -89,7 +90,7 @@ def write_bundle(
 
 def tar_bundle(folder: Path) -> Iterator[bytes]:
     """The bundle as an uncompressed tar, file by file; equal bundles give equal bytes."""
-    for name in (MANIFEST_FILE, TENSORS_FILE, CARD_FILE):
+    for name in BUNDLE_FILES:
         path = folder / name
         if path.is_file():
             yield from _tar_entry(name, path)

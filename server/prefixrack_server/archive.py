@@ -16,8 +16,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from prefixrack.errors import BundleTooLarge, MalformedBundle, UnsafeArchive
-from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE, TENSORS_FILE
-from prefixrack_server.upload import BUNDLE_FILES, Draft, SpooledBundle
+from prefixrack_adapters.bundle import BUNDLE_FILES, CARD_FILE, MANIFEST_FILE, TENSORS_FILE
+from prefixrack_server.upload import Draft, SpooledBundle
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from prefixrack.errors import BundleTooLarge, MalformedBundle, UnsafeArchive
-from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE, TENSORS_FILE, digest_of
+from prefixrack_adapters.bundle import BUNDLE_FILES, CARD_FILE, MANIFEST_FILE, TENSORS_FILE, digest_of
 from prefixrack_server.disk import naming_disk_full
 
-BUNDLE_FILES: Final = (MANIFEST_FILE, TENSORS_FILE, CARD_FILE)
 PART_PREFIX: Final = "upload-"
 PART_SUFFIX: Final = ".part"
 

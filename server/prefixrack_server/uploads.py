@@ -12,7 +12,7 @@ import anyio.to_thread
 import structlog
 
 from prefixrack.errors import Fault, MalformedBundle
-from prefixrack_adapters.bundle import MANIFEST_FILE, check_bundle
+from prefixrack_adapters.bundle import BUNDLE_FILES, MANIFEST_FILE, check_bundle
 from prefixrack_adapters.manifest import Manifest, parse_manifest
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.dispatch import Payer
@@ -21,7 +21,7 @@ from prefixrack_server.registry.names import check_name
 from prefixrack_server.registry.principal import Actor
 from prefixrack_server.registry.registry import Registry, Version
 from prefixrack_server.sources import Sources
-from prefixrack_server.upload import BUNDLE_FILES, Draft, Spool, SpooledBundle
+from prefixrack_server.upload import Draft, Spool, SpooledBundle
 
 # Checking reads all tensors: one at a time bounds the memory that uploads take.
 CHECKS_AT_ONCE = 1

@@ -421,7 +421,8 @@ def test_import_writes_a_bundle_and_says_what_it_assumed(
     assert "BertPrefixForSequenceClassification" in shown.stdout
     assert "assumed label order from config.json: no, yes" in shown.stdout
 
-    result = CliRunner().invoke(app, [*import_options, "--labels", "a, b", "--name", "two", "--check", "--json"])
+    options = ["--labels", "a, b", "--name", "two", "--check", "--json", "--overwrite"]
+    result = CliRunner().invoke(app, [*import_options, *options])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["output"] == str(tmp_path / "out")
@@ -459,6 +460,25 @@ def test_an_output_that_cannot_be_written_is_refused(
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr
     assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_a_bundle_that_is_there_is_replaced_only_when_told_to(
+    app: typer.Typer, import_options: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert CliRunner().invoke(app, [*import_options, "--name", "first"]).exit_code == 0
+    (out / "README.md").write_text("# first")
+    before = bundle_digest(out)
+    result = CliRunner().invoke(app, import_options)
+    assert result.exit_code == 2
+    assert "already holds the adapter 'first' (text-classification)" in result.stderr
+    assert "another folder as --out, or --overwrite" in result.stderr
+    assert bundle_digest(out) == before
+    assert (out / "README.md").read_text() == "# first"
+
+    assert CliRunner().invoke(app, [*import_options, "--overwrite"]).exit_code == 0
+    assert bundle_digest(out) != before
+    assert not (out / "README.md").exists()
 
 
 def test_an_unknown_kind_of_source_is_refused(app: typer.Typer, import_options: list[str]) -> None:

@@ -31,13 +31,18 @@ def import_bundle(
     ] = None,
     input_format: Annotated[str | None, typer.Option(help="The data set's own input form, e.g. boolq.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Run the bundle once on an example.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Convert an adapter of another tool into a bundle."""
+    from prefixrack_adapters.bundle import BUNDLE_FILES
+    from prefixrack_adapters.earlier_files import refuse_to_replace
     from prefixrack_adapters.importers.run import run_import
 
     quiet_transformers()
     try:
+        if not overwrite:
+            refuse_to_replace(out, BUNDLE_FILES, "--out")
         report = run_import(
             kind,
             source,

@@ -11,7 +11,7 @@ from typing import Any
 
 from prefixrack.errors import InvalidRequest, MalformedBundle, ProbeFailed
 from prefixrack.types import FailedOutput
-from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, bundle_digest, check_bundle, write_bundle
+from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE, TENSORS_FILE, bundle_digest, check_bundle, write_bundle
 from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_adapters.importers.base import TASKS, TOWERS, Imported, Source
 from prefixrack_adapters.manifest import Manifest
@@ -92,6 +92,8 @@ def write_checked(out: Path, imported: Imported, spec: BackboneSpec) -> None:
         write_bundle(written, imported.manifest, imported.arrays)
         check_bundle((written / MANIFEST_FILE).read_bytes(), written / TENSORS_FILE, spec, "float32")
         out.mkdir(exist_ok=True)
+        if (out / MANIFEST_FILE).exists():  # an import has no card: that of the bundle it replaces must not stay
+            (out / CARD_FILE).unlink(missing_ok=True)
         for name in (MANIFEST_FILE, TENSORS_FILE):
             (written / name).replace(out / name)
 

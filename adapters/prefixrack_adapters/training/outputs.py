@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prefixrack.errors import BundleFault, InvalidRequest
-from prefixrack_adapters.bundle import CARD_FILE, MANIFEST_FILE, TENSORS_FILE
-from prefixrack_adapters.manifest import Manifest, parse_manifest
+from prefixrack_adapters.bundle import BUNDLE_FILES
+from prefixrack_adapters.earlier_files import refuse_to_replace
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.staging import workspace_of
 
@@ -18,7 +17,7 @@ PICTURES = (CURVES_FILE, CONFUSION_FILE)
 STUDY_FILE = "study.json"
 STUDY_PICTURE = "study.svg"
 
-OF_A_RUN = (MANIFEST_FILE, TENSORS_FILE, CARD_FILE, METRICS_FILE, *PICTURES)
+OF_A_RUN = (*BUNDLE_FILES, METRICS_FILE, *PICTURES)
 OF_A_STUDY = (STUDY_FILE, STUDY_PICTURE)
 
 
@@ -34,14 +33,9 @@ def check_outputs(settings: Sequence[TrainSettings], on_leftovers: str | None) -
     """
     if on_leftovers != "restart" and workspace_of(output_of(settings)).exists():
         return
+    nothing_to_resume = "; there is no unfinished run to resume" if on_leftovers == "resume" else ""
     for folder, names in _written(settings):
-        there = [name for name in names if (folder / name).exists()]
-        if there:
-            nothing_to_resume = "; there is no unfinished run to resume" if on_leftovers == "resume" else ""
-            raise InvalidRequest(
-                f"{folder} already holds {_described(folder, there)}: give another folder as --output, or --overwrite "
-                f"to replace it{nothing_to_resume}"
-            )
+        refuse_to_replace(folder, names, "--output", nothing_to_resume)
 
 
 def _written(settings: Sequence[TrainSettings]) -> Iterator[tuple[Path, Sequence[str]]]:
@@ -49,21 +43,3 @@ def _written(settings: Sequence[TrainSettings]) -> Iterator[tuple[Path, Sequence
     for one in settings:
         yield one.output, OF_A_RUN
     yield output_of(settings), OF_A_STUDY
-
-
-def _described(folder: Path, names: Sequence[str]) -> str:
-    files = ", ".join(names)
-    if MANIFEST_FILE not in names:
-        return files
-    try:
-        manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
-    except (BundleFault, OSError):
-        return files
-    return f"the adapter {manifest.name!r} ({_facts(manifest)})"
-
-
-def _facts(manifest: Manifest) -> str:
-    if not manifest.metrics:
-        return manifest.task
-    first = manifest.metrics[0]
-    return f"{manifest.task}, {first.name} {first.value} on {first.split} of {first.dataset}"
