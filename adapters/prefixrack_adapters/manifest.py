@@ -16,9 +16,9 @@ from prefixrack.errors import InvalidManifest, LabelMismatch
 from prefixrack.types import Overlong, TaskName
 from prefixrack.validation import first_problem
 from prefixrack_adapters.formats import FORMATS, PLAIN
+from prefixrack_adapters.names import AdapterName
 
 SCHEMA_VERSION: Literal[1] = 1
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 MAX_PREFIX_LEN = 4096
 MAX_LABELS = 10_000
 MAX_EXAMPLES = 64
@@ -226,7 +226,7 @@ class Provenance(Part):
 
 class Manifest(Part):
     schema_version: Literal[1] = SCHEMA_VERSION
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: AdapterName
     description: str = ""
     task: TaskName
     input_format: str = PLAIN

@@ -235,7 +235,10 @@ def test_the_help_shows_options_in_groups(app: typer.Typer) -> None:
     [
         (["--prefix-len", "-1"], "option prefix_len: Input should be greater than or equal to 0; seen -1"),
         (["--method", "lora"], "option method: Input should be 'p-tuning-v2', "),
-        (["--name", "My Adapter"], "option name: "),
+        (
+            ["--name", "My Adapter"],
+            "option name: a name is 1 to 63 of a-z, 0-9, '.', '_' and '-', the first a letter or digit; seen 'My",
+        ),
         (["--learning-rate", "0"], "option learning_rate: "),
         (["--prefix-dtype", "int8"], "option prefix_dtype: "),
         (["--column", "text"], "--column takes canonical=yours, e.g. text=premise; seen ['text']"),

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prefixrack.types import TaskName
 from prefixrack_adapters.formats import PLAIN
-from prefixrack_adapters.manifest import MAX_EXAMPLES, NAME_PATTERN
+from prefixrack_adapters.manifest import MAX_EXAMPLES
+from prefixrack_adapters.names import AdapterName
 
 Method = Literal["p-tuning-v2", "prompt-tuning", "multitask", "fine-tuning", "head-only"]
 Problem = Literal["single_label", "multi_label", "regression"]
@@ -39,7 +40,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: AdapterName
     task: TaskName
     backbone: Path
     train_file: str

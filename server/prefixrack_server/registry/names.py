@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prefixrack.errors import AdapterNotFound, InvalidName
+from prefixrack_adapters.names import NAME, NAME_RULE
 
 LATEST: Final = "latest"
 PRODUCTION: Final = "production"
@@ -15,9 +16,7 @@ RESERVED: Final = frozenset(
     {"predict", "adapters", "models", "embeddings", "health", "metrics", "admin", "hf", "v2", "console", "docs"}
 )
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
-NAME_RULE: Final = "1 to 63 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Ref:
 
 def check_name(name: str) -> str:
     """The name as it came. Raises InvalidName for one that breaks the rule or is reserved."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InvalidName(f"{_shown(name)} is no adapter name: allowed are {NAME_RULE}")
     if name in RESERVED:
         raise InvalidName(f"{name!r} is reserved for the server's own routes: choose another name")
@@ -40,14 +39,14 @@ def check_name(name: str) -> str:
 
 def check_tenant(name: str) -> str:
     """The tenant's name as it came."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InvalidName(f"{_shown(name)} is no tenant name: allowed are {NAME_RULE}")
     return name
 
 
 def check_alias(alias: str) -> str:
     """The alias as it came; `latest` passes, since it may be read."""
-    if not _NAME.fullmatch(alias):
+    if not NAME.fullmatch(alias):
         raise InvalidName(f"{_shown(alias)} is no alias: allowed are {NAME_RULE}")
     if alias.isdigit():
         raise InvalidName(f"the alias {alias!r} has only digits and would read as a version number: add a letter")
