@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import httpx2
@@ -41,7 +42,7 @@ def status_error(response: httpx2.Response) -> APIStatusError:
     body = _body_of(response)
     problem = body if isinstance(body, dict) else {}
     return error_class_of_status(response.status_code)(
-        _message_of(response, problem),
+        _message_of(response, problem) + _hint_at_base_url(response),
         status=response.status_code,
         code=_text(problem.get("code")),
         request_id=_text(problem.get("request_id")) or response.headers.get("x-request-id"),
@@ -97,6 +98,13 @@ def _message_of(response: httpx2.Response, problem: dict[str, Any]) -> str:
             return str(problem[name])
     shown = " ".join(response.text.split())[:SHOWN_CHARS]
     return f"{response.request.url} answered {response.status_code}" + (f": {shown}" if shown else "")
+
+
+def _hint_at_base_url(response: httpx2.Response) -> str:
+    """Other APIs' clients are given a base URL with the version, this one adds it."""
+    if response.status_code == HTTPStatus.NOT_FOUND and "/v1/v1/" in response.request.url.path:
+        return "; the base URL ends in /v1, which the client adds itself: leave it out"
+    return ""
 
 
 def _text(value: Any) -> str | None:

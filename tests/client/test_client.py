@@ -357,3 +357,17 @@ def test_both_clients_offer_the_same() -> None:
 def test_the_error_tree() -> None:
     assert issubclass(UnexpectedTaskError, APIError)
     assert all(issubclass(kind, APIStatusError) for kind in STATUS_ERRORS.values())
+
+
+@pytest.mark.parametrize(
+    ("base_url", "ending"),
+    [
+        ("http://rack/v1", "the base URL ends in /v1, which the client adds itself: leave it out"),
+        ("http://rack", "gone"),
+    ],
+)
+def test_a_base_url_with_the_version_is_named(script: Any, base_url: str, ending: str) -> None:
+    script.queue(httpx2.Response(404, json={"detail": "gone", "code": "route_not_found"}))
+    with httpx2.Client(transport=httpx2.MockTransport(script.respond)) as http, pytest.raises(NotFoundError) as caught:
+        Client(base_url, http_client=http).classify("intent", "hello")
+    assert str(caught.value).endswith(ending)
