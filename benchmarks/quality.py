@@ -1,7 +1,7 @@
 """The P-Tuning v2 paper's comparison, run again: fine-tuning, head alone, prompt tuning, P-Tuning v2, multi-task.
 
 A cell is one data set, one method, one seed. Each finished cell is a JSON line in the results file, and a cell that
-has a line is not run again: a run that was broken off goes on where it was.
+has a line is not run again, unless its recipe has changed since: a run that was broken off goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.together import METHODS as TOGETHER
 from prefixrack_adapters.training.together import run_together
+from quality_lines import differences, read_lines
 from quality_sets import (
     DEFAULT_SETS,
     MAX_DEV,
@@ -90,12 +91,14 @@ class Bench:
     changes: Mapping[str, Any]
     results: Path
 
-    def key(self, name: str, method: str, seed: int) -> tuple[Any, ...]:
-        return (name, method, seed, self.sizes.train, self.sizes.dev, json.dumps(self.changes, sort_keys=True))
-
-    def finished(self) -> set[tuple[Any, ...]]:
-        lines = self.results.read_text().splitlines() if self.results.is_file() else []
-        return {_key_of(json.loads(line)["setup"]) for line in lines}
+    def finished(self) -> set[Cell]:
+        """Those with a line of these sizes, of today's recipe with these changes."""
+        lines = read_lines([self.results]) if self.results.is_file() else []
+        return {
+            Cell(setup["dataset"], setup["method"], setup["seed"])
+            for setup in (line["setup"] for line in lines if not differences(line, self.changes))
+            if (setup["max_train"], setup["max_dev"]) == (self.sizes.train, self.sizes.dev)
+        }
 
     def run_cell(self, cell: Cell, watch: Watch | None = None) -> list[dict[str, Any]]:
         """A cell's line; a multi-task run gives those of all of its data sets at once."""
@@ -198,11 +201,6 @@ class Bench:
         }
 
 
-def _key_of(setup: Mapping[str, Any]) -> tuple[Any, ...]:
-    changes = json.dumps(setup["changes"], sort_keys=True)
-    return (setup["dataset"], setup["method"], setup["seed"], setup["max_train"], setup["max_dev"], changes)
-
-
 def _shown(settings: TrainSettings) -> dict[str, Any]:
     rates = {"learning_rate": settings.rate, "head_learning_rate": settings.head_rate}
     return settings.model_dump(include=set(SHOWN)) | rates
@@ -217,11 +215,12 @@ def cells(arguments: argparse.Namespace, bench: Bench) -> Iterator[Cell]:
     for seed in arguments.seed or (13, 14, 15):
         for name in arguments.set or DEFAULT_SETS:
             for method in arguments.method or METHODS:
-                if bench.key(name, method, seed) in finished:
+                cell = Cell(name, method, seed)
+                if cell in finished:
                     continue
                 if method == "multitask":
-                    finished |= {bench.key(one, method, seed) for one in partners(name)}
-                yield Cell(name, method, seed)
+                    finished |= {Cell(one, method, seed) for one in partners(name)}
+                yield cell
 
 
 def groups(todo: Sequence[Cell], max_together: int) -> list[Group]:

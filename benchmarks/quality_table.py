@@ -8,16 +8,14 @@ whatever came of it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from prefixrack_adapters.training.settings import LEARNING_RATES, TrainSettings
-from quality_sets import DEFAULT_SETS, LOW_RESOURCE, MAX_DEV, MAX_TRAIN, METHODS, SETS, recipe
+from quality_lines import Line, differences, read_lines
+from quality_sets import DEFAULT_SETS, LOW_RESOURCE, MAX_DEV, MAX_TRAIN, METHODS, SETS
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = {
@@ -53,36 +51,13 @@ class Cell:
 Cells = Mapping[tuple[str, str], Cell]
 Sizes = tuple[int, int]
 SIZES: Sequence[Sizes] = ((MAX_TRAIN, MAX_DEV), (320, 200))  # at most so many examples of train and dev: today's first
-Line = Mapping[str, Any]
-
-
-def expected(setup: Line) -> dict[str, Any]:
-    """The settings of the recipe for what a line measured."""
-    method = setup["method"]
-    wanted = recipe(method, SETS[setup["dataset"]], setup["num_train"])
-    rate = wanted.get("learning_rate", LEARNING_RATES[method])
-    rates = {"learning_rate": rate, "head_learning_rate": wanted.get("head_learning_rate", rate)}
-    defaults = {name: field.default for name, field in TrainSettings.model_fields.items()}
-    return defaults | {"max_len": SETS[setup["dataset"]].max_len} | wanted | rates
-
-
-def changed(line: Line) -> dict[str, Any]:
-    """What differs from the recipe: asked for, or because the recipe was another one when the line was measured."""
-    wanted = expected(line["setup"])
-    seen = line["setup"]["settings"] | line["setup"]["changes"]
-    unused = {"reparameterization_size"} if seen["reparameterization"] == "none" else set()
-    return {name: value for name, value in seen.items() if name not in unused and value != wanted.get(name)}
 
 
 def is_of_table(line: Line, sizes: Sizes) -> bool:
     """Whether a line has these sizes and is at its method's recipe: today's or, for sizes of the past, its time's."""
     setup = line["setup"]
-    is_at_recipe = not (changed(line) if sizes == SIZES[0] else setup["changes"])
+    is_at_recipe = not (differences(line, {}) if sizes == SIZES[0] else setup["changes"])
     return (setup["max_train"], setup["max_dev"]) == sizes and is_at_recipe
-
-
-def read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def cells_of(lines: Sequence[Line], sizes: Sizes) -> Cells:
@@ -164,7 +139,7 @@ def tried(lines: Sequence[Line]) -> Iterator[str]:
     others = [line for line in lines if not any(is_of_table(line, sizes) for sizes in SIZES)]
     for line in sorted(others, key=lambda line: (line["setup"]["dataset"], line["setup"]["method"], -_score(line))):
         setup, result = line["setup"], line["result"]
-        changes = ", ".join(f"{name} {value}" for name, value in sorted(changed(line).items())) or "the sizes"
+        changes = ", ".join(f"{name} {value}" for name, value in sorted(differences(line, {}).items())) or "the sizes"
         epochs = f"{result['best_epoch']} of {len(result['history'])}"
         sizes = f"{setup['num_train']:,} / {setup['num_dev']:,}"
         score = f"{_score(line):.1f}"
