@@ -31,6 +31,14 @@ class Projected(NamedTuple):
     value: Tensor
 
 
+class Places(NamedTuple):
+    """The first and the last embedding that distances in a pack have, and each distance's, counted from the first."""
+
+    first: int
+    last: int
+    of_distances: Tensor
+
+
 class Distances:
     """The embeddings of all distances in a pack, [num_embeddings, hidden_size], and which of them a distance has.
 
@@ -78,17 +86,22 @@ class PositionTerms(NamedTuple):
 class Deberta(Encoder):
     """Version 1. Its relative positions reach up to `max_relative_positions`; what is farther counts as that far."""
 
+    looks_at_longest_row = True  # for the distances that its tokens can have
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        # Kept: while a pass is recorded, nothing may be copied from the CPU.
+        self._places: dict[tuple[int, torch.device], Places] = {}
+
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype) -> Self:
         # Version 1 fixes the dtype of its query and value biases, so loading alone leaves them in float32.
         return cls(load_stock_model(folder, dtype, "eager").to(dtype))
 
-    looks_at_longest_row = True  # for the distances that its tokens can have
-
     @property
     def is_recordable(self) -> bool:
-        """A convolution (some of version 2) looks at every row's length."""
-        return getattr(self.encoder, "conv", None) is None
+        """A convolution (some of version 2) looks at every row's length, and so does attention without distances."""
+        return bool(self.encoder.relative_attention) and getattr(self.encoder, "conv", None) is None
 
     @property
     def encoder(self) -> Any:
@@ -140,12 +153,18 @@ class Deberta(Encoder):
         embeddings = self.encoder.get_rel_embedding()
         if embeddings is None:
             return None
-        reach = len(embeddings) // 2
-        # On the CPU whatever the device: in a last bit its logarithms put a distance on the other side of a bucket's
-        # border, and reading the ends back from a GPU would wait for it in every pack.
+        key = (longest_row, device)
+        if key not in self._places:
+            self._places[key] = self._places_of(longest_row, len(embeddings) // 2, device)
+        first, last, places = self._places[key]
+        return Distances(embeddings[first : last + 1], places)
+
+    def _places_of(self, longest_row: int, reach: int, device: torch.device) -> Places:
+        """On the CPU whatever the device: in a last bit its logarithms put a distance on the other side of a bucket's
+        border, and reading the ends back from a GPU would wait for it in every pack."""
         places = (self._steps(torch.arange(1 - longest_row, longest_row)) + reach).clamp(0, 2 * reach - 1)
         first, last = int(places[0]), int(places[-1])
-        return Distances(embeddings[first : last + 1], (places - first).to(device))
+        return Places(first, last, (places - first).to(device))
 
     def _steps(self, distances: Tensor) -> Tensor:
         """The number of embeddings between a distance's own and that of distance 0."""
