@@ -95,7 +95,7 @@ GPU_SECTIONS: Mapping[str, Section] = {
     ),
     "http-bert-base": Section("throughput.py", f"{SERVED} {BASE} --seconds 10", limit_s=GPU_LIMIT_S),
     "contest": Section(
-        "contest.py", "--device cuda --backbone bert-large --rounds 8 --num-sets 2", limit_s=GPU_LIMIT_S
+        "contest.py", "--device cuda --backbone bert-large --rounds 6 --num-sets 1", limit_s=GPU_LIMIT_S
     ),
     "changes": Section(
         "changes.py", f"{LARGE} --num-adapters 64 --rounds 3 --seconds 4 --load 0.25", limit_s=GPU_LIMIT_S

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -86,7 +88,7 @@ def run(here: Stand, setup: Setup, names: Sequence[str], dtypes: Sequence[str]) 
     work = write_work(here, setup.num_adapters, setup.rows, setup.num_sets, setup.prefix_len)
     ours = {dtype: Ours.load(here, dtype, work) for dtype in dtypes}
     with ExitStack() as stack:
-        peers = {name: stack.enter_context(running(name, work.folder, here.threads)) for name in names}
+        peers = started(names, work.folder, here.threads, stack, together=here.backbone.is_asynchronous)
         for one in ours.values():
             stack.callback(one.rounds.stop)
         differences = compare(here, work, ours, peers)
@@ -95,6 +97,16 @@ def run(here: Stand, setup: Setup, names: Sequence[str], dtypes: Sequence[str]) 
     here.emit("contest", asdict(setup) | {"dtype": list(dtypes)}, result_of(setup, turns, ours, peers, differences))
     for ratio, spread in ratios(turns, ours, peers).items():
         stderr.print(f"{ratio}: {spread} ×")
+
+
+def started(
+    names: Sequence[str], folder: Path, threads: int, stack: ExitStack, *, together: bool
+) -> dict[str, PeerProcess]:
+    """Peers that are ready. One after the other on a CPU, where ONNX Runtime times batches as it starts; together on a
+    GPU, whose machine is there for minutes only."""
+    with ThreadPoolExecutor(max(1, len(names)) if together else 1) as starters:
+        peers = starters.map(lambda name: stack.enter_context(running(name, folder, threads)), names)
+        return dict(zip(names, peers, strict=True))
 
 
 @dataclass(frozen=True)
