@@ -292,7 +292,7 @@ def resolve(config: ServerConfig, device: str, dtype: Literal["int8"] | ServingD
 
     `num_threads` is what computes where `engine.num_threads` is not set.
     """
-    engine = config.engine.model_copy(update={"num_threads": config.engine.num_threads or num_threads})
+    engine = config.engine.on(device).model_copy(update={"num_threads": config.engine.num_threads or num_threads})
     backbone = config.backbone.model_copy(update={"device": device, "dtype": dtype})
     registry = config.registry.model_copy(update={"state_dir": config.registry.state_dir.absolute()})
     return config.model_copy(update={"backbone": backbone, "engine": engine, "registry": registry})

@@ -19,7 +19,7 @@ from prefixrack_server.admission import Admission, QueueLimits
 from prefixrack_server.allocator import FreedMemory
 from prefixrack_server.daemon_threads import DaemonThreads
 from prefixrack_server.distributions import PACK_ROWS, PACK_SECONDS, PACK_TOKENS, QUEUE_SECONDS, Tally
-from prefixrack_server.engine_config import USUAL_PACK_TOKENS, EngineConfig
+from prefixrack_server.engine_config import EngineConfig
 from prefixrack_server.fair_line import FairJobs
 from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
@@ -96,7 +96,7 @@ class EngineThread:
         self._clock = clock
         self._wake = threading.Condition()
         self._is_warm = config.max_pack_tokens != "auto"
-        max_pack_tokens = USUAL_PACK_TOKENS if config.max_pack_tokens == "auto" else config.max_pack_tokens
+        max_pack_tokens = config.first_pack_tokens
         self._scheduler = Scheduler(max_pack_tokens, config.pack_rows(backbone.is_asynchronous))
         num_threads = config.num_threads or torch.get_num_threads()
         shared_tokens = config.shared_tokens(backbone.is_asynchronous, num_threads, backbone.dtype.itemsize)

@@ -23,8 +23,9 @@ HOST_BYTES = 4 << 30
 class EngineConfig(BaseModel):
     """How much goes into one pack, how much stays on the device and beside it, and how patient the engine is.
 
-    `max_pack_tokens` "auto" is measured by the engine's thread when it starts. `shared_pack_tokens` is what a pack is
-    filled up to while several tenants want some of the engine, `deep_pack_tokens` while twice as many tokens wait.
+    `max_pack_tokens` "auto" is measured by the engine's thread when it starts; None is the usual number. What a pack is
+    filled up to is `shared_pack_tokens` while several tenants want some of the engine, `deep_pack_tokens` while twice
+    as many tokens wait.
     `num_threads` None leaves torch's own choice. `retry_load_after_s` is how long a failed load answers for itself
     before new demand tries again; `drain_timeout_s` is how long `stop()` goes on working for what is queued.
     `max_silence_s` is how long its loop may take for one turn, the longest pack included, before the server says that
@@ -33,7 +34,7 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_pack_tokens: Annotated[int, Field(ge=1)] | Auto = USUAL_PACK_TOKENS
+    max_pack_tokens: Annotated[int, Field(ge=1)] | Auto | None = None
     max_pack_rows: Annotated[int, Field(ge=1)] | Auto = "auto"
     shared_pack_tokens: Annotated[int, Field(ge=1)] | Auto = "auto"
     deep_pack_tokens: Annotated[int, Field(ge=0)] | Auto = "auto"
@@ -44,6 +45,18 @@ class EngineConfig(BaseModel):
     retry_load_after_s: Annotated[float, Field(ge=0)] = 2.0
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     max_silence_s: Annotated[float, Field(gt=0)] = 10.0
+
+    def on(self, device: str) -> EngineConfig:
+        """With what the device decides: on a GPU packs are measured unless their size is set. What is computed for that
+        compiles and records what the first requests would wait for; on a CPU it says little beside what else runs."""
+        if device == "cpu" or self.max_pack_tokens is not None:
+            return self
+        return self.model_copy(update={"max_pack_tokens": "auto"})
+
+    @property
+    def first_pack_tokens(self) -> int:
+        """`max_pack_tokens`, or what it is until it is measured."""
+        return self.max_pack_tokens if isinstance(self.max_pack_tokens, int) else USUAL_PACK_TOKENS
 
     def host_budget_bytes(self, has_own_memory: bool) -> int:
         """`host_bytes`; where it is "auto", none if the device has no memory of its own but computes in the host's."""

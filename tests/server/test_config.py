@@ -99,6 +99,25 @@ def test_resolve_fills_in_what_is_really_used(no_settings: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("device", "given", "expected"),
+    [
+        ("cpu", {}, (2048, False)),
+        ("cuda:0", {}, (2048, True)),
+        ("cuda:0", {"max_pack_tokens": 2048}, (2048, False)),
+        ("cuda:0", {"max_pack_tokens": 512}, (512, False)),
+        ("cpu", {"max_pack_tokens": "auto"}, (2048, True)),
+    ],
+)
+def test_packs_are_measured_on_a_gpu_unless_their_size_is_set(
+    no_settings: Any, device: str, given: dict[str, Any], expected: tuple[int, bool]
+) -> None:
+    config = load_config({"engine": given | {"num_loaders": 2}})
+    resolved = resolve(config, device, "float32", num_threads=1).engine
+    assert (resolved.first_pack_tokens, resolved.max_pack_tokens == "auto") == expected
+    assert resolved.num_loaders == 2
+
+
+@pytest.mark.parametrize(
     ("device", "given", "expected"), [("cpu", None, 0), ("cuda:1", None, 3), ("cpu", 2, 2), ("cuda", 0, 0)]
 )
 def test_a_gpu_has_front_ends_by_default(no_settings: Any, device: str, given: int | None, expected: int) -> None:
