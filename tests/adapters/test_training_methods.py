@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -31,7 +32,13 @@ from prefixrack_adapters.training.drafts import draft_manifest, read_data
 from prefixrack_adapters.training.run import run_training, start_of
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.thresholds import cast
-from prefixrack_adapters.training.trainer import DataSet, TrainingResult, train_prompt, training_backbone
+from prefixrack_adapters.training.trainer import (
+    DataSet,
+    TrainingResult,
+    train_prompt,
+    training_arguments,
+    training_backbone,
+)
 from synthetic import MakeSettings, Record, alike, gap, judged, pronoun, roles, settings_of, single
 from tiny import make_manifest, random_arrays, write_backbone
 
@@ -304,3 +311,16 @@ def test_the_dropout_of_the_backbone_is_on_in_training_only(
         result.model.train(is_training)
         first, second = (result.model(items)["loss"].item() for _ in range(2))
         assert (first != second) == (is_on and is_training)
+
+
+def test_of_several_gpus_a_run_takes_the_one_that_it_is_told(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would take the first, and copy the trained module, without the backbone, to all others."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    arguments = training_arguments(make_settings(), tmp_path, "cuda:1")
+    assert (arguments.n_gpu, arguments.device) == (1, torch.device("cuda:1"))
+    assert Accelerator().device == torch.device("cuda:1")
+    arguments = training_arguments(make_settings(), tmp_path, "cpu")
+    assert (arguments.n_gpu, arguments.device) == (0, torch.device("cpu"))
+    assert Accelerator().device == torch.device("cpu")

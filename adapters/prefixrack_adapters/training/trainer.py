@@ -327,7 +327,7 @@ def _encoder(settings: TrainSettings, backbone: Backbone, manifest: Manifest) ->
 def training_arguments(settings: TrainSettings, folder: Path, device: str, has_dev: bool = True) -> TrainingArguments:
     """Without dev there is nothing to choose a checkpoint by: none is written."""
     strategy = "epoch" if has_dev else "no"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -356,3 +356,16 @@ def training_arguments(settings: TrainSettings, folder: Path, device: str, has_d
         use_cpu=device == "cpu",
         seed=settings.seed,
     )
+    keep_to_device(arguments, torch.device(device))
+    return arguments
+
+
+def keep_to_device(arguments: TrainingArguments, device: torch.device) -> None:
+    """Train where the backbone is. It is no part of the trained module, which transformers takes to the first GPU, and
+    whose batches it spreads over all GPUs that there are."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    if device.type == "cuda" and device.index is not None:
+        arguments._setup_devices = device  # what that property has cached
+        arguments.distributed_state.device = device  # accelerate's, which all parts of the Trainer share
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device)
