@@ -243,6 +243,7 @@ def test_the_help_shows_options_in_groups(app: typer.Typer) -> None:
         (["--prefix-dtype", "int8"], "option prefix_dtype: "),
         (["--column", "text"], "--column takes canonical=yours, e.g. text=premise; seen ['text']"),
         (["--labels", "cat,,dog"], "--labels is 'cat,,dog': give names with commas between, none of them empty"),
+        (["--labels", "cat,cow"], "label 'dog' is not known: the file has labels that --labels lacks: ['dog']; "),
         (["--column", "text=premise"], "no column 'premise'"),
         (["--backbone", "./nowhere"], "./nowhere is no folder"),
         (["--train", "[bold]missing.jsonl"], "[bold]missing.jsonl does not exist"),

@@ -17,7 +17,7 @@ from prefixrack_adapters.training.data import (
     GoldAnswers,
     Similarity,
     Target,
-    check_dev_labels,
+    check_known_labels,
     labels_of,
     problem_of,
     read_examples,
@@ -325,6 +325,20 @@ def test_a_mapped_column_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "line 1: no column 'premise', which --column text=premise names, among" in refused(path, text="premise")
 
 
+def test_a_mapped_name_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    """The file's own `text` would be read instead, or what `value` names instead of what `label` does."""
+    path = jsonl(tmp_path, {"text": "a", "label": "x", "body": "b", "stars": 3})
+    assert refused(path, txt="body").startswith(f"{path}: no column 'txt', which --column txt=body names, is read; ")
+    assert refused(path, label="body", value="stars").startswith(
+        f"{path}: no column 'label', which --column label=body"
+    )
+    assert refused(path, txt="body").endswith(", sentence1, sentence2, text, text_pair, value")
+    wsc = {"text": "a b", "spans": {"span1_text": "a", "span1_index": 0, "span2_text": "b", "span2_index": 1}}
+    assert one(tmp_path, TEXT, wsc | {"label": True}, "wsc", target="spans").target == "True"
+    unanswerable = {"question": "q", "context": "c", "answers": {"text": [], "answer_start": []}, "none": True}
+    assert one(tmp_path, ANSWERS, unanswerable, is_impossible="none").target == GoldAnswers((), ())
+
+
 def test_ids_that_come_twice(tmp_path: Path) -> None:
     record = {"text": "a", "label": "x"}
     path = jsonl(tmp_path, record | {"id": 7}, record | {"id": None}, record, record | {"id": "b"}, record | {"id": 7})
@@ -411,12 +425,17 @@ def test_formats_and_tasks_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_a_dev_label_without_training_data_is_named() -> None:
     dev = [Example("a", "x", "dev.jsonl, line 1"), Example("b", "z", "dev.jsonl, line 2"), Example("c", "y", "line 3")]
-    check_dev_labels(TEXT, ["x", "y", "z"], dev)
+    check_known_labels(TEXT, ["x", "y", "z"], dev)
     with pytest.raises(InvalidRequest) as caught:
-        check_dev_labels(TEXT, ["x"], dev)
+        check_known_labels(TEXT, ["x"], dev)
     assert caught.value.detail == (
-        "dev.jsonl, line 2: label 'z' is not known: dev has labels that the training data lacks: ['y', 'z']; allowed: x"
+        "dev.jsonl, line 2: label 'z' is not known: the file has labels that the training data lacks: ['y', 'z']; "
+        "allowed: x"
     )
+    with pytest.raises(
+        InvalidRequest, match="line 2: label 'z' is not known: the file has labels that --labels lacks: "
+    ):
+        check_known_labels(TEXT, ["x", "y"], dev, "--labels")
 
 
 @pytest.mark.parametrize(
@@ -430,12 +449,12 @@ def test_a_dev_label_without_training_data_is_named() -> None:
 )
 def test_dev_targets_that_training_has_not(labels: list[str], target: Target, mentions: str) -> None:
     with pytest.raises(InvalidRequest, match=f"dev.csv, line 9: {mentions}"):
-        check_dev_labels(TEXT, labels, [Example("a", target, "dev.csv, line 9")])
+        check_known_labels(TEXT, labels, [Example("a", target, "dev.csv, line 9")])
 
 
 def test_dev_targets_without_names_are_not_checked() -> None:
     for target in (GoldAnswers(("a",), (0,)), Similarity(1.0), 3):
-        check_dev_labels(TEXT, [], [Example("a", target)])
+        check_known_labels(TEXT, [], [Example("a", target)])
 
 
 def test_labels_are_sorted_and_outside_comes_first() -> None:

@@ -34,7 +34,7 @@ from prefixrack_adapters.training.data import (
     Example,
     GoldAnswers,
     Similarity,
-    check_dev_labels,
+    check_known_labels,
     check_labels,
     labels_of,
     problem_of,
@@ -64,8 +64,11 @@ def read_data(settings: TrainSettings) -> TrainingData:
     check_labels(task, problem, labels, settings.train_file)
     if task == "token-classification":
         check_tags(labels, _tagging(labels))
-    for examples in (dev,) if settings.labels is None else (train, dev):
-        check_dev_labels(task, labels, examples)
+    if settings.labels is None:
+        check_known_labels(task, labels, dev)
+    else:
+        for examples in (train, dev):
+            check_known_labels(task, labels, examples, "--labels")
     if of_dev != problem:
         raise InvalidRequest(
             f"{settings.train_file} has targets of problem {problem!r}, {settings.dev_file} of {of_dev!r}: both need "

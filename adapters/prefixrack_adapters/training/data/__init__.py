@@ -8,7 +8,7 @@ from pathlib import Path
 from prefixrack.errors import InvalidRequest
 from prefixrack_adapters.formats import FORMATS, PLAIN, Format
 from prefixrack_adapters.training.data.candidates import CANDIDATE_LABELS, CANDIDATE_READERS
-from prefixrack_adapters.training.data.columns import Columns
+from prefixrack_adapters.training.data.columns import Columns, OwnNames
 from prefixrack_adapters.training.data.examples import CandidateLabels, Example, GoldAnswers, Similarity, Target
 from prefixrack_adapters.training.data.readers import READERS, reader_of
 from prefixrack_adapters.training.data.records import read_records
@@ -19,7 +19,7 @@ __all__ = [
     "GoldAnswers",
     "Similarity",
     "Target",
-    "check_dev_labels",
+    "check_known_labels",
     "check_labels",
     "labels_of",
     "problem_of",
@@ -36,7 +36,8 @@ def read_examples(
     Raises InvalidRequest, naming the file, the line and the column that is wrong.
     """
     form = _form_of(task, input_format)
-    rows = _with_unique_ids(Columns(record, columns) for record in read_records(source, split))
+    names = OwnNames(columns)
+    rows = _with_unique_ids(Columns(record, names) for record in read_records(source, split))
     if input_format in CANDIDATE_READERS:
         examples = list(CANDIDATE_READERS[input_format](rows))
     else:
@@ -44,6 +45,7 @@ def read_examples(
         examples = [Example(*read(row), row.place) for row in rows]
     if not examples:
         raise InvalidRequest(f"{source} holds no record: at least one is needed")
+    names.check_used(source)
     _check_same_kind(examples)
     return examples
 
@@ -94,19 +96,21 @@ def _kind(target: Target) -> str:
     return "a target"
 
 
-def check_dev_labels(task: str, labels: Sequence[str], dev: Sequence[Example]) -> None:
-    """Raises InvalidRequest with the place of the first dev example that has something training cannot learn."""
+def check_known_labels(
+    task: str, labels: Sequence[str], examples: Sequence[Example], source: str = "the training data"
+) -> None:
+    """Raises InvalidRequest with the place of the first target that is none of `labels`, which `source` gave."""
     allowed = set(labels)
-    for example in dev:
+    for example in examples:
         unknown = sorted(set(_names(example.target)) - allowed)
         if unknown:
-            every = sorted(set(labels_of(task, dev)) - allowed)
+            every = sorted(set(labels_of(task, examples)) - allowed)
             raise InvalidRequest(
-                f"{example.place}: label {unknown[0]!r} is not known: dev has labels that the training data lacks: "
+                f"{example.place}: label {unknown[0]!r} is not known: the file has labels that {source} lacks: "
                 f"{every[:5]}; allowed: {', '.join(labels[:20]) or 'numbers only'}"
             )
         if labels and isinstance(example.target, float):
-            raise InvalidRequest(f"{example.place}: a number, {example.target}, where the training data has labels")
+            raise InvalidRequest(f"{example.place}: a number, {example.target}, where {source} has labels")
 
 
 def check_labels(task: str, problem: str, labels: Sequence[str], source: str | Path) -> None:

@@ -19,7 +19,7 @@ def question_answering(row: Columns) -> tuple[Any, GoldAnswers]:
 def _gold_answers(row: Columns, context: str) -> GoldAnswers:
     """Both lists are empty where the context holds no answer. Every answer must stand at its start, in codepoints."""
     texts, starts = _texts_and_starts(row)
-    if texts and _is_impossible(row):
+    if _is_impossible(row) and texts:
         raise row.fault(f"is_impossible is true, but answers has {shown(texts)}: leave one of them out")
     for text, start in zip(texts, starts, strict=True):
         _check_answer(row, context, text, start)

@@ -21,6 +21,28 @@ KNOWN_NAMES: Mapping[str, Sequence[str]] = {
 }
 
 
+class OwnNames(dict[str, str]):
+    """The caller's mapping. `asked` are the canonical names that readers have looked for in it."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        super().__init__(given)
+        self.asked: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.asked.add(str(name))
+        return super().__contains__(name)
+
+    def check_used(self, source: object) -> None:
+        """Raises InvalidRequest for a name that nothing looked for: the file's own column would stand in for it."""
+        unused = sorted(self.keys() - self.asked)
+        if unused:
+            name = unused[0]
+            raise InvalidRequest(
+                f"{source}: no column {name!r}, which --column {name}={self[name]} names, is read; those that are: "
+                f"{', '.join(sorted(self.asked))}"
+            )
+
+
 class Columns:
     """The caller's mapping (canonical → the file's own) goes first, then the names that data sets use.
 
@@ -37,7 +59,7 @@ class Columns:
 
     def spread(self, name: str) -> Columns:
         """With the fields of a nested column beside the others, which go first."""
-        inner = self._values.get(self._mapping.get(name, name))
+        inner = self._value(name)
         values = {**inner, **self._values} if isinstance(inner, dict) else self._values
         return Columns(Record(values, self.place), self._mapping)
 
