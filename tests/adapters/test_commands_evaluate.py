@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from prefixrack.cli.session import Session
 from prefixrack.types import Parameters
 from prefixrack_adapters.adapter import Adapter
-from prefixrack_adapters.backbone import Backbone
+from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.bundle import bundle_digest
 from prefixrack_adapters.commands.evaluate import evaluate
 from prefixrack_adapters.manifest import parse_manifest
 from prefixrack_adapters.prediction import predict
-from synthetic import single, tags, write_data
+from synthetic import number, several, single, tags, write_data
 from tiny import write_random_bundle
 
 URL = "http://rack.example:8080"
@@ -98,6 +99,8 @@ def data(tmp_path: Path) -> dict[str, str]:
     return {
         "single": str(write_data(tmp_path / "single", single, num_train=1, num_dev=40)[1]),
         "tags": str(write_data(tmp_path / "tags", tags, num_train=1, num_dev=10)[1]),
+        "several": str(write_data(tmp_path / "several", several, num_train=1, num_dev=10)[1]),
+        "number": str(write_data(tmp_path / "number", number, num_train=1, num_dev=10)[1]),
     }
 
 
@@ -225,6 +228,13 @@ def test_the_confusion_matrix_is_drawn(
         ("one", "single", ["--input-format", "srl"], "input format 'srl' is none of task 'text-classification'"),
         ("one", "single", ["--input-format", "boolq"], "no column 'question'"),
         ("one", "single", ["--against", "nowhere"], "nowhere"),
+        (
+            "one",
+            "several",
+            [],
+            "dev.jsonl, line 1: the target is several labels, but the adapter answers with one label: ",
+        ),
+        ("one", "number", [], "the target is a number, but the adapter answers with one label: name the column that "),
     ],
 )
 def test_refusals(
@@ -241,6 +251,46 @@ def test_refusals(
     assert result.exit_code == 2
     assert mentions in result.stderr
     assert bundle_digest(bundles[name]) == before
+
+
+def test_one_label_is_not_measured_as_several(
+    run: Run, backbone: Backbone, data: dict[str, str], tmp_path: Path
+) -> None:
+    """Unless the user says that it is a list of one."""
+    decoding = {"problem": "multi_label"}
+    bundle = write_random_bundle(tmp_path / "several", backbone.spec, labels=("cat", "dog"), decoding=decoding)
+    refused = run(bundle, data["single"])
+    assert refused.exit_code == 2
+    assert "answers with several labels: name the column that holds that with --column labels=…" in refused.stderr
+    assert as_json(run(bundle, data["single"], "--column", "labels=label", "--json"))["main"] == "micro_f1"
+
+
+def test_a_device_without_memory_is_spared(
+    run: Run, bundles: dict[str, Path], data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack that is too much is halved; a backbone that is, is told."""
+    usual = as_json(run(bundles["one"], data["single"], "--json"))
+    compute, load, sizes = Backbone.compute, Backbone.load, []
+
+    def limited(backbone: Backbone, pack: Sequence[PackRow]) -> Any:
+        sizes.append(len(pack))
+        if len(pack) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return compute(backbone, pack)
+
+    monkeypatch.setattr(Backbone, "compute", limited)
+    assert as_json(run(bundles["one"], data["single"], "--json"))["scores"] == usual["scores"]
+    assert max(sizes) > 8
+
+    def refused(*given: Any) -> Backbone:
+        load(*given)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
+
+    monkeypatch.setattr(Backbone, "load", refused)
+    result = run(bundles["one"], data["single"])
+    assert result.exit_code == 2
+    told = "no memory for the backbone and what is kept beside it (CUDA out of memory. Tried to allocate 2 GiB.): free"
+    assert told in result.stderr
 
 
 def test_a_plain_adapter_is_measured_on_a_data_sets_own_form(

@@ -152,3 +152,18 @@ def test_what_cannot_be_divided_is_told(
     with pytest.raises(InvalidRequest, match=f"no memory for {what} in one pass, which cannot be divided: lower --max"):
         run_training(settings)
     assert [path.name for path in settings.output.parent.iterdir()] == ["data"]
+
+
+def test_a_device_too_small_for_what_is_kept_on_it_is_told(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the optimizer's numbers, of which a smaller pack has no fewer."""
+
+    def step(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    settings = make_settings()
+    with pytest.raises(InvalidRequest, match=r"kept beside it \(CUDA out of memory. Tried to allocate 2 GiB.\): free "):
+        run_training(settings)
+    assert [path.name for path in settings.output.parent.iterdir()] == ["data"]

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 CONCURRENCY = 4
+# Of text classification: what a problem's targets are, and the column that holds them.
+TARGETS: Mapping[str, tuple[str, str]] = {
+    "single_label": ("one label", "label"),
+    "multi_label": ("several labels", "labels"),
+    "regression": ("a number", "value"),
+}
 
 Advance = Callable[[int], None]
 
@@ -75,9 +81,10 @@ class LocalBundle:
         return None
 
     def measure(self, examples: Sequence[Example], advance: Advance) -> Evaluation:
-        from prefixrack_adapters.evaluation import evaluate
+        from prefixrack_adapters.training.memory import evaluate, told_if_out_of_memory
 
-        return evaluate(self.backbone, self.adapter, examples, advance=advance)
+        with told_if_out_of_memory():
+            return evaluate(self.backbone, self.adapter, examples, advance=advance)
 
     def without_prefix(self) -> LocalBundle:
         return replace(self, name=f"{self.name}, prefix removed", adapter=self.adapter.without_prefix())
@@ -114,12 +121,14 @@ def local_bundles(folders: Sequence[Path], backbone_name: str, device: str, dtyp
     """Bundles on one backbone, loaded once."""
     from prefixrack_adapters.adapter import Adapter
     from prefixrack_adapters.backbone import Backbone
+    from prefixrack_adapters.training.memory import told_if_out_of_memory
 
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    backbone = Backbone.load(resolve_backbone(backbone_name), device, dtype)
-    adapters = [Adapter.load(folder, backbone.device, backbone.dtype) for folder in folders]
+    with told_if_out_of_memory():
+        backbone = Backbone.load(resolve_backbone(backbone_name), device, dtype)
+        adapters = [Adapter.load(folder, backbone.device, backbone.dtype) for folder in folders]
     return [LocalBundle(name, adapter, backbone) for name, adapter in zip(names, adapters, strict=True)]
 
 
@@ -145,17 +154,32 @@ def read_for(
     """The file's examples as the adapter takes them.
 
     A file in a data set's own form is put into words here for an adapter that knows plain inputs only. Raises
-    InvalidRequest, and InputFault for a record that cannot be put into words.
+    InvalidRequest, for targets that are of another kind than the adapter's answers too, and InputFault for a record
+    that cannot be put into words.
     """
     from prefixrack_adapters.training.data import read_examples
 
     form = input_format or facts.input_format
     examples = read_examples(data, facts.task, columns, form, split)
+    _check_targets(facts, examples)
     if form in (PLAIN, facts.input_format):
         return examples
     if facts.input_format != PLAIN:
         raise InvalidRequest(f"--input-format is {form!r}, but the adapter's is {facts.input_format!r}: leave it out")
     return [replace(example, input=_plain(form, example.input)) for example in examples]
+
+
+def _check_targets(facts: Facts, examples: Sequence[Example]) -> None:
+    """One label beside several, or beside a number, would only ever count as wrong."""
+    from prefixrack_adapters.training.data import problem_of
+
+    problem = problem_of(facts.task, examples)
+    if facts.task == "text-classification" and problem != facts.problem:
+        wanted, column = TARGETS[facts.problem]
+        raise InvalidRequest(
+            f"{examples[0].place}: the target is {TARGETS[problem][0]}, but the adapter answers with {wanted}: name "
+            f"the column that holds that with --column {column}=…"
+        )
 
 
 def _plain(form: str, value: Any) -> Any:

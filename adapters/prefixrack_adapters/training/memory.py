@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -21,13 +22,17 @@ T = TypeVar("T")
 
 
 def evaluate(
-    backbone: Backbone, adapter: Adapter, examples: Sequence[Example], max_tokens: int = MAX_EVALUATION_TOKENS
+    backbone: Backbone,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    max_tokens: int = MAX_EVALUATION_TOKENS,
+    advance: evaluation.Advance | None = None,
 ) -> Evaluation:
-    """Score an adapter; out of memory, anew in packs of half the tokens.
+    """Score an adapter; out of memory, anew in packs of half the tokens. `advance` hears of rows, those done anew too.
 
     Raises InvalidRequest where a single row is too much.
     """
-    return halving(lambda tokens: evaluation.evaluate(backbone, adapter, examples, tokens), max_tokens)
+    return halving(lambda tokens: evaluation.evaluate(backbone, adapter, examples, tokens, advance), max_tokens)
 
 
 def halving(compute: Callable[[int], T], max_tokens: int) -> T:
@@ -39,6 +44,19 @@ def halving(compute: Callable[[int], T], max_tokens: int) -> T:
             max_tokens //= 2
         release()
     raise too_little("one row")
+
+
+@contextmanager
+def told_if_out_of_memory() -> Iterator[None]:
+    """For what fewer tokens at once do not help with: the backbone, what is trained, the optimizer's numbers."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidRequest(
+            f"the device has no memory for the backbone and what is kept beside it ({reason}): free some, or take "
+            "another --device, --dtype bfloat16 or a smaller backbone"
+        ) from None
 
 
 def too_little(what: str) -> InvalidRequest:

@@ -18,6 +18,7 @@ from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.training.card import Report
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, read_data
+from prefixrack_adapters.training.memory import told_if_out_of_memory
 from prefixrack_adapters.training.model import Arrays
 from prefixrack_adapters.training.progress import Watch, watched
 from prefixrack_adapters.training.run import asked_for, finish_part, main_metric_of, start_of, train_watched
@@ -89,7 +90,11 @@ def run_multitask(
     check_trackers(shared.trackers)
     data = [read_data(one) for one in settings]
     workspace = Workspace(shared.output.parent, asked_for(settings))
-    with workspace.opened(on_leftovers) as folder, watched(watch, shared.output.parent) as looking_on:
+    with (
+        told_if_out_of_memory(),
+        workspace.opened(on_leftovers) as folder,
+        watched(watch, shared.output.parent) as looking_on,
+    ):
         backbone = training_backbone(shared)
         manifests = [draft_manifest(one, backbone.spec, own) for one, own in zip(settings, data, strict=True)]
         sets = [DataSet(manifest, own.train, own.dev) for manifest, own in zip(manifests, data, strict=True)]

@@ -22,7 +22,7 @@ from prefixrack_adapters.tasks import build_task
 from prefixrack_adapters.training.card import Report, dataset_name, render_card
 from prefixrack_adapters.training.curves import draw_curves
 from prefixrack_adapters.training.drafts import TrainingData, draft_manifest, first_examples, read_data, short_example
-from prefixrack_adapters.training.memory import evaluate
+from prefixrack_adapters.training.memory import evaluate, told_if_out_of_memory
 from prefixrack_adapters.training.model import Arrays
 from prefixrack_adapters.training.outputs import CONFUSION_FILE, CURVES_FILE, METRICS_FILE, PICTURES
 from prefixrack_adapters.training.progress import Watch, watched
@@ -45,7 +45,11 @@ def run_training(settings: TrainSettings, on_leftovers: str | None = None, watch
     started = time.monotonic()
     data = read_data(settings)
     workspace = Workspace(settings.output, asked_for([settings]))
-    with workspace.opened(on_leftovers) as folder, watched(watch, settings.output) as looking_on:
+    with (
+        told_if_out_of_memory(),
+        workspace.opened(on_leftovers) as folder,
+        watched(watch, settings.output) as looking_on,
+    ):
         result, manifest = _train(settings, data, folder, looking_on)
         return finish_part(settings, data, manifest, result, 0, started)
 
