@@ -147,6 +147,9 @@ def test_the_bundles_of_several_data_sets_are_not_replaced_unasked(
     table = f'task = "text-classification"\ntrain = "{data[0]}"\ndev = "{data[1]}"\n'
     (tmp_path / "sets.toml").write_text(f"[one]\n{table}[two]\n{table}")
     options = [*train_options, "--method", "multitask", "--sets", str(tmp_path / "sets.toml")]
+    for of_one in ("--train", "--dev"):
+        place = options.index(of_one)
+        del options[place : place + 2]
     assert CliRunner().invoke(app, options).exit_code == 0
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 2
@@ -198,6 +201,7 @@ def test_a_run_says_what_comes_next(app: typer.Typer, train_options: list[str], 
 
 def test_a_study_prints_its_table(app: typer.Typer, train_options: list[str], tmp_path: Path) -> None:
     study = ["--seeds", "1,2", "--sweep", "learning-rate=1e-2", "--sweep", "method=p-tuning-v2,prompt-tuning"]
+    study += ["--prefix-dropout", "0.1"]  # for one of the two methods
     result = CliRunner().invoke(app, [*train_options, *study, "--prefix-layers", "0"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     heading, _, first, second = (line.split() for line in result.stdout.splitlines()[2:6])
@@ -258,6 +262,17 @@ def test_the_help_shows_options_in_groups(app: typer.Typer) -> None:
         (["--seeds", "2,2"], "--seeds 2,2: each seed can be given once"),
         (["--sweep", "rate=1"], "'rate' cannot be swept; method, prefix_len, "),
         (["--resume", "--restart"], "--resume and --restart exclude each other"),
+        (["--tune-epochs", "2"], "--tune-epochs has no say with --method p-tuning-v2: leave it out"),
+        (["--tune-learning-rate", "1"], "--tune-learning-rate has no say with --method p-tuning-v2"),
+        (
+            ["--prefix-dropout", "0.1", "--method", "prompt-tuning"],
+            "--prefix-dropout has no say with --method prompt-tuning",
+        ),
+        (["--reparameterization-size", "96"], "--reparameterization-size has no say with --reparameterization none"),
+        (["--head", "pooler", "--task", "text-embedding"], "--head has no say with --task text-embedding"),
+        (["--pooling", "last_token", "--task", "question-answering"], "--pooling has no say with --task question-answ"),
+        (["--labels", "a,b", "--task", "multiple-choice"], "--labels has no say with --task multiple-choice"),
+        (["--method", "multitask", "--sets", "x.toml"], "--train has no say with --sets, whose tables name data sets"),
     ],
 )
 def test_bad_options_are_refused_with_the_reason(

@@ -224,7 +224,12 @@ def test_the_confusion_matrix_is_drawn(
         ("tagger", "tags", ["--confusion", "x.svg"], "has no confusion matrix"),
         ("one", "single", ["--confusion", "x.pdf"], "x.pdf is no .svg or .png"),
         ("one", "single", ["--write", "--server", URL], "a version on a server never changes"),
-        ("one", "single", ["--server", URL], "--server needs the key and the settings"),
+        (
+            "one",
+            "single",
+            ["--server", URL],
+            "--backbone has no say with --server, which computes on its own: leave it",
+        ),
         ("one", "single", ["--input-format", "srl"], "input format 'srl' is none of task 'text-classification'"),
         ("one", "single", ["--input-format", "boolq"], "no column 'question'"),
         ("one", "single", ["--against", "nowhere"], "nowhere"),
@@ -344,6 +349,12 @@ def test_tags_are_measured_through_a_server(
     served = as_json(run("tagger", data["tags"], "--server", URL, "--json", session=session))
     assert served["scores"] == as_json(run(bundles["tagger"], data["tags"], "--json"))["scores"]
     assert all(parameters == {} for _, parameters in rack.predicted)
+
+
+def test_a_shell_that_knows_no_server_is_refused(run: Run, data: dict[str, str]) -> None:
+    result = run("one", data["single"], "--server", URL, session=object())
+    assert result.exit_code == 2
+    assert "--server needs the key and the settings" in result.stderr
 
 
 def test_two_served_adapters_are_compared(run: Run, data: dict[str, str], session: Session) -> None:

@@ -48,8 +48,8 @@ def scaled_down(page: str, arguments: list[str]) -> list[str]:
     """The same command in seconds, and in a place of its own."""
     scale = SCALES.get(arguments[0])
     arguments = arguments if scale is None else scale(page, arguments)
-    is_tiny = page in ON_A_TINY_BACKBONE and arguments[0] in ("train", "evaluate", "serve")
-    return [*arguments, *TINY] if is_tiny else arguments
+    loads_one = arguments[0] in ("train", "evaluate", "serve") and "--server" not in arguments
+    return [*arguments, *TINY] if page in ON_A_TINY_BACKBONE and loads_one else arguments
 
 
 def _train(page: str, arguments: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from prefixrack.errors import Fault, InvalidRequest
+from prefixrack_adapters.commands.idle_options import refuse_idle_of_evaluate
 from prefixrack_adapters.commands.measuring import (
     LocalBundle,
     Subject,
@@ -89,6 +90,7 @@ def evaluate(
             raise InvalidRequest(
                 "--write is for a bundle's folder, a version on a server never changes: pull it, write, push it again"
             )
+        refuse_idle_of_evaluate(context)
         asked = Asked(data, column_mapping(columns or []), input_format, split, name, confusion, target)
         if server is None:
             quiet_transformers()

@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from prefixrack.errors import Fault, InvalidRequest
 from prefixrack.validation import first_problem
 from prefixrack_adapters.commands import train_options as options
+from prefixrack_adapters.commands.idle_options import refuse_idle_of_train
 from prefixrack_adapters.commands.shared import (
     column_mapping,
     label_names,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 NO_SETTINGS = (
     "as_json",
     "columns",
+    "context",
     "dev_file",
     "name",
     "overwrite",
@@ -56,6 +58,7 @@ WHEN_IT_DOES_NOT_LEARN = "see 'When it does not learn' in docs/training.md"
 
 
 def train(
+    context: typer.Context,
     *,  # so that what is required can stand in its group
     task: options.Task = None,
     train_file: options.TrainFile = None,
@@ -117,9 +120,11 @@ def train(
     """
     given = {key: value for key, value in locals().items() if key not in NO_SETTINGS}
     from prefixrack_adapters.training.outputs import check_outputs
+    from prefixrack_adapters.training.plan import read_sweep
 
     quiet_transformers()
     try:
+        refuse_idle_of_train(context, read_sweep(sweep or []))
         common = _common(given, columns or []) | ({} if seed is None else {"seed": seed})
         data = {"--task": task, "--train": train_file, "--dev": dev_file}
         settings = _of_sets(common, sets) if sets is not None else [_single(common, data, name or output.name)]
