@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from prefixrack.errors import InvalidRequest
-from prefixrack_adapters.training.data import streams
+from prefixrack.errors import DiskFull, InvalidRequest
+from prefixrack_adapters.training.data import read_examples, streams
 from prefixrack_adapters.training.data.records import read_records
 
 FEATURES = Features(
@@ -65,6 +67,30 @@ def test_words_such_as_na_stay_words_in_a_folder_of_csv(tmp_path: Path) -> None:
         {"text": "NA", "label": "null"},
         {"text": "b", "label": "None"},
     ]
+
+
+def test_a_split_without_records_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,x\n")
+    (tmp_path / "validation.csv").write_text("text,label\n")
+    with pytest.raises(InvalidRequest, match=r"\(split 'validation'\) holds no record: at least one is needed"):
+        read_examples(tmp_path, "text-classification", {}, split="validation")
+
+
+def test_a_full_disk_is_told_with_the_place_where_data_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    packed = tmp_path / "data.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "train.csv").write_text("text\na\n")
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    monkeypatch.setattr(streams, "_rows", full)
+    for source in (packed, tmp_path / "folder"):
+        with pytest.raises(DiskFull, match=f"the disk is full: data is unpacked in {tempfile.gettempdir()}; make room"):
+            read_records(source)
 
 
 def test_folders_and_tables_that_cannot_be_read(tmp_path: Path) -> None:

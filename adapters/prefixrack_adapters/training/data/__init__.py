@@ -44,7 +44,8 @@ def read_examples(
         read = reader_of(task, form)
         examples = [Example(*read(row), row.place) for row in rows]
     if not examples:
-        raise InvalidRequest(f"{source} holds no record: at least one is needed")
+        of_split = "" if Path(source).is_file() else f" (split {split!r})"
+        raise InvalidRequest(f"{source}{of_split} holds no record: at least one is needed")
     names.check_used(source)
     _check_same_kind(examples)
     return examples

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from prefixrack.errors import InvalidRequest
+from prefixrack.errors import DiskFull, InvalidRequest
+from prefixrack_adapters.training.staging import is_disk_full
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -77,6 +78,8 @@ def _split_rows(path: str, config: str | None, split: str, source: str) -> list[
             if isinstance(builder.config, CsvConfig):
                 builder.config.keep_default_na = False  # "NA" and "null" are words like others
             return _rows(builder.as_streaming_dataset(split=split))
+    except DiskFull:
+        raise
     except Exception as error:  # each kind of file and each HTTP library brings errors of its own
         raise InvalidRequest(
             f"split {split!r} of {source} cannot be read ({_first_line(error)}): name a split and a data set that the "
@@ -125,7 +128,10 @@ def _named(value: Any, feature: Any) -> Any:
 
 @contextmanager
 def _untraced() -> Iterator[str]:
-    """A cache folder for as long as a read takes, without bars of the library's own and without counting downloads."""
+    """A cache folder for as long as a read takes, without bars of the library's own and without counting downloads.
+
+    Raises DiskFull where the folder's disk is.
+    """
     import datasets
     from datasets import config
 
@@ -135,6 +141,13 @@ def _untraced() -> Iterator[str]:
     try:
         with tempfile.TemporaryDirectory(prefix="prefixrack-data-") as folder:
             yield folder
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFull(
+            f"the disk is full: data is unpacked in {tempfile.gettempdir()}; make room there, or name another folder "
+            "in the environment variable TMPDIR"
+        ) from error
     finally:
         config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         if had_bars:
