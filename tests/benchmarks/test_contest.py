@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ def test_peers_start_together_only_where_none_of_them_times_anything(
             all_there.wait(60)
         else:
             assert starting.acquire(blocking=False)
+            time.sleep(0.05)  # long enough for another to be found, were it started meanwhile
             starting.release()
         yield f"{name} in {folder} with {threads}"
         ended.append(name)
