@@ -30,7 +30,7 @@ from prefixrack_adapters.training.run import run_training
 from prefixrack_adapters.training.settings import TrainSettings
 from prefixrack_adapters.training.together import METHODS as TOGETHER
 from prefixrack_adapters.training.together import run_together
-from quality_lines import differences, read_lines
+from quality_lines import differences
 from quality_sets import (
     DEFAULT_SETS,
     MAX_DEV,
@@ -43,6 +43,7 @@ from quality_sets import (
     recipe,
     write_subset,
 )
+from results_lines import ResultLines
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(stderr=True)
@@ -93,7 +94,7 @@ class Bench:
 
     def finished(self) -> set[Cell]:
         """Those with a line of these sizes, of today's recipe with these changes."""
-        lines = read_lines([self.results]) if self.results.is_file() else []
+        lines = ResultLines.read_existing([self.results]).lines
         return {
             Cell(setup["dataset"], setup["method"], setup["seed"])
             for setup in (line["setup"] for line in lines if not differences(line, self.changes))

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from prefixrack_adapters.training.settings import LEARNING_RATES, TrainSettings
 from quality_sets import SETS, recipe
-
-Line = Mapping[str, Any]
-
-
-def read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+from results_lines import Line
 
 
 def expected(setup: Line, changes: Mapping[str, Any]) -> dict[str, Any]:

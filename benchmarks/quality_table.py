@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quality_lines import Line, differences, read_lines
+from quality_lines import differences
 from quality_sets import DEFAULT_SETS, LOW_RESOURCE, MAX_DEV, MAX_TRAIN, METHODS, SETS
+from results_lines import Line, ResultLines
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = {
@@ -289,7 +290,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     arguments = parser.parse_args()
     paths = arguments.results or sorted((ROOT / "benchmarks" / "results").glob("quality-*.jsonl"))
-    lines = read_lines(paths)
+    lines = ResultLines.read(paths).lines
     arguments.docs.mkdir(exist_ok=True)
     (arguments.docs / "quality.md").write_text(page(lines, "quality.svg", "sweep.svg"), encoding="utf-8")
     draw(cells_of(lines, SIZES[0]), arguments.docs / "quality.svg")
