@@ -13,7 +13,7 @@ from prefixrack_adapters.backbone import PackRow
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.prediction import compute_all, finish_all, predict, rows_of
 from prefixrack_adapters.rows import Row
-from prefixrack_adapters.scoring import Evaluation, Facts, inputs_of, judge
+from prefixrack_adapters.scoring import Evaluation, Facts, Outputs, inputs_of, judge
 from prefixrack_adapters.tasks import AnyTask, Prepared, build_task
 from prefixrack_adapters.training.data import Example
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prefixrack_adapters.adapter import Adapter
     from prefixrack_adapters.backbone import Backbone
 
-__all__ = ["Evaluation", "Exam", "evaluate", "evaluate_together", "facts_of", "parameters_of"]
+__all__ = ["Evaluation", "Exam", "answer", "evaluate", "evaluate_together", "facts_of", "parameters_of"]
 
 Advance = Callable[[int], None]
 CUT_TASKS = ("text-classification", "multiple-choice", "text-embedding")  # the others look through windows
@@ -34,14 +34,24 @@ def evaluate(
     max_pack_tokens: int = 4096,
     advance: Advance | None = None,
 ) -> Evaluation:
-    """Score an adapter. Overlong inputs are cut as in training, never refused. `advance` hears of finished rows.
+    """Score an adapter by what it answers. Raises InvalidRequest for no example at all."""
+    outputs = answer(backbone, adapter, examples, max_pack_tokens, advance)
+    return judge(facts_of(adapter.manifest), outputs, examples)
 
-    Raises InvalidRequest for no example at all.
+
+def answer(
+    backbone: Backbone,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    max_pack_tokens: int = 4096,
+    advance: Advance | None = None,
+) -> Outputs:
+    """An output for each of `inputs_of` the examples. Overlong inputs are cut as in training, never refused.
+
+    `advance` hears of finished rows.
     """
     facts = facts_of(adapter.manifest)
-    inputs = inputs_of(facts, examples)
-    outputs = predict(backbone, adapter, inputs, parameters_of(facts), max_pack_tokens, advance)
-    return judge(facts, outputs, examples)
+    return predict(backbone, adapter, inputs_of(facts, examples), parameters_of(facts), max_pack_tokens, advance)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from prefixrack_adapters.bundle import bundle_digest
 from prefixrack_adapters.commands.evaluate import evaluate
 from prefixrack_adapters.manifest import parse_manifest
 from prefixrack_adapters.prediction import predict
-from synthetic import number, several, single, tags, write_data
+from synthetic import alike, number, several, single, tags, write_data
 from tiny import write_random_bundle
 
 URL = "http://rack.example:8080"
@@ -218,11 +218,63 @@ def test_the_confusion_matrix_is_drawn(
     assert "one on dev.jsonl" in picture.read_text()
 
 
+def test_what_was_answered_is_written(
+    run: Run, bundles: dict[str, Path], data: dict[str, str], backbone: Backbone, tmp_path: Path
+) -> None:
+    """Of each example, in order, by both that are compared; what counts as right there adds up to the score."""
+    written = tmp_path / "answers.jsonl"
+    options = ("--against", str(bundles["two"]), "--predictions", str(written), "--json")
+    measured = as_json(run(bundles["one"], data["single"], *options))
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    records = [json.loads(line) for line in Path(data["single"]).read_text().splitlines()]
+    assert [(line["input"], line["target"]) for line in lines] == [(one["text"], one["label"]) for one in records]
+    assert lines[2]["place"].endswith("dev.jsonl, line 3")
+    for place, (name, part) in enumerate((("one", measured), ("two", measured["against"]))):
+        answers = [line["answers"][place] for line in lines]
+        assert {one["adapter"] for one in answers} == {name}
+        assert sum(one["right"] for one in answers) / len(answers) == part["scores"]["accuracy"]
+        texts = [line["input"] for line in lines]
+        outputs: Sequence[Any] = predict(backbone, Adapter.load(bundles[name]), texts, Parameters(overlong="truncate"), 4096)
+        assert [one["output"]["label"] for one in answers] == [output.label for output in outputs]
+
+
+def test_an_output_for_each_text_of_a_pair_and_failures_are_written(
+    run: Run, bundles: dict[str, Path], backbone: Backbone, tmp_path: Path
+) -> None:
+    written = tmp_path / "answers.jsonl"
+    embedder = write_random_bundle(tmp_path / "embedder", backbone.spec, task="text-embedding", labels=())
+    pairs = str(write_data(tmp_path / "pairs", alike, num_train=1, num_dev=3)[1])
+    assert run(embedder, pairs, "--predictions", str(written)).exit_code == 0
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    assert [[len(line["input"]), len(line["answers"][0]["output"])] for line in lines] == [[2, 2]] * 3
+    assert all(set(line["target"]) == {"score"} and "right" not in line["answers"][0] for line in lines)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": "cat é", "label": "cat"}\n{"text": "\\ud800", "label": "cat"}\n')
+    assert run(bundles["one"], str(broken), "--predictions", str(written)).exit_code == 0
+    assert '"input": "cat é"' in written.read_text()
+    failed = json.loads(written.read_text().splitlines()[1])
+    assert failed["input"] == "\ud800"
+    assert failed["answers"][0]["right"] is False
+    assert failed["answers"][0]["output"]["error"]["code"] == "invalid_unicode"
+
+
+def test_predictions_that_cannot_be_written_are_told(
+    run: Run, bundles: dict[str, Path], data: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "taken.jsonl").mkdir()
+    result = run(bundles["one"], data["single"], "--predictions", str(tmp_path / "taken.jsonl"))
+    assert result.exit_code == 2
+    assert "taken.jsonl cannot be written (Is a directory): choose another place" in result.stderr
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
 @pytest.mark.parametrize(
     ("name", "file", "options", "mentions"),
     [
         ("tagger", "tags", ["--confusion", "x.svg"], "has no confusion matrix"),
         ("one", "single", ["--confusion", "x.pdf"], "x.pdf is no .svg or .png"),
+        ("one", "single", ["--predictions", "x.csv"], "x.csv is no .jsonl or .ndjson: name the file of predictions so"),
+        ("one", "single", ["--predictions", "nowhere/x.jsonl"], "nowhere is no folder: make it first"),
         ("one", "single", ["--write", "--server", URL], "a version on a server never changes"),
         (
             "one",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from prefixrack.errors import Fault, InvalidRequest
+from prefixrack_adapters.commands.answer_file import check_answer_file, write_answers
 from prefixrack_adapters.commands.idle_options import refuse_idle_of_evaluate
 from prefixrack_adapters.commands.measuring import (
     LocalBundle,
@@ -52,6 +53,7 @@ class Asked:
     split: str | None
     dataset: str
     picture: Path | None
+    answers: Path | None
     bundle: Path | None  # where the scores are written
 
 
@@ -77,6 +79,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Of a hub id; also what --write notes, 'dev' by default.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the data for --write; the file's by default.")] = None,
     confusion: Annotated[Path | None, typer.Option(help="Draw the confusion matrix into this .svg or .png.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Write each example's answers into this .jsonl.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the scores into the bundle's manifest.")] = False,
     device: str = "auto",
     dtype: str = "auto",
@@ -91,7 +94,7 @@ def evaluate(
                 "--write is for a bundle's folder, a version on a server never changes: pull it, write, push it again"
             )
         refuse_idle_of_evaluate(context)
-        asked = Asked(data, column_mapping(columns or []), input_format, split, name, confusion, target)
+        asked = Asked(data, column_mapping(columns or []), input_format, split, name, confusion, predictions, target)
         if server is None:
             quiet_transformers()
             _report(asked, local_bundles([Path(ref) for ref in refs], backbone, device, dtype), as_json)
@@ -107,11 +110,14 @@ def _report(asked: Asked, subjects: Sequence[Subject], as_json: bool) -> None:
     from prefixrack_adapters.comparison import compare
 
     _check(asked, subjects)
-    measured = [_measure(asked, subject) for subject in subjects]
+    examples = [_read(asked, subject) for subject in subjects]
+    measured = [_measure(*pair) for pair in zip(subjects, examples, strict=True)]
     comparison = compare(measured[0].result, measured[1].result) if len(measured) == 2 else None
-    bare = {} if comparison is not None else _without_prefix(asked, subjects[0])
+    bare = {} if comparison is not None else _without_prefix(subjects[0], examples[0])
     if asked.picture is not None:
         _draw(asked, measured[0], asked.picture)
+    if asked.answers is not None:
+        write_answers(asked.answers, examples[0], measured)
     digest = _write(asked, measured[0], asked.bundle) if asked.bundle is not None else None
     report = Report(measured, bare, comparison, digest)
     if as_json:
@@ -127,22 +133,31 @@ def _check(asked: Asked, subjects: Sequence[Subject]) -> None:
     tasks = [(one.facts.task, one.facts.problem) for one in subjects]
     if len(set(tasks)) > 1:
         raise InvalidRequest(f"one does {tasks[0]}, the other {tasks[1]}: compare adapters of the same task")
+    if asked.answers is not None:
+        check_answer_file(asked.answers, asked.data)
     if asked.picture is not None:
         check_picture(asked.picture)
         if tasks[0] != ("text-classification", "single_label"):
             raise InvalidRequest(f"{tasks[0]} has no confusion matrix: one label per text has. Leave --confusion out")
 
 
-def _measure(asked: Asked, subject: Subject) -> Measured:
-    from prefixrack_adapters.bootstrap import intervals
-
+def _read(asked: Asked, subject: Subject) -> list[Example]:
+    """The examples as this one takes them."""
     examples = read_for(subject.facts, asked.data, asked.columns, asked.input_format, asked.split or HUB_SPLIT)
     _warn_of_unknown_labels(subject, examples)
+    return examples
+
+
+def _measure(subject: Subject, examples: Sequence[Example]) -> Measured:
+    from prefixrack_adapters.bootstrap import intervals
+    from prefixrack_adapters.scoring import judge
+
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} rows"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         row = progress.add_task(printable(subject.name), total=subject.num_steps(examples))
-        result = subject.measure(examples, lambda rows: progress.advance(row, rows))
-    return Measured(subject.name, result, intervals(result.tally))
+        outputs = subject.answer(examples, lambda rows: progress.advance(row, rows))
+    result = judge(subject.facts, outputs, examples)
+    return Measured(subject.name, result, intervals(result.tally), outputs)
 
 
 def _warn_of_unknown_labels(subject: Subject, examples: Sequence[Example]) -> None:
@@ -158,9 +173,9 @@ def _warn_of_unknown_labels(subject: Subject, examples: Sequence[Example]) -> No
         Console(stderr=True, highlight=False, soft_wrap=True).print(printable(note), style="yellow")
 
 
-def _without_prefix(asked: Asked, subject: Subject) -> Mapping[str, float]:
+def _without_prefix(subject: Subject, examples: Sequence[Example]) -> Mapping[str, float]:
     """The same head on the bare backbone. Of a served adapter nothing is known of that."""
-    return _measure(asked, subject.without_prefix()).result.scores if isinstance(subject, LocalBundle) else {}
+    return _measure(subject.without_prefix(), examples).result.scores if isinstance(subject, LocalBundle) else {}
 
 
 def _draw(asked: Asked, measured: Measured, picture: Path) -> None:

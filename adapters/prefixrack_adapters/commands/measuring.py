@@ -20,7 +20,7 @@ from prefixrack_adapters.formats import FORMATS, PLAIN
 if TYPE_CHECKING:
     from prefixrack_adapters.adapter import Adapter
     from prefixrack_adapters.backbone import Backbone
-    from prefixrack_adapters.scoring import Evaluation, Facts
+    from prefixrack_adapters.scoring import Facts, Outputs
     from prefixrack_adapters.training.data import Example
 
 BATCH_SIZE = 32
@@ -62,7 +62,7 @@ class Subject(Protocol):
     def num_steps(self, examples: Sequence[Example]) -> int | None:
         """How far `advance` will go; None: rows are counted, and how many they are shows as they are made."""
 
-    def measure(self, examples: Sequence[Example], advance: Advance) -> Evaluation: ...
+    def answer(self, examples: Sequence[Example], advance: Advance) -> Outputs: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class LocalBundle:
     def num_steps(self, examples: Sequence[Example]) -> int | None:
         return None
 
-    def measure(self, examples: Sequence[Example], advance: Advance) -> Evaluation:
-        from prefixrack_adapters.training.memory import evaluate, told_if_out_of_memory
+    def answer(self, examples: Sequence[Example], advance: Advance) -> Outputs:
+        from prefixrack_adapters.training.memory import answer, told_if_out_of_memory
 
         with told_if_out_of_memory():
-            return evaluate(self.backbone, self.adapter, examples, advance=advance)
+            return answer(self.backbone, self.adapter, examples, advance=advance)
 
     def without_prefix(self) -> LocalBundle:
         return replace(self, name=f"{self.name}, prefix removed", adapter=self.adapter.without_prefix())
@@ -101,9 +101,9 @@ class ServedAdapter:
     def num_steps(self, examples: Sequence[Example]) -> int | None:
         return len(examples) * (2 if self.facts.task == "text-embedding" else 1)
 
-    def measure(self, examples: Sequence[Example], advance: Advance) -> Evaluation:
+    def answer(self, examples: Sequence[Example], advance: Advance) -> Outputs:
         from prefixrack_adapters.evaluation import parameters_of
-        from prefixrack_adapters.scoring import inputs_of, judge
+        from prefixrack_adapters.scoring import inputs_of
 
         asked = parameters_of(self.facts)
         parameters = {} if asked is None else asked.model_dump(exclude_defaults=True)
@@ -114,7 +114,7 @@ class ServedAdapter:
         for output in answers:
             outputs.append(output)
             advance(1)
-        return judge(self.facts, outputs, examples)
+        return outputs
 
 
 def local_bundles(folders: Sequence[Path], backbone_name: str, device: str, dtype: str) -> list[LocalBundle]:

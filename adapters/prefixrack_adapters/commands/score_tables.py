@@ -14,7 +14,7 @@ from prefixrack_adapters.commands.shared import printable
 if TYPE_CHECKING:
     from prefixrack_adapters.bootstrap import Interval
     from prefixrack_adapters.comparison import Comparison
-    from prefixrack_adapters.scoring import ClassScore, Evaluation
+    from prefixrack_adapters.scoring import ClassScore, Evaluation, Outputs
 
 MOST_CLASSES = 20
 
@@ -24,6 +24,7 @@ class Measured:
     name: str
     result: Evaluation
     intervals: Mapping[str, Interval]
+    outputs: Outputs = ()
 
 
 def print_evaluation(title: str, measured: Measured, others: Mapping[str, Mapping[str, float]]) -> None:

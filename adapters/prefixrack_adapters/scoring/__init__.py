@@ -18,7 +18,7 @@ from prefixrack_adapters.scoring.numbers import judge_numbers
 from prefixrack_adapters.scoring.spans import judge_spans
 from prefixrack_adapters.training.data import CandidateLabels, Example
 
-__all__ = ["ClassScore", "Evaluation", "Facts", "inputs_of", "judge"]
+__all__ = ["ClassScore", "Evaluation", "Facts", "Outputs", "inputs_of", "judge"]
 
 Judge = Callable[[Facts, Outputs, Sequence[Example]], Evaluation]
 JUDGES: Mapping[str, Judge] = {

@@ -13,7 +13,8 @@ from prefixrack.errors import InvalidRequest
 from prefixrack_adapters import evaluation
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.backbone import Backbone
-from prefixrack_adapters.evaluation import Evaluation
+from prefixrack_adapters.evaluation import Evaluation, facts_of
+from prefixrack_adapters.scoring import Outputs, judge
 from prefixrack_adapters.training.data import Example
 
 MAX_EVALUATION_TOKENS = 4096
@@ -28,11 +29,22 @@ def evaluate(
     max_tokens: int = MAX_EVALUATION_TOKENS,
     advance: evaluation.Advance | None = None,
 ) -> Evaluation:
-    """Score an adapter; out of memory, anew in packs of half the tokens. `advance` hears of rows, those done anew too.
+    """Score an adapter by what `answer` gives. Raises InvalidRequest as that does, and for no example at all."""
+    return judge(facts_of(adapter.manifest), answer(backbone, adapter, examples, max_tokens, advance), examples)
 
-    Raises InvalidRequest where a single row is too much.
+
+def answer(
+    backbone: Backbone,
+    adapter: Adapter,
+    examples: Sequence[Example],
+    max_tokens: int = MAX_EVALUATION_TOKENS,
+    advance: evaluation.Advance | None = None,
+) -> Outputs:
+    """Outputs of an adapter; out of memory, anew in packs of half the tokens.
+
+    `advance` hears of rows, those done anew too. Raises InvalidRequest where a single row is too much.
     """
-    return halving(lambda tokens: evaluation.evaluate(backbone, adapter, examples, tokens, advance), max_tokens)
+    return halving(lambda tokens: evaluation.answer(backbone, adapter, examples, tokens, advance), max_tokens)
 
 
 def halving(compute: Callable[[int], T], max_tokens: int) -> T:
