@@ -69,7 +69,9 @@ class Report:
 
 def evaluate(
     context: typer.Context,
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder of a bundle; with --server, name[@alias].")],
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="Folder of a bundle; with --server, name or name@alias.")
+    ],
     data: Annotated[str, typer.Option(help="jsonl, csv or parquet, optionally .gz, or a hub id.")],
     against: Annotated[str | None, typer.Option(help="Another one to compare with, on the same data.")] = None,
     server: Annotated[str | None, typer.Option(metavar="URL", help="Measure an adapter on this server.")] = None,
