@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prefixrack.cli.completion import adapter_refs
-from prefixrack.cli.printing import minute_of, show_facts, show_json, show_line, show_table, size_of
+from prefixrack.cli.printing import show_facts, show_json, show_line, show_table, size_of
 from prefixrack.cli.session import JsonOption, TenantOption, open_client
 from prefixrack.types import AdapterDetail, AdapterSummary, VersionInfo
 
@@ -84,12 +84,11 @@ def delete(
 
 
 def _row(entry: AdapterSummary | VersionInfo) -> tuple[Any, ...]:
+    day = entry.created_at[:10]  # with minutes, lines would not fit into 80 columns
     if isinstance(entry, AdapterSummary):
-        num_labels = len(entry.labels) or "-"
-        return entry.name, entry.task, entry.version, num_labels, _aliases(entry.aliases), minute_of(entry.created_at)
+        return entry.name, entry.task, entry.version, len(entry.labels) or "-", _aliases(entry.aliases), day
     claims = "\n".join(f"{one.get('dataset')} {one.get('name')} {one.get('value')}" for one in entry.metrics)
-    day, size = entry.created_at[:10], size_of(entry.size_bytes)
-    return entry.version, "\n".join(entry.aliases), size, day, entry.digest[:12], claims
+    return entry.version, "\n".join(entry.aliases), size_of(entry.size_bytes), day, entry.digest[:12], claims
 
 
 def _claim(metric: dict[str, Any]) -> str:
