@@ -52,6 +52,8 @@ class Cell:
 Cells = Mapping[tuple[str, str], Cell]
 Sizes = tuple[int, int]
 SIZES: Sequence[Sizes] = ((MAX_TRAIN, MAX_DEV), (320, 200))  # at most so many examples of train and dev: today's first
+NUM_SEEDS = 3
+FEW_SEEDS = "Where fewer than three seeds were run, a run takes one core of a CPU {minutes} minutes or more."
 
 
 def is_of_table(line: Line, sizes: Sizes) -> bool:
@@ -62,11 +64,22 @@ def is_of_table(line: Line, sizes: Sizes) -> bool:
 
 
 def cells_of(lines: Sequence[Line], sizes: Sizes) -> Cells:
+    return {key: _cell(members) for key, members in _by_cell(lines, sizes).items()}
+
+
+def _by_cell(lines: Sequence[Line], sizes: Sizes) -> Mapping[tuple[str, str], Sequence[Line]]:
     grouped: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in lines:
         if is_of_table(line, sizes):
             grouped[line["setup"]["dataset"], line["setup"]["method"]].append(line)
-    return {key: _cell(members) for key, members in grouped.items()}
+    return grouped
+
+
+def least_minutes(lines: Sequence[Line], sizes: Sizes) -> float | None:
+    """Of the cells with fewer than three seeds, those of a run on a CPU; None where there is no such cell."""
+    few = [members for members in _by_cell(lines, sizes).values() if len(members) < NUM_SEEDS]
+    on_cpu = [line for members in few for line in members if "NVIDIA" not in line["device"]]
+    return min((line["result"]["seconds"] / 60 for line in on_cpu), default=None)
 
 
 def _cell(lines: Sequence[Line]) -> Cell:
@@ -156,6 +169,7 @@ def page(lines: Sequence[Line], picture: str, sweep: str) -> str:
     names = list(DEFAULT_SETS)
     devices = sorted({line["device"] for line in lines})
     current, former = (cells_of(lines, sizes) for sizes in SIZES)
+    minutes = least_minutes(lines, SIZES[0])
     return "\n".join(
         [
             "# How good is P-Tuning v2 here",
@@ -175,6 +189,7 @@ def page(lines: Sequence[Line], picture: str, sweep: str) -> str:
             "",
             f"## Up to {SIZES[0][0]:,} examples",
             "",
+            *([] if minutes is None else [FEW_SEEDS.format(minutes=int(minutes)), ""]),
             *table(current, names),
             "",
             f"![Scores by data set and method]({picture})",

@@ -234,7 +234,9 @@ def test_what_was_answered_is_written(
         assert {one["adapter"] for one in answers} == {name}
         assert sum(one["right"] for one in answers) / len(answers) == part["scores"]["accuracy"]
         texts = [line["input"] for line in lines]
-        outputs: Sequence[Any] = predict(backbone, Adapter.load(bundles[name]), texts, Parameters(overlong="truncate"), 4096)
+        outputs: Sequence[Any] = predict(
+            backbone, Adapter.load(bundles[name]), texts, Parameters(overlong="truncate"), 4096
+        )
         assert [one["output"]["label"] for one in answers] == [output.label for output in outputs]
 
 
