@@ -188,6 +188,14 @@ AnyOutput = Annotated[
 ]
 
 
+def output_json(output: Output | FailedOutput) -> dict[str, Any]:
+    """An output as a server sends it. What is not set stays out, except `answer`: null says that there is none."""
+    fields = output.model_dump(exclude_none=True)
+    if isinstance(output, QuestionAnsweringOutput):
+        fields.setdefault("answer", None)
+    return fields
+
+
 class AdapterRef(Wire):
     name: str
     version: int

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prefixrack.errors import AccuracyTooLow, DeadlineExceeded, InputFault, ProbeFailed
-from prefixrack.types import Parameters
+from prefixrack.types import Parameters, output_json
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import AnyTask, Prepared
 from prefixrack_server.agreement import agree, drift
 from prefixrack_server.dispatch import BoundRow, Dispatcher, Payer
-from prefixrack_server.envelope import output_json
 from prefixrack_server.holds import Holds
 from prefixrack_server.messages import BundleRef, RowDone
 from prefixrack_server.row_faults import fault_of, logits_of

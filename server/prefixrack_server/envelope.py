@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from prefixrack.errors import Fault, InvalidRequest, MalformedJson, PayloadTooLarge, TooManyInputs
-from prefixrack.types import AdapterRef, Output, Parameters, QuestionAnsweringOutput
+from prefixrack.types import AdapterRef, Parameters
 from prefixrack.validation import Problem, first_problem
 from prefixrack_adapters.tasks import as_inputs
 
@@ -232,14 +232,6 @@ def seen(problem: Problem) -> str:
     if isinstance(value, int | float | None) or (isinstance(value, str) and problem.kind == "literal_error"):
         return f"; seen {json.dumps(value)[:MAX_SHOWN]}"
     return f"; seen a JSON {_json_kind(value)}"
-
-
-def output_json(output: Output) -> dict[str, Any]:
-    """An output as plain data. What is not set stays out, except `answer`: null there says that there is none."""
-    fields = output.model_dump(exclude_none=True)
-    if isinstance(output, QuestionAnsweringOutput):
-        fields.setdefault("answer", None)
-    return fields
 
 
 def error_json(fault: Fault) -> dict[str, Any]:

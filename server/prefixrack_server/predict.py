@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import structlog
 
 from prefixrack import errors
-from prefixrack.types import AdapterRef, Output, Parameters
+from prefixrack.types import AdapterRef, Output, Parameters, output_json
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.tasks import AnyTask, Prepared
 from prefixrack_server.accuracy_gate import AccuracyGate
 from prefixrack_server.dispatch import BoundRow, Dispatcher, IsGone, Payer
-from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, output_json, to_json
+from prefixrack_server.envelope import BULK_WAY, Envelope, adapter_json, error_json, to_json
 from prefixrack_server.holds import Holds
 from prefixrack_server.messages import BundleRef, RowDone, RowFailure
 from prefixrack_server.quotas import Allowance

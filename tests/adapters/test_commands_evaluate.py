@@ -258,6 +258,11 @@ def test_an_output_for_each_text_of_a_pair_and_failures_are_written(
     assert failed["input"] == "\ud800"
     assert failed["answers"][0]["right"] is False
     assert failed["answers"][0]["output"]["error"]["code"] == "invalid_unicode"
+    reader = write_random_bundle(tmp_path / "reader", backbone.spec, task="question-answering", labels=())
+    unanswered = tmp_path / "unanswered.jsonl"
+    unanswered.write_text('{"question": "\\ud800", "context": "cat", "answers": []}\n')
+    assert run(reader, str(unanswered), "--predictions", str(written)).exit_code == 0
+    assert json.loads(written.read_text())["target"] == {"texts": [], "starts": []}
 
 
 def test_predictions_that_cannot_be_written_are_told(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefixrack.errors import InvalidRequest
+from prefixrack.types import output_json
 
 if TYPE_CHECKING:
     from prefixrack_adapters.commands.score_tables import Measured
@@ -56,7 +57,7 @@ def _lines(examples: Sequence[Example], measured: Sequence[Measured]) -> Iterato
 def _answer(measured: Measured, index: int, num_examples: int) -> dict[str, Any]:
     """`right` is there where an answer is right or wrong as a whole; a pair of texts has an output for each."""
     own = _of_example(measured.outputs, index, num_examples)
-    outputs = [output.model_dump(mode="json", exclude_none=True) for output in own]
+    outputs = [output_json(output) for output in own]
     answer = {"adapter": measured.name, "output": outputs[0] if len(outputs) == 1 else outputs}
     is_right = measured.result.is_right
     return answer if is_right is None else answer | {"right": bool(is_right[index])}
