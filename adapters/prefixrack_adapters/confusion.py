@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefixrack.errors import InvalidRequest
+from prefixrack_adapters.single_files import check_place, replaced
 
 KINDS = (".svg", ".png")
 MOST_CLASSES = 40
@@ -45,10 +45,7 @@ def confusion_of(gold: Sequence[str], predicted: Sequence[str], names: Sequence[
 
 def check_picture(path: Path) -> None:
     """Raises InvalidRequest before any work is done for a picture that could not be written."""
-    if path.suffix.lower() not in KINDS:
-        raise InvalidRequest(f"{path} is no {' or '.join(KINDS)}: name the picture so")
-    if not path.parent.is_dir():
-        raise InvalidRequest(f"{path.parent} is no folder: make it first")
+    check_place(path, KINDS, "picture")
 
 
 def draw_confusion(confusion: Confusion, path: Path, title: str) -> None:
@@ -65,13 +62,8 @@ def draw_confusion(confusion: Confusion, path: Path, title: str) -> None:
     with rc_context({"svg.hashsalt": "prefixrack", "svg.fonttype": "none"}):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         _fill(figure.add_subplot(), shown, title + (f"\n({hidden} smaller classes left out)" if hidden else ""))
-        partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        try:
+        with replaced(path) as partial:
             figure.savefig(partial, metadata={"Date": None} if path.suffix.lower() == ".svg" else None, dpi=120)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise InvalidRequest(f"{path} cannot be written ({error.strerror}): choose another place") from None
 
 
 def _fill(axes: Any, confusion: Confusion, title: str) -> None:

@@ -268,6 +268,9 @@ def test_an_output_for_each_text_of_a_pair_and_failures_are_written(
 def test_predictions_that_cannot_be_written_are_told(
     run: Run, bundles: dict[str, Path], data: dict[str, str], tmp_path: Path
 ) -> None:
+    refused = run(bundles["one"], data["single"], "--predictions", data["single"])
+    assert refused.exit_code == 2
+    assert "dev.jsonl is the data that is measured on: give another file as --predictions" in refused.stderr
     (tmp_path / "taken.jsonl").mkdir()
     result = run(bundles["one"], data["single"], "--predictions", str(tmp_path / "taken.jsonl"))
     assert result.exit_code == 2

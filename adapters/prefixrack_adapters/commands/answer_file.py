@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefixrack.errors import InvalidRequest
 from prefixrack.types import output_json
+from prefixrack_adapters.single_files import check_place, replaced
 
 if TYPE_CHECKING:
     from prefixrack_adapters.commands.score_tables import Measured
@@ -21,26 +22,17 @@ KINDS = (".jsonl", ".ndjson")
 
 def check_answer_file(path: Path, data: str) -> None:
     """Raises InvalidRequest before anything is measured for a file that could not be written."""
-    if path.suffix.lower() not in KINDS:
-        raise InvalidRequest(f"{path} is no {' or '.join(KINDS)}: name the file of predictions so")
-    if not path.parent.is_dir():
-        raise InvalidRequest(f"{path.parent} is no folder: make it first")
+    check_place(path, KINDS, "file of predictions")
     if path.resolve() == Path(data).resolve():
         raise InvalidRequest(f"{path} is the data that is measured on: give another file as --predictions")
 
 
 def write_answers(path: Path, examples: Sequence[Example], measured: Sequence[Measured]) -> None:
     """Replace the file in one step. Raises InvalidRequest where it cannot be written; then it is as it was."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        # Half a character, which an input may hold, has no UTF-8: its escape is what JSON has for it.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            for line in _lines(examples, measured):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InvalidRequest(f"{path} cannot be written ({error.strerror}): choose another place") from None
+    # Half a character, which an input may hold, has no UTF-8: its escape is what JSON has for it.
+    with replaced(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for line in _lines(examples, measured):
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _lines(examples: Sequence[Example], measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:

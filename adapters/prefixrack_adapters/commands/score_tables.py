@@ -24,7 +24,7 @@ class Measured:
     name: str
     result: Evaluation
     intervals: Mapping[str, Interval]
-    outputs: Outputs = ()
+    outputs: Outputs
 
 
 def print_evaluation(title: str, measured: Measured, others: Mapping[str, Mapping[str, float]]) -> None:
