@@ -11,10 +11,11 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,29 +38,30 @@ from gpu_shapes import (
 from machine import device_name, git_commit
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.padded_attention import PaddedAttention
+from prefixrack_adapters.readout import PendingLogits
 
 DTYPE = torch.bfloat16
 PADDED_ROWS = 64  # of a padded batch of the stock model; its rows are sorted by length first
 ALONE_ROWS = 32  # of the run that calls stock transformers once for each adapter
 IN_FLIGHT = 2  # packs: one computed, one prepared, as the engine does
+PASSES = 3  # over the packs in one turn: a turn begins and ends with an idle device, which a busy server never has
 MEMORY_SHARE = 0.7  # of the device, for adapters
 LIMIT_S = 420.0  # leaves the last measurement a minute, of eight in all
 MAIN, DATA_SETS = "natural", ("clinc150", "snli", "squad2")
 PREFIX_LENS = (16, 128)
 NUMBERS = (1, 100, 1_000, 10_000)
 DEEPEST = "deberta-xlarge"
+STARTED_AT = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Seconds of each contestant's turns, each turn being `repeats` packs."""
+    """Seconds of each contestant's turns, divided by how often a turn does the work."""
 
     seconds: dict[str, list[float]]
-    repeats: int
 
     def median(self, name: str) -> float:
-        """Seconds of one pack."""
-        return statistics.median(self.seconds[name]) / self.repeats
+        return statistics.median(self.seconds[name])
 
     def ratio(self, name: str, other: str) -> float:
         """How many times as fast as `other` is `name`: the median over turns, which come in pairs."""
@@ -67,34 +69,41 @@ class Contest:
         return round(statistics.median(theirs / own for own, theirs in pairs), 3)
 
 
-def contest(contestants: dict[str, Callable[[], object]], rounds: int, repeats: int) -> Contest:
-    """In turns, after two turns each that do not count."""
+class Contestant(NamedTuple):
+    """Something to time. One call of `run` does the work `times` times."""
+
+    run: Callable[[], object]
+    times: int = 1
+
+
+def contest(contestants: Mapping[str, Contestant], rounds: int) -> Contest:
+    """In turns, after two turns each that do not count. The order changes: a GPU slows down as it gets hot, and whoever
+    came after the same one each time would have the better or the worse of it."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order, random = list(contestants.items()), Random(0)
     for turn in range(rounds + 2):
-        for name, run in contestants.items():
+        random.shuffle(order)
+        for name, (run, times) in order:
             torch.cuda.synchronize()
             started = time.perf_counter()
-            for _ in range(repeats):
-                run()
+            run()
             torch.cuda.synchronize()
             if turn >= 2:
-                seconds[name].append(time.perf_counter() - started)
-    return Contest(seconds, repeats)
+                seconds[name].append((time.perf_counter() - started) / times)
+    return Contest(seconds)
 
 
 class Flights:
-    """Packs one behind the other, the next begun before the last is waited for."""
+    """Packs one behind the other, `PASSES` times, the next begun before the last is waited for."""
 
     def __init__(self, backbone: Backbone, packs: Sequence[Sequence[PackRow]]) -> None:
         self._backbone = backbone
         self._packs = packs
-        self._turn = 0
 
     def __call__(self) -> None:
-        under_way = []
-        for _ in range(len(self._packs)):
-            under_way.append(self._backbone.launch(self._packs[self._turn % len(self._packs)]))
-            self._turn += 1
+        under_way: list[PendingLogits] = []
+        for pack in [*self._packs] * PASSES:
+            under_way.append(self._backbone.launch(pack))
             if len(under_way) == IN_FLIGHT:
                 under_way.pop(0).wait()
         for pending in under_way:
@@ -209,16 +218,14 @@ class Bench:
         packs["bare"] = self.packs(histogram, [RandomAdapter(None, adapters[0].head)], "uniform")
         largest = f"uniform {fitting[-1]}"
         differences = check(self.backbone, packs[largest][0])
-        contestants: dict[str, Callable[[], object]] = {
-            name: Flights(self.backbone, own) for name, own in packs.items()
-        }
+        contestants = {name: Contestant(Flights(self.backbone, own), PASSES) for name, own in packs.items()}
         tokens = [sum(len(entry.row) for entry in pack) for pack in packs[largest]]
         limits = [GemmLimit(self.shape, num, self.device) for num in tokens]
-        contestants["gemm limit"] = lambda: replay_all(limits)
+        contestants["gemm limit"] = Contestant(lambda: replay_all(limits * PASSES), PASSES)
         if with_peers:
             rows = [[entry.row.token_ids for entry in pack] for pack in packs[largest]]
-            contestants["stock padded"] = lambda: [self.stock(pack) for pack in rows]
-        done = contest(contestants, self.rounds, 1)
+            contestants["stock padded"] = Contestant(lambda: [self.stock(pack) for pack in rows])
+        done = contest(contestants, self.rounds)
         num_rows = sum(len(pack) for pack in packs[largest])
         yield {
             "setup": {
@@ -250,14 +257,14 @@ class Bench:
         lengths = lengths_of("natural", 64 * ALONE_ROWS, random)[:ALONE_ROWS]
         many = pack_of(self.backbone.spec, lengths, adapters[: len(lengths)], random)
         limit = GemmLimit(self.shape, 32, self.device)
-        contestants: dict[str, Callable[[], object]] = {
-            "one row": lambda: self.backbone.compute(one),
-            "its gemms": limit.replay,
-            "32 rows": lambda: self.backbone.compute(many),
+        contestants = {
+            "one row": Contestant(lambda: self.backbone.compute(one)),
+            "its gemms": Contestant(limit.replay),
+            "32 rows": Contestant(lambda: self.backbone.compute(many)),
         }
         if self.backbone.spec.architecture != "deberta":  # stock DeBERTa takes no past keys and values
-            contestants["a call for each"] = lambda: self.stock.one_call_for_each(many)
-        done = contest(contestants, 20, 1)
+            contestants["a call for each"] = Contestant(lambda: self.stock.one_call_for_each(many))
+        done = contest(contestants, 20)
         result = {"one_row_ms": round(done.median("one row") * 1e3, 3)}
         result["one_row_gemms_ms"] = round(done.median("its gemms") * 1e3, 3)
         result["rows_32_ms"] = round(done.median("32 rows") * 1e3, 3)
@@ -286,7 +293,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no CUDA device on this machine: this benchmark measures GPUs, throughput.py measures CPUs")
-    give_up_at = time.monotonic() + arguments.limit_s
+    give_up_at = STARTED_AT + arguments.limit_s
     numbers = arguments.num_adapters or NUMBERS
     bench: Bench | None = None
     for shape, prefix_len, histogram in trials(arguments.shape, arguments.prefix_len, arguments.histogram):
@@ -330,6 +337,7 @@ def trials(
 def report(line: dict[str, Any], results: Path | None) -> None:
     text = json.dumps({"commit": git_commit(), "device": device_name("cuda"), **line})
     print(text, flush=True)
+    print(f"after {time.monotonic() - STARTED_AT:.0f} s:", file=sys.stderr)
     print(line["setup"], line["result"], sep="\n", file=sys.stderr, flush=True)
     if results is not None:
         with results.open("a", encoding="utf-8") as file:

@@ -115,14 +115,19 @@ def test_recorded_passes_give_what_calls_one_by_one_give(family: str, tmp_path: 
 def test_what_is_loaded_for_inference_computes_what_the_stock_model_does(
     family: str, dtype: str, tmp_path: Path
 ) -> None:
-    """BERT's form is loaded without the stock model, mapped, cast and only then moved."""
+    """BERT's form is loaded without the stock model, mapped, cast and only then moved. In bfloat16 both round, each at
+    places of its own: what is served may be off by little more than the stock model is."""
     folder = write_backbone(tmp_path, family)
+    exact = Backbone.load(folder, "cpu")
     stock, served = Backbone.load(folder, "cuda", dtype), Backbone.load_for_inference(folder, "cuda", dtype)
     assert {parameter.device.type for parameter in served.model.parameters()} == {"cuda"}
-    close = CLOSE if dtype == "float32" else 0.05
-    pack = random_pack(stock, [None, *random_adapters(stock)], 1)
-    for seen, wanted in zip(served.compute(pack), stock.compute(pack), strict=True):
-        assert np.abs(seen - wanted).max() <= close * max(1.0, float(np.abs(wanted).max()))
+    seen, plain, wanted = (
+        np.concatenate([logits.ravel() for logits in one.compute(random_pack(one, [None, *random_adapters(one)], 1))])
+        for one in (served, stock, exact)
+    )
+    size = np.linalg.norm(wanted)
+    assert np.linalg.norm(seen - wanted) <= 1.25 * np.linalg.norm(plain - wanted) + CLOSE * size
+    assert np.linalg.norm(seen - wanted) <= 0.05 * size
 
 
 @pytest.mark.gpu

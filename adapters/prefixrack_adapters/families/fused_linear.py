@@ -9,13 +9,15 @@ they are missing, or fail on a trial, the same arithmetic runs as separate opera
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from prefixrack_adapters.gpu import has_kernels
 
 Activation = Literal["none", "gelu", "gelu_tanh", "relu"]
 FUSED: Final = {"none": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
@@ -34,15 +36,20 @@ class FusedLinear:
             self._bias = torch.cat([linear.bias for linear in linears])
         self._is_packed = weight.device.type == "cpu" and has_packed_kernels(weight.dtype)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._is_packed else weight
+        self._gelu = gelu_on(weight.device)
 
     def __call__(self, states: Tensor, activation: Activation = "none") -> Tensor:
         """states [T, in_features] → [T, out_features]."""
         if not self._is_packed:
-            return activated(F.linear(states, self._weight, self._bias), activation)
+            return self._activated(F.linear(states, self._weight, self._bias), activation)
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(
             states, self._weight, self._bias, FUSED[activation][0], [], FUSED[activation][1]
         )
         return fused
+
+    def _activated(self, states: Tensor, activation: Activation) -> Tensor:
+        """`states` are nobody else's: the GPU's kernel works in place."""
+        return self._gelu(states) if activation == "gelu" else activated(states, activation)
 
     def plus(self, states: Tensor, residual: Tensor) -> Tensor:
         """As a call, with `residual` [T, out_features] added."""
@@ -50,6 +57,14 @@ class FusedLinear:
             return F.linear(states, self._weight, self._bias).add_(residual)
         fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, residual, self._weight, self._bias, "add")
         return fused
+
+
+def gelu_on(device: torch.device) -> Callable[[Tensor], Tensor]:
+    if device.type == "cuda" and has_kernels():
+        from prefixrack_adapters.gpu.activation import gelu  # Triton is not there without a GPU
+
+        return gelu
+    return F.gelu
 
 
 def activated(states: Tensor, activation: Activation) -> Tensor:

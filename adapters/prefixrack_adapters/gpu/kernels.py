@@ -9,20 +9,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def _seen(scores, values, is_seen, highest, total, acc, PRECISION: tl.constexpr):
-    """One more block of keys: online softmax (Milakov and Gimelshein, arXiv 1805.02867), in powers of two."""
-    scores = tl.where(is_seen, scores, float("-inf"))
-    new_highest = tl.maximum(highest, tl.max(scores, axis=1))
-    # A query that has seen nothing so far keeps -inf: the difference of two of them would be no number.
-    base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-    weights = tl.exp2(scores - base[:, None])
-    shrink = tl.exp2(highest - base)
-    total = total * shrink + tl.sum(weights, axis=1)
-    acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
-    return new_highest, total, acc
+SQRT_HALF = tl.constexpr(0.7071067811865476)
 
 
 @triton.jit
@@ -59,83 +46,98 @@ def attend(
     HAS_CONTEXT: tl.constexpr,
     HAS_TO_ALL: tl.constexpr,
     HAS_FROM_ALL: tl.constexpr,
+    UNIT: tl.constexpr,  # in values: addresses of keys and values, and their strides, are multiples of it
     PRECISION: tl.constexpr,
 ):
-    """Attention of one block of one row's queries, in one head, over the row's prefix and the row's own tokens."""
-    item = tl.program_id(0)
-    head = tl.program_id(1)
+    """Attention of one block of one row's queries, in one head, over the row's prefix and the row's own tokens.
+
+    Programs that run side by side are heads of the same rows: a vector of keys holds all heads, and is read as a whole.
+    Prefix and tokens are blocks of one loop, so that the next one is on its way while this one is computed.
+    """
+    head = tl.program_id(0)
+    item = tl.program_id(1)
     row = tl.load(item_rows + item)
     if row < 0:
         return
-    first = tl.load(item_firsts + item)
+    # Within a row 32 bits are enough: 64 would take twice the registers.
+    first = tl.load(item_firsts + item).to(tl.int32)
     start = tl.load(starts + row)
-    row_len = tl.load(starts + row + 1) - start
-    kv_head = head // GROUP
-    kv_width = (NUM_HEADS // GROUP) * HEAD_DIM
+    row_len = (tl.load(starts + row + 1) - start).to(tl.int32)
+    prefix_len = tl.load(prefix_lens + row).to(tl.int32)
+    in_vector = head // GROUP * HEAD_DIM
+    kv_width: tl.constexpr = NUM_HEADS // GROUP * HEAD_DIM
+    dtype: tl.constexpr = query.dtype.element_ty
+    address: tl.constexpr = tl.pointer_type(dtype)
+    unit_bytes: tl.constexpr = UNIT * dtype.primitive_bitwidth // 8
+    prefix_key, prefix_value = tl.load(key_addresses + row), tl.load(value_addresses + row)
+    own_key, own_value = (key + start * key_stride).to(tl.int64), (value + start * key_stride).to(tl.int64)
 
     at = tl.arange(0, PADDED_DIM)
     in_head = at < HEAD_DIM
     queries = first + tl.arange(0, BLOCK_QUERIES)
-    keys = tl.arange(0, BLOCK_KEYS)
     is_query = queries < row_len
-    query_at = (start + queries)[:, None] * query_stride + head * HEAD_DIM + at[None, :]
-    q = tl.load(query + query_at, mask=is_query[:, None] & in_head[None, :], other=0.0)
+    query_at = query + start * query_stride + head * HEAD_DIM + queries[:, None] * query_stride + at[None, :]
+    q = tl.load(query_at, mask=is_query[:, None] & in_head[None, :], other=0.0)
     scale = scale * LOG2_E
 
     highest = tl.full([BLOCK_QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_QUERIES], tl.float32)
     acc = tl.zeros([BLOCK_QUERIES, PADDED_DIM], tl.float32)
-
-    prefix_len = tl.load(prefix_lens + row)
-    # The caller has checked that they are multiples of 16: said here, whole vectors are read at once.
-    prefix_key = tl.multiple_of(tl.load(key_addresses + row), 16).to(tl.pointer_type(query.dtype.element_ty))
-    prefix_value = tl.multiple_of(tl.load(value_addresses + row), 16).to(tl.pointer_type(query.dtype.element_ty))
-    for begin in range(0, prefix_len, BLOCK_KEYS):
-        places = begin + keys
-        is_key = places < prefix_len
-        places_at = places[:, None] * kv_width + kv_head * HEAD_DIM + at[None, :]
-        mask = is_key[:, None] & in_head[None, :]
-        k = tl.load(prefix_key + places_at, mask=mask, other=0.0)
-        v = tl.load(prefix_value + places_at, mask=mask, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        highest, total, acc = _seen(scores, v, is_key[None, :], highest, total, acc, PRECISION)
-
     last = row_len
     if IS_CAUSAL:
         last = tl.minimum(row_len, first + BLOCK_QUERIES)
     if HAS_CONTEXT:
-        context_len = tl.load(context_lens + row)
+        context_len = tl.load(context_lens + row).to(tl.int32)
         last = tl.where(context_len < 0, row_len, tl.maximum(context_len, tl.minimum(row_len, first + BLOCK_QUERIES)))
-    for begin in range(0, last, BLOCK_KEYS):
-        places = begin + keys
-        is_key = places < row_len
-        places_at = (start + places)[:, None] * key_stride + kv_head * HEAD_DIM + at[None, :]
+    behind_prefix = tl.cdiv(prefix_len, BLOCK_KEYS) * BLOCK_KEYS  # where the blocks of the row's own tokens begin
+    for begin in range(0, behind_prefix + last, BLOCK_KEYS):
+        is_own = begin >= behind_prefix
+        columns = begin + tl.arange(0, BLOCK_KEYS)
+        in_prefix = columns[None, :] < behind_prefix
+        places = columns - tl.where(is_own, behind_prefix, 0)
+        is_key = places < tl.where(is_own, row_len, prefix_len)
+        # Said here, of the pointers themselves, the multiples let whole vectors be read at once and ahead of their use.
+        key_at = tl.multiple_of(tl.where(is_own, own_key, prefix_key).to(address), unit_bytes)
+        value_at = tl.multiple_of(tl.where(is_own, own_value, prefix_value).to(address), unit_bytes)
+        stride = tl.multiple_of(tl.where(is_own, key_stride, kv_width), UNIT)
+        places_at = in_vector + places[:, None] * stride + at[None, :]
         mask = is_key[:, None] & in_head[None, :]
-        k = tl.load(key + places_at, mask=mask, other=0.0)
-        v = tl.load(value + places_at, mask=mask, other=0.0)
+        k = tl.load(key_at + places_at, mask=mask, other=0.0)
+        v = tl.load(value_at + places_at, mask=mask, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         is_seen = is_key[None, :] & is_query[:, None]
         distance = queries[:, None] - places[None, :]
         if HAS_TO_ALL or HAS_FROM_ALL:
-            place = tl.load(distance_places + distance + longest_row - 1, mask=is_seen, other=0)
+            is_near = is_seen & (columns[None, :] >= behind_prefix)
+            place = tl.load(distance_places + distance + longest_row - 1, mask=is_near, other=0)
         if HAS_TO_ALL:
             term_at = (head * num_tokens + start + queries)[:, None] * num_distances + place
-            scores += tl.load(to_all + term_at, mask=is_seen, other=0.0).to(tl.float32)
+            scores += tl.load(to_all + term_at, mask=is_near, other=0.0).to(tl.float32)
         if HAS_FROM_ALL:
             term_at = (head * num_tokens + start + places)[None, :] * num_distances + place
-            scores += tl.load(from_all + term_at, mask=is_seen, other=0.0).to(tl.float32)
-        scores *= scale
+            scores += tl.load(from_all + term_at, mask=is_near, other=0.0).to(tl.float32)
         if IS_CAUSAL:
-            is_seen = is_seen & (distance >= 0)
+            is_seen = is_seen & ((distance >= 0) | in_prefix)
         if HAS_CONTEXT:
-            is_seen = is_seen & ((distance >= 0) | (places[None, :] < context_len) | (context_len < 0))
+            is_shared = (places[None, :] < context_len) | (context_len < 0) | in_prefix
+            is_seen = is_seen & ((distance >= 0) | is_shared)
         if HAS_WINDOW:
-            is_seen = is_seen & (distance < window) & (distance > -window)
-        highest, total, acc = _seen(scores, v, is_seen, highest, total, acc, PRECISION)
+            is_seen = is_seen & (((distance < window) & (distance > -window)) | in_prefix)
+        # Online softmax (Milakov and Gimelshein, arXiv 1805.02867), in powers of two.
+        scores = tl.where(is_seen, scores * scale, float("-inf"))
+        new_highest = tl.maximum(highest, tl.max(scores, axis=1))
+        # A query that has seen nothing so far keeps -inf: the difference of two of them would be no number.
+        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+        weights = tl.exp2(scores - base[:, None])
+        shrink = tl.exp2(highest - base)
+        total = total * shrink + tl.sum(weights, axis=1)
+        acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+        highest = new_highest
 
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    out_at = ((start + queries)[:, None] * NUM_HEADS + head) * HEAD_DIM + at[None, :]
-    tl.store(out + out_at, acc.to(out.dtype.element_ty), mask=is_query[:, None] & in_head[None, :])
+    out_at = out + start * (NUM_HEADS * HEAD_DIM) + head * HEAD_DIM
+    out_at += queries[:, None] * (NUM_HEADS * HEAD_DIM) + at[None, :]
+    tl.store(out_at, acc.to(out.dtype.element_ty), mask=is_query[:, None] & in_head[None, :])
 
 
 @triton.jit
@@ -161,6 +163,20 @@ def add_and_normalise(
     scaled = normal * tl.load(weight + at, mask=mask, other=0.0).to(tl.float32)
     scaled += tl.load(bias + at, mask=mask, other=0.0).to(tl.float32)
     tl.store(states + token * WIDTH + at, scaled.to(states.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gelu(
+    states,  # [num_values], contiguous, and where the result goes
+    num_values,
+    BLOCK: tl.constexpr,
+):
+    """x times the normal distribution's share below x, in place."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < num_values
+    x = tl.load(states + at, mask=mask, other=0.0).to(tl.float32)
+    x = 0.5 * x * (1.0 + tl.erf(x * SQRT_HALF))
+    tl.store(states + at, x.to(states.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -211,7 +227,7 @@ def dense(
         magnitude = (1.0 - small) / (1.0 + small)
         acc = tl.where(acc < 0, -magnitude, magnitude)
     elif activation == 2:
-        acc = 0.5 * acc * (1.0 + tl.erf(acc * 0.7071067811865476))
+        acc = 0.5 * acc * (1.0 + tl.erf(acc * SQRT_HALF))
     elif activation == 3:
         acc = tl.maximum(acc, 0.0)
     out_at = rows[:, None] * out_stride + outputs[None, :]

@@ -15,6 +15,6 @@ def add_and_normalise(states: Tensor, residual: Tensor, norm: nn.LayerNorm) -> T
         *(states, residual, norm.weight, norm.bias, norm.eps),
         WIDTH=width,
         BLOCK=triton.next_power_of_2(width),
-        num_warps=4,
+        num_warps=2,
     )
     return states
