@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interpreted_kernels import DEVICE, kernels_or_skip
 from prefixrack_adapters.heads import Dense, Head
+from prefixrack_adapters.packing import row_spans
+from prefixrack_adapters.readout import PendingLogits
+from prefixrack_adapters.rows import Row
 
 kernels_or_skip()
 
-from prefixrack_adapters.gpu.heads import HeadLayout, HeadStates, logits_of  # noqa: E402
+from prefixrack_adapters.gpu.heads import HeadLayout, HeadStates, logits_of  # noqa: E402 - see above
+from prefixrack_adapters.gpu.readout import HeadsTogether  # noqa: E402
 
 WIDTH = 40
 
@@ -53,6 +58,32 @@ def test_heads_together_equal_each_alone(heads: list[tuple[list[int], str | None
             scale = max(1.0, wanted.abs().max().item())
             seen = together[first : first + num, : wanted.shape[1]]
             torch.testing.assert_close(seen, wanted, atol=2e-5 * scale, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_no_pack_waits_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever numbers of outputs and states it is the first to have."""
+    from triton import knobs  # what is interpreted has no compiler
+
+    HeadsTogether.compiled(WIDTH, torch.bfloat16, torch.device(DEVICE))
+    compiled: list[str] = []
+    monkeypatch.setattr(knobs.runtime, "jit_cache_hook", lambda **said: compiled.append(said["repr"]))
+    generator = torch.Generator().manual_seed(3)
+    for widths in ([1], [2], [16], [17], [16, 1], [3, 64]):
+        for num in (1, 2, 16, 33):
+            states = torch.randn(num, WIDTH, generator=generator).to(DEVICE, torch.bfloat16)
+            logits_of(states, [HeadStates(layout_of(random_head(generator, widths, "tanh", True)), 0, num)])
+    assert not compiled
+
+
+def test_a_readout_that_was_compiled_reads_as_any_other() -> None:
+    head = random_head(torch.Generator().manual_seed(4), [3], None, True)
+    hidden = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(5)).to(DEVICE)
+    spans = row_spans([Row((7,) * 5, (0,) * 5, 0)], [None])
+    readings = HeadsTogether.compiled(WIDTH, torch.float32, torch.device(DEVICE)).read(hidden, spans, {0: head})
+    (seen,) = PendingLogits(readings, [0]).wait()
+    torch.testing.assert_close(torch.from_numpy(seen), head(hidden[0]).cpu(), atol=2e-5, rtol=1e-4)
 
 
 def layout_of(head: Head) -> HeadLayout:

@@ -11,8 +11,15 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 
+# Triton compiles a kernel anew for arguments that are 1, and for those that are multiples of 16. Of these nothing is
+# gained by that, and a pack whose numbers are the first of their kind would wait for it.
+TABLES = ("starts", "item_rows", "item_firsts", "key_addresses", "value_addresses", "prefix_lens", "context_lens")
+SIZES = ("distance_places", "window", "num_tokens", "num_distances", "longest_row")
+LAYERS = ("weights", "biases", "num_outputs", "input_widths", "activations", "item_firsts", "item_sizes")
+STRIDES = ("state_stride", "out_stride")
 
-@triton.jit
+
+@triton.jit(do_not_specialize=[*TABLES, *SIZES])
 def attend(
     query,  # [T, heads, head_dim], tokens query_stride values apart
     key,  # [T, kv_heads, head_dim], tokens key_stride values apart, and value likewise
@@ -179,7 +186,7 @@ def gelu(
     tl.store(states + at, x.to(states.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*LAYERS, *STRIDES])
 def dense(
     states,  # [num_states, state_stride], of which the first input_width values are read
     out,  # float32 [num_states, out_stride]

@@ -7,10 +7,11 @@ from itertools import chain
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prefixrack_adapters.gpu.heads import HeadLayout, HeadStates, logits_of
-from prefixrack_adapters.heads import MEANS, Head
+from prefixrack_adapters.heads import MEANS, Dense, Head
 from prefixrack_adapters.packing import RowSpan, picked_tokens
 from prefixrack_adapters.readout import Reading, Share, by_head, read_head, shares_of
 from prefixrack_adapters.transfer import to_device
@@ -21,6 +22,17 @@ class HeadsTogether:
 
     def __init__(self) -> None:
         self._layouts: WeakKeyDictionary[Head, HeadLayout | None] = WeakKeyDictionary()
+
+    @classmethod
+    def compiled(cls, hidden_size: int, dtype: torch.dtype, device: torch.device) -> HeadsTogether:
+        """With the kernel compiled for what it will read, a backbone's states and those between a head's layers: the
+        first request would wait for that."""
+        head = Head("first_token", [Dense(torch.zeros(1, hidden_size, device=device), None, None)])
+        layout = HeadLayout.of(head)
+        assert layout is not None, "it is a plain layer in float32"
+        for read in {dtype, torch.float32}:
+            logits_of(torch.zeros(1, hidden_size, dtype=read, device=device), [HeadStates(layout, 0, 1)])
+        return cls()
 
     def read(self, hidden: Tensor, spans: Sequence[RowSpan], heads: Mapping[int, Head | None]) -> list[Reading]:
         readings: list[Reading] = []
