@@ -15,7 +15,7 @@ from prefixrack_adapters.embedded import resolve_backbone
 from prefixrack_server.child_process import ChildEnded
 from prefixrack_server.config import ConfigError, ServerConfig, load_config
 
-MAX_DEFAULT_WORKERS = 4
+MAX_DEFAULT_WORKERS = 8
 
 
 def serve(
