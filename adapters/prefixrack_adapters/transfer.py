@@ -40,7 +40,7 @@ class Uploads:
         return tensor.nbytes if self._stream is None else 1 << max(0, tensor.nbytes - 1).bit_length()
 
     def upload(self, copy_all: Callable[[Callable[[Tensor], Tensor]], T]) -> T:
-        """What `copy_all` makes with the function that it is given, once it has arrived.
+        """What `copy_all` makes with the function that it is given, once it has arrived: however much, with one wait.
 
         That function starts the copy of a staged tensor. The copies may be used by, and freed while something runs on,
         the device's default stream, where packs are computed.

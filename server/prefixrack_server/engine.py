@@ -158,6 +158,7 @@ class EngineThread:
                     continue
                 for row_work in request:
                     self._place(row_work, checked[row_work.row_id])
+            self._residency.start_loads()
             self._wake.notify()
         self._hand_out(refused)
 

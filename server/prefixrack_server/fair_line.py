@@ -8,12 +8,15 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 log = logging.getLogger(__name__)
+
+# Whose turn a job is that serves several tenants: no tenant has this name.
+EVERYBODY: Final = "*"
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -44,6 +47,12 @@ class FairLine(Generic[K, T]):
 
     def first(self) -> T:
         return next(iter(next(iter(self._lines.values())).values()))
+
+    def take(self) -> T:
+        """Serve the first."""
+        key, item = next(iter(next(iter(self._lines.values())).items()))
+        self.serve(key)
+        return item
 
     def serve(self, key: K) -> None:
         """Take it out, if it is still there: it was its tenant's turn."""
@@ -76,11 +85,10 @@ class FairJobs:
         self._num_free = num_threads
         self._lock = lock
         self._numbers = itertools.count()
-        self._line: FairLine[int, tuple[int, Callable[[], object]]] = FairLine()
+        self._line: FairLine[int, Callable[[], object]] = FairLine()
 
     def submit(self, tenant: str, job: Callable[[], object]) -> None:
-        number = next(self._numbers)
-        self._line.add(tenant, number, (number, job))
+        self._line.add(tenant, next(self._numbers), job)
         self._start()
 
     def close(self) -> None:
@@ -90,10 +98,8 @@ class FairJobs:
 
     def _start(self) -> None:
         while self._num_free and self._line:
-            number, job = self._line.first()
-            self._line.serve(number)
             self._num_free -= 1
-            self._threads.submit(job).add_done_callback(self._end)
+            self._threads.submit(self._line.take()).add_done_callback(self._end)
 
     def _end(self, job: Future[object]) -> None:
         """A job answers every failure itself; what comes out of it is our own mistake and must be seen."""
@@ -102,3 +108,45 @@ class FairJobs:
         with self._lock:
             self._num_free += 1
             self._start()
+
+
+class FairBatches(Generic[T]):
+    """Items that `run` handles together, each tenant's in turn: as many as have come, at most `max_items`.
+
+    One job at a time does so, with a turn of its own among `jobs`: items wait for one job of each tenant at most,
+    however many stand in that line. `lock` is the caller's, reentrant; `run` is called outside it.
+    """
+
+    def __init__(
+        self, jobs: FairJobs, lock: AbstractContextManager[Any], run: Callable[[Sequence[T]], object], max_items: int
+    ) -> None:
+        self._jobs = jobs
+        self._lock = lock
+        self._run = run
+        self._max_items = max_items
+        self._is_under_way = False
+        self._numbers = itertools.count()
+        self._line: FairLine[int, T] = FairLine()
+
+    def submit(self, tenant: str, item: T) -> None:
+        self._line.add(tenant, next(self._numbers), item)
+        self._start()
+
+    def close(self) -> None:
+        """Start no more of them."""
+        self._line.clear()
+
+    def _start(self) -> None:
+        if self._line and not self._is_under_way:
+            self._is_under_way = True
+            self._jobs.submit(EVERYBODY, self._run_some)
+
+    def _run_some(self) -> None:
+        with self._lock:
+            items = [self._line.take() for _ in range(min(len(self._line), self._max_items))]
+        try:
+            self._run(items)
+        finally:
+            with self._lock:
+                self._is_under_way = False
+                self._start()

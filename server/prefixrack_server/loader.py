@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,16 +62,23 @@ class AdapterLoader:
         self._host = host
         self._uploads = Uploads(backbone.device)
 
+    def at_hand(self, bundle: BundleRef) -> Fetched | None:
+        """What is known of a version in host memory; None where its files must be fetched."""
+        adapter = self._host.touch(bundle.digest)
+        return None if adapter is None else Fetched(bundle, adapter.manifest, None, adapter.size_bytes)
+
     def fetch(self, bundle: BundleRef) -> Fetched:
         """Get the files and see that they are those of the upload, and that the manifest fits this backbone.
 
         The tensors are read through and not kept: others may be in line for room before this one, and all would lie in
         memory. They come from the system's file cache when they are loaded.
         """
-        adapter = self._host.touch(bundle.digest)
-        if adapter is not None:
-            return Fetched(bundle, adapter.manifest, None, adapter.size_bytes)
-        return self._fetch_files(bundle)
+        manifest_bytes, tensors_path = self._source.fetch(bundle)
+        check_digest(bundle, bytes_sha256(manifest_bytes), file_sha256(tensors_path))
+        manifest = parse_manifest(manifest_bytes)
+        check_backbone(manifest, self._backbone.spec)  # it may be another one than at the upload
+        size_bytes = device_bytes(manifest, self._backbone.spec.hidden_size, self._backbone.dtype.itemsize)
+        return Fetched(bundle, manifest, tensors_path, size_bytes)
 
     def load(self, fetched: Fetched) -> Adapter:
         """The adapter on the device, its tensors finite in the dtype of the backbone."""
@@ -80,6 +88,14 @@ class AdapterLoader:
             self._host.put(adapter.digest, adapter, sum(map(self._uploads.staged_bytes, adapter.tensors)))
         return self._uploads.upload(adapter.moved)
 
+    def load_at_hand(self, digests: Sequence[str]) -> Mapping[str, Adapter]:
+        """The adapters on the device, by digest: their copies are waited for once.
+
+        Left out is what was dropped from host memory meanwhile: reading its files would hold up the others.
+        """
+        held = {digest: adapter for digest in digests if (adapter := self._host.get(digest)) is not None}
+        return self._uploads.upload(lambda copy: {digest: adapter.moved(copy) for digest, adapter in held.items()})
+
     def evicted(self, digest: str) -> None:
         """Its copy in host memory is the newest use that is known of it; that it was used meanwhile, nobody told."""
         self._host.touch(digest)
@@ -87,19 +103,11 @@ class AdapterLoader:
     def forget(self, digest: str) -> None:
         self._host.drop(digest)
 
-    def _fetch_files(self, bundle: BundleRef) -> Fetched:
-        manifest_bytes, tensors_path = self._source.fetch(bundle)
-        check_digest(bundle, bytes_sha256(manifest_bytes), file_sha256(tensors_path))
-        manifest = parse_manifest(manifest_bytes)
-        check_backbone(manifest, self._backbone.spec)  # it may be another one than at the upload
-        size_bytes = device_bytes(manifest, self._backbone.spec.hidden_size, self._backbone.dtype.itemsize)
-        return Fetched(bundle, manifest, tensors_path, size_bytes)
-
     def _read(self, fetched: Fetched) -> Adapter:
         """The verified bytes as tensors in host memory, from where they can be uploaded."""
         backbone, manifest = self._backbone, fetched.manifest
         # A copy that was in host memory may have been dropped while the adapter was in line for room.
-        path = fetched.tensors_path or self._fetch_files(fetched.bundle).tensors_path
+        path = fetched.tensors_path or self.fetch(fetched.bundle).tensors_path
         assert path is not None, "fetched files have a path"
         dtype_name = str(backbone.dtype).removeprefix("torch.")
         tensors = dict(checked_tensors(manifest, path.read_bytes(), backbone.spec, dtype_name))

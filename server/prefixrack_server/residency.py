@@ -1,14 +1,15 @@
 """Residency: which adapters are on the device, within a budget of bytes. Knows digests; no torch, no rows, no names.
 
 The life of an adapter: absent → (fetched and measured) → in line for room → loading → resident → evicted, or failed.
-Fetching, the slow part, needs no room on the device and has threads of its own, many: so it holds up nobody.
+Fetching, the slow part, needs no room on the device and has threads of its own, many: so it holds up nobody. What is at
+hand, in host memory, is not fetched, and several of these are loaded together.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 from prefixrack.errors import BundleTooLarge, Fault, InternalFault, ServerOverloaded
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.eviction import EvictionOrder
-from prefixrack_server.fair_line import FairJobs, FairLine
+from prefixrack_server.fair_line import FairBatches, FairJobs, FairLine
 from prefixrack_server.messages import BundleRef, ResidencyState, RowFailure
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 Demand = Literal["ready", "wait"] | RowFailure
 # Whose turn it is to load what an administrator keeps resident.
 NOBODY: Final = ""
+# So many of those at hand are loaded together: they share what a load costs beside its copy, and each waits for all.
+MAX_TOGETHER: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,22 @@ A_co = TypeVar("A_co", bound=Sized, covariant=True)
 
 
 class Loader(Protocol[A_co]):
-    """`fetch` and `load` run in threads of their own and raise a `Fault` for a bundle that cannot be used. The others
-    are told what becomes of an adapter, with the lock held."""
+    """`fetch` and the loads run in threads of their own and raise a `Fault` for a bundle that cannot be used. The other
+    calls come with the lock held: a look, and what becomes of an adapter."""
+
+    def at_hand(self, bundle: BundleRef) -> Fetched | None:
+        """What `fetch` would give, where nothing need be fetched; its size is the true one."""
 
     def fetch(self, bundle: BundleRef) -> Fetched:
         """Whatever may be slow: disks, networks. Leaves no tensors in memory."""
 
     def load(self, fetched: Fetched) -> A_co: ...
+
+    def load_at_hand(self, digests: Sequence[str]) -> Mapping[str, A_co]:
+        """Several together, by digest. One that is no longer at hand is left out: the others do not wait for its files.
+
+        What goes wrong with any of them may be raised: each is loaded alone then.
+        """
 
     def evicted(self, digest: str) -> None:
         """It has left the device, and may well be wanted again."""
@@ -108,6 +120,10 @@ class Entry(Generic[A]):
     def digest(self) -> str:
         return self.bundle.digest
 
+    @property
+    def is_at_hand(self) -> bool:
+        return self.fetched is not None and self.fetched.tensors_path is None
+
 
 class Residency(Generic[A]):
     """Eviction under a hard budget, in an order that knows tenants' shares, with pins, and one line for room.
@@ -145,7 +161,9 @@ class Residency(Generic[A]):
         self._is_closed = False
         self._entries: dict[str, Entry[A]] = {}
         self._idle: EvictionOrder[str] = EvictionOrder(budget_bytes, clock)
+        self._at_hand: FairBatches[Entry[A]] = FairBatches(loaders, lock, self._load_together, MAX_TOGETHER)
         self._line: FairLine[str, Entry[A]] = FairLine()
+        self._is_head_waiting = False
         self._failed: OrderedDict[str, Entry[A]] = OrderedDict()  # by time of failure
         self._kept: set[str] = set()
         self._held_bytes = 0
@@ -156,7 +174,7 @@ class Residency(Generic[A]):
         self._num_failed_loads = 0
 
     def demand(self, bundle: BundleRef, tenant: str) -> Demand:
-        """A row of this tenant wants this version."""
+        """A row of this tenant wants this version. `start_loads` comes next, once such rows are among the waiters."""
         entry = self._entries.get(bundle.digest)
         if entry is None or self._is_retry_due(entry):
             self._start(bundle, tenant)
@@ -164,6 +182,11 @@ class Residency(Generic[A]):
         if entry.failure is not None:
             return entry.failure
         return self._demand_resident(entry, tenant) if entry.state == "resident" else "wait"
+
+    def start_loads(self) -> None:
+        """Load what was demanded and is at hand. Not before: whom nobody awaits is given no room, and resident adapters
+        that are demanded with it are pinned before any of them makes room."""
+        self._serve_line()
 
     def pin(self, digest: str, num_pins: int) -> None:
         """Hold a resident adapter for this many rows."""
@@ -225,6 +248,7 @@ class Residency(Generic[A]):
         """Start no more loads; those under way end unseen."""
         self._is_closed = True
         self._fetchers.close()
+        self._at_hand.close()
         self._loaders.close()
 
     def _is_retry_due(self, entry: Entry[A]) -> bool:
@@ -232,7 +256,7 @@ class Residency(Generic[A]):
 
     def _demand_resident(self, entry: Entry[A], tenant: str) -> Demand:
         self._give_to(entry, tenant)
-        if not self._line:
+        if not self._is_head_waiting:
             self.pin(entry.digest, 1)
             return "ready"
         self._line.add(tenant, entry.digest, entry)
@@ -251,7 +275,11 @@ class Residency(Generic[A]):
         entry: Entry[A] = Entry(bundle, tenant)
         self._entries[bundle.digest] = entry
         self._failed.pop(bundle.digest, None)
-        self._fetchers.submit(tenant, lambda: self._fetch(entry))
+        fetched = self._loader.at_hand(bundle)
+        if fetched is None:
+            self._fetchers.submit(tenant, lambda: self._fetch(entry))
+        else:
+            self._end_fetch(entry, fetched)
 
     def _fetch(self, entry: Entry[A]) -> None:
         """In a fetcher."""
@@ -259,8 +287,12 @@ class Residency(Generic[A]):
         if fetched is None:
             return
         with self._lock:
-            entry.fetched = fetched
-            self._line_up(entry, fetched.size_bytes)
+            self._end_fetch(entry, fetched)
+            self._serve_line()
+
+    def _end_fetch(self, entry: Entry[A], fetched: Fetched) -> None:
+        entry.fetched = fetched
+        self._line_up(entry, fetched.size_bytes)
 
     def _load(self, entry: Entry[A], fetched: Fetched) -> None:
         """In a loader, with room reserved for it."""
@@ -274,6 +306,27 @@ class Residency(Generic[A]):
                 self._settle(entry, adapter)
             else:
                 self._line_up(entry, adapter.size_bytes)
+                self._serve_line()
+
+    def _load_together(self, entries: Sequence[Entry[A]]) -> None:
+        """In a loader, with room reserved for each, by its true size. What is not loaded here is loaded alone."""
+        adapters = self._attempt_together([entry.digest for entry in entries])
+        with self._lock:
+            if self._is_closed:
+                return
+            for entry in entries:
+                adapter = adapters.get(entry.digest)
+                if adapter is None:
+                    self._submit_load(entry)
+                else:
+                    self._settle(entry, adapter)
+
+    def _attempt_together(self, digests: Sequence[str]) -> Mapping[str, A]:
+        try:
+            return self._loader.load_at_hand(digests)
+        except Exception:
+            log.exception("loading %d adapters together failed: each is loaded alone", len(digests))
+            return {}
 
     def _attempt(self, entry: Entry[A], work: Callable[[], T]) -> T | None:
         """Outside the lock. Whatever goes wrong is the answer of the rows that wait for this adapter."""
@@ -322,13 +375,13 @@ class Residency(Generic[A]):
         self._release_room(entry)
         entry.size_bytes = size_bytes
         self._line.add(entry.tenant, entry.digest, entry)
-        self._serve_line()
 
     def _serve_line(self) -> None:
         """Let in from the head of the line, until the head must wait for room."""
         while self._line and not self._is_closed:
             entry = self._line.first()
-            if not self._serve(entry):
+            self._is_head_waiting = not self._serve(entry)
+            if self._is_head_waiting:
                 return
             self._line.serve(entry.digest)
 
@@ -347,9 +400,15 @@ class Residency(Generic[A]):
         return True
 
     def _reserve(self, entry: Entry[A]) -> None:
-        assert entry.fetched is not None, "only what has been fetched stands in line for room"
         self._hold_room(entry)
+        if entry.is_at_hand:
+            self._at_hand.submit(entry.tenant, entry)
+        else:
+            self._submit_load(entry)
+
+    def _submit_load(self, entry: Entry[A]) -> None:
         fetched = entry.fetched
+        assert fetched is not None, "only what has been fetched stands in line for room"
         self._loaders.submit(entry.tenant, lambda: self._load(entry, fetched))
 
     def _is_wanted(self, entry: Entry[A]) -> bool:

@@ -129,10 +129,16 @@ class FakePending:
 
 @dataclass
 class FakeLoader:
-    """Sizes by the digest's last digits. A gate holds up the load of its digest."""
+    """Sizes by the digest's last digits. A gate holds up the load of its digest. What was loaded is in host memory."""
 
     faults: dict[str, Exception] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
+    in_host: set[str] = field(default_factory=set)
+
+    def at_hand(self, bundle: BundleRef) -> Fetched | None:
+        if bundle.digest not in self.in_host:
+            return None
+        return Fetched(bundle, cast("Manifest", None), None, int(bundle.digest[1:]))
 
     def fetch(self, bundle: BundleRef) -> Fetched:
         if bundle.digest in self.gates:
@@ -142,13 +148,22 @@ class FakeLoader:
         return Fetched(bundle, cast("Manifest", None), Path(), int(bundle.digest[1:]))
 
     def load(self, fetched: Fetched) -> FakeAdapter:
-        return FakeAdapter(fetched.bundle.digest, fetched.size_bytes)
+        digest = fetched.bundle.digest
+        if digest in self.faults:
+            raise self.faults[digest]
+        self.in_host.add(digest)
+        return FakeAdapter(digest, fetched.size_bytes)
+
+    def load_at_hand(self, digests: Sequence[str]) -> dict[str, FakeAdapter]:
+        for digest in self.faults.keys() & digests:
+            raise self.faults[digest]
+        return {digest: FakeAdapter(digest, int(digest[1:])) for digest in self.in_host.intersection(digests)}
 
     def evicted(self, digest: str) -> None:
-        """There is no host memory."""
+        """It stays in host memory."""
 
     def forget(self, digest: str) -> None:
-        """There is no host memory."""
+        self.in_host.discard(digest)
 
 
 class NoSource:
@@ -529,6 +544,17 @@ def test_a_row_that_leaves_uncomputed_lets_go_of_its_adapter(leave: str) -> None
     assert state_of(turns.engine, "a9") == "absent"
 
 
+def test_a_row_whose_adapter_is_in_host_memory_is_answered_without_a_fetcher() -> None:
+    turns = Turns()
+    turns.loader.in_host.add("a4")
+    turns.engine.submit([work(1, 2, 3, digest="a4")])
+    assert len(turns.loads.jobs) == 1
+    turns.loads.jobs.pop(0)()
+    turns.engine.step()
+    (answer,) = turns.delivered()
+    assert cast("Logits", answer.logits).tolist() == [5.0, 4.0]
+
+
 DIGESTS = ("a1", "b4", "c5", "d9", "e10", "f11")
 
 
@@ -574,6 +600,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.turns.loader.faults.pop(digest, None)
         if is_broken:
             self.turns.loader.faults[digest] = MalformedBundle("corrupt")
+
+    @rule(digest=st.sampled_from(DIGESTS))
+    def drop_from_host_memory(self, digest: str) -> None:
+        self.turns.loader.in_host.discard(digest)
 
     @rule(digest=st.sampled_from(DIGESTS), keep=st.booleans())
     def wish(self, digest: str, keep: bool) -> None:

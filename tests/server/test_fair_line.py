@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import pytest
 
-from prefixrack_server.fair_line import FairJobs, FairLine
+from prefixrack_server.fair_line import FairBatches, FairJobs, FairLine
 
 
 def line_of(*keys: str) -> FairLine[str, str]:
@@ -108,3 +108,71 @@ def test_after_the_end_none_is_started() -> None:
     jobs.close()
     threads.run_one()
     assert threads.jobs == []
+
+
+class Batches:
+    """Of two items at most, and two threads for all jobs. An item's first letter is its tenant; `bad` ones crash."""
+
+    def __init__(self) -> None:
+        self.threads, self.done = Threads(), []  # type: tuple[Threads, list[Sequence[str]]]
+        lock = threading.RLock()
+        self.jobs = FairJobs(self.threads, 2, lock)
+        self.batches: FairBatches[str] = FairBatches(self.jobs, lock, self.run, 2)
+
+    def submit(self, *items: str) -> None:
+        for item in items:
+            self.batches.submit(item[0], item)
+
+    def run(self, items: Sequence[str]) -> None:
+        self.done.append(items)
+        assert items != ["bad"] or 1 // 0
+
+    def run_all(self) -> None:
+        while self.threads.jobs:
+            self.threads.run_one()
+
+
+def test_what_has_come_is_handled_together_each_tenant_in_turn() -> None:
+    batches = Batches()
+    batches.submit("a1", "a2", "a3", "b1", "c1")
+    batches.run_all()
+    assert batches.done == [["a1", "b1"], ["c1", "a2"], ["a3"]]
+
+
+def test_one_batch_is_under_way_at_a_time() -> None:
+    batches = Batches()
+    batches.submit("a1", "a2", "a3")
+    assert len(batches.threads.jobs) == 1
+    batches.threads.run_one()
+    assert len(batches.threads.jobs) == 1
+    batches.submit("a4")
+    batches.run_all()
+    assert batches.done == [["a1", "a2"], ["a3", "a4"]]
+
+
+def test_a_batch_has_a_turn_of_its_own_among_the_jobs() -> None:
+    batches = Batches()
+    for number in range(5):
+        batches.jobs.submit("a", lambda number=number: batches.done.append(f"job {number}"))  # type: ignore[misc]
+    batches.submit("a1")
+    batches.run_all()
+    assert batches.done.index(["a1"]) == 3  # two ran when it came, and one of each tenant goes before it
+
+
+def test_a_batch_that_crashes_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    batches = Batches()
+    batches.submit("bad")
+    batches.threads.run_one()
+    batches.submit("a1")
+    batches.run_all()
+    assert "crashed" in caplog.text
+    assert batches.done == [["bad"], ["a1"]]
+
+
+def test_after_the_end_no_batch_is_started() -> None:
+    batches = Batches()
+    batches.submit("a1", "a2", "a3")
+    batches.threads.run_one()
+    batches.batches.close()
+    batches.run_all()
+    assert batches.done == [["a1", "a2"], []]

@@ -27,6 +27,7 @@ from prefixrack_adapters.manifest import (
     TokenizationSpec,
 )
 from prefixrack_adapters.spec import BackboneSpec
+from prefixrack_adapters.transfer import Uploads
 from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource
 from prefixrack_server.messages import BundleRef
@@ -181,8 +182,9 @@ def test_what_is_in_host_memory_is_loaded_without_its_files(folder: Path) -> Non
     loader = AdapterLoader(source, FakeDevice(), host)
     first = loader.load(loader.fetch(ref(folder)))
     source.is_gone = True
-    fetched = loader.fetch(ref(folder))
-    again = loader.load(fetched)
+    fetched = loader.at_hand(ref(folder))
+    assert fetched is not None
+    (again,) = loader.load_at_hand([first.digest]).values()
     assert (source.num_fetches, host.stats().num_hits) == (1, 1)
     assert fetched.size_bytes == again.size_bytes == host.stats().held_bytes
     assert (again.manifest, again.digest) == (first.manifest, first.digest)
@@ -196,8 +198,10 @@ def test_a_copy_that_was_dropped_in_the_line_for_room_is_read_again(folder: Path
     host: HostTier[Adapter] = HostTier(1 << 20)
     loader = AdapterLoader(source, FakeDevice(), host)
     loader.load(loader.fetch(ref(folder)))
-    fetched = loader.fetch(ref(folder))
+    fetched = loader.at_hand(ref(folder))
+    assert fetched is not None
     host.drop(ref(folder).digest)
+    assert loader.load_at_hand([ref(folder).digest]) == {}
     assert loader.load(fetched).digest == ref(folder).digest
     assert (source.num_fetches, host.stats().num_hits) == (2, 0)
 
@@ -208,6 +212,7 @@ def test_what_is_forgotten_is_fetched_from_its_files(folder: Path, host_bytes: i
     loader = loader_of(source, FakeDevice(), host_bytes)
     loader.load(loader.fetch(ref(folder)))
     loader.forget(ref(folder).digest)
+    assert loader.at_hand(ref(folder)) is None
     source.is_gone = True
     with pytest.raises(MalformedBundle, match="gone"):
         loader.fetch(ref(folder))
@@ -220,6 +225,28 @@ class FolderSources:
     def fetch(self, bundle: BundleRef) -> tuple[bytes, Path]:
         folder = next(folder for folder in self.folders if ref(folder) == bundle)
         return FolderSource(folder).fetch(bundle)
+
+
+def test_several_that_are_in_host_memory_wait_once_for_their_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [write_random(tmp_path / str(seed), seed) for seed in range(3)]
+    loader = loader_of(FolderSources(folders), FakeDevice(), 1 << 20)
+    adapters = {ref(folder).digest: loader.load(loader.fetch(ref(folder))) for folder in folders}
+    waits = []
+    upload = Uploads.upload
+
+    def noted(uploads: Uploads, copy_all: Any) -> Any:
+        waits.append(copy_all)
+        return upload(uploads, copy_all)
+
+    monkeypatch.setattr(Uploads, "upload", noted)
+    together = loader.load_at_hand(list(adapters))
+    assert len(waits) == 1
+    assert together.keys() == adapters.keys()
+    for digest, adapter in together.items():
+        assert adapter.digest == digest
+        assert all(map(torch.equal, adapter.tensors, adapters[digest].tensors))
 
 
 @pytest.mark.gpu
@@ -237,7 +264,8 @@ def test_what_a_gpu_computes_with_is_not_overwritten_by_later_uploads(tmp_path: 
     torch.cuda._sleep(10**9)
     doubled = [tensor * 2 for tensor in adapter.tensors]
     del adapter
-    others = [loader.load(loader.fetch(ref(folders[1]))) for _ in range(8)]
-    assert host.stats().num_hits == len(others) - 1
+    other = loader.load(loader.fetch(ref(folders[1])))
+    others = [loader.load_at_hand([other.digest]) for _ in range(8)]
+    assert host.stats().num_hits == len(others)
     for seen, tensor in zip(doubled, staged.tensors, strict=True):
         assert torch.equal(seen.cpu(), tensor * 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from prefixrack_adapters.manifest import Manifest
 from prefixrack_server.eviction import UNUSED_S
 from prefixrack_server.fair_line import FairJobs
 from prefixrack_server.messages import BundleRef, RowFailure
-from prefixrack_server.residency import Fetched, Residency
+from prefixrack_server.residency import MAX_TOGETHER, Fetched, Residency
 
 NUM_THREADS = 2
 
@@ -30,22 +30,45 @@ class FakeAdapter:
 
 @dataclass
 class FakeLoader:
-    """Sizes by the digest's last digit: `a3` takes 3 bytes. `true_sizes` are found out when loading."""
+    """Sizes by the digest's last digit: `a3` takes 3 bytes. `true_sizes` are found out when loading.
+
+    `faults` are those of files, `copy_faults` of what is in host memory. `batches` are what was loaded together.
+    """
 
     faults: dict[str, Exception] = field(default_factory=dict)
+    copy_faults: dict[str, Exception] = field(default_factory=dict)
     true_sizes: dict[str, int] = field(default_factory=dict)
     num_evictions: Counter[str] = field(default_factory=Counter)
     in_host: set[str] = field(default_factory=set)
+    fetches: list[str] = field(default_factory=list)
+    batches: list[Sequence[str]] = field(default_factory=list)
+
+    def at_hand(self, bundle: BundleRef) -> Fetched | None:
+        if bundle.digest not in self.in_host:
+            return None
+        return Fetched(bundle, cast("Manifest", None), None, self.size_bytes(bundle.digest))
 
     def fetch(self, bundle: BundleRef) -> Fetched:
+        self.fetches.append(bundle.digest)
         if bundle.digest in self.faults:
             raise self.faults[bundle.digest]
         return Fetched(bundle, cast("Manifest", None), Path(), int(bundle.digest[1:]))
 
     def load(self, fetched: Fetched) -> FakeAdapter:
         digest = fetched.bundle.digest
+        if digest in self.copy_faults:
+            raise self.copy_faults[digest]
         self.in_host.add(digest)
-        return FakeAdapter(digest, self.true_sizes.get(digest, fetched.size_bytes))
+        return FakeAdapter(digest, self.size_bytes(digest))
+
+    def load_at_hand(self, digests: Sequence[str]) -> Mapping[str, FakeAdapter]:
+        self.batches.append(digests)
+        for digest in self.copy_faults.keys() & digests:
+            raise self.copy_faults[digest]
+        return {digest: FakeAdapter(digest, self.size_bytes(digest)) for digest in self.in_host.intersection(digests)}
+
+    def size_bytes(self, digest: str) -> int:
+        return self.true_sizes.get(digest, int(digest[1:]))
 
     def evicted(self, digest: str) -> None:
         self.num_evictions[digest] += 1
@@ -100,6 +123,15 @@ class Desk:
         self.failures += [(digest, failure.code)] * self.waiting.pop(digest, 0)
 
     def demand(self, digest: str, tenant: str = "one") -> str:
+        (demand,) = self.demand_together(digest, tenant=tenant)
+        return demand
+
+    def demand_together(self, *digests: str, tenant: str = "one") -> list[str]:
+        demands = [self._place(digest, tenant) for digest in digests]
+        self.residency.start_loads()
+        return demands
+
+    def _place(self, digest: str, tenant: str) -> str:
         demand = self.residency.demand(bundle(digest), tenant)
         if isinstance(demand, RowFailure):
             return demand.code
@@ -415,3 +447,112 @@ def test_what_is_kept_is_in_nobodys_share(desk: Desk) -> None:
     desk.residency.unkeep("k6")
     desk.use("d2", "two")
     assert desk.states("k6", "a2", "c2", "d2") == ["resident", "absent", "resident", "resident"]
+
+
+def in_host(desk: Desk, num_adapters: int, first: str = "α") -> list[str]:
+    """Digests of so many adapters, without tensors, in host memory."""
+    digests = [f"{chr(ord(first) + number)}0" for number in range(num_adapters)]
+    desk.loader.in_host.update(digests)
+    return digests
+
+
+def test_what_is_at_hand_is_loaded_without_a_fetcher(desk: Desk) -> None:
+    desk.loader.in_host.add("a3")
+    assert desk.demand("a3") == "wait"
+    assert desk.residency.stats().held_bytes == 3  # it has its room already
+    assert len(desk.threads.jobs) == 1
+    desk.threads.run_all()
+    assert desk.states("a3") == ["resident"]
+    assert desk.loader.fetches == []
+
+
+def test_what_is_at_hand_is_loaded_together(desk: Desk) -> None:
+    digests = in_host(desk, MAX_TOGETHER + 4)
+    assert desk.demand_together(*digests) == ["wait"] * len(digests)
+    desk.threads.run_all()
+    assert desk.loader.batches == [digests[:MAX_TOGETHER], digests[MAX_TOGETHER:]]
+    assert desk.states(*digests) == ["resident"] * len(digests)
+
+
+def test_tenants_take_turns_in_what_is_loaded_together(desk: Desk) -> None:
+    flood, calm = in_host(desk, 3 * MAX_TOGETHER), in_host(desk, 2, "a")
+    desk.demand_together(*flood, tenant="flood")
+    desk.demand_together(*calm, tenant="calm")
+    desk.threads.jobs.pop(0)()
+    assert desk.loader.batches == [[flood[0], calm[0], flood[1], calm[1], *flood[2 : MAX_TOGETHER - 2]]]
+
+
+def test_loads_of_files_do_not_hold_up_what_is_at_hand(desk: Desk) -> None:
+    """Many that have room wait for a loader: of whoever waits for it, and of what is kept."""
+    desk.use("x10")
+    desk.demand("x10")  # pinned
+    desk.demand("y1", "flood")
+    for number in range(20):
+        desk.demand(f"{chr(ord('α') + number)}0", "flood")
+        desk.residency.keep(bundle(f"{chr(ord('а') + number)}0"))
+    desk.threads.run_all()
+    desk.residency.unpin("x10")
+    desk.loader.in_host.add("a0")
+    desk.demand("a0", "flood")
+    num_jobs = 0
+    while desk.residency.state("a0") != "resident":
+        desk.threads.jobs.pop(0)()
+        num_jobs += 1
+    assert num_jobs <= NUM_THREADS + 3  # what runs, one of the tenant, one of what is kept, its own
+
+
+def test_one_that_fails_in_a_batch_fails_alone(desk: Desk) -> None:
+    desk.loader.in_host.update(("a1", "b1", "c1"))
+    desk.loader.copy_faults["b1"] = MalformedBundle("corrupt")
+    desk.demand_together("a1", "b1", "c1")
+    desk.threads.run_all()
+    assert desk.states("a1", "b1", "c1") == ["resident", "failed", "resident"]
+    assert desk.failures == [("b1", "malformed_bundle")]
+    assert desk.residency.stats().held_bytes == 2
+
+
+def test_what_was_dropped_from_host_memory_meanwhile_is_loaded_alone(desk: Desk) -> None:
+    desk.loader.in_host.update(("a1", "b1"))
+    desk.demand_together("a1", "b1")
+    desk.loader.in_host.remove("a1")
+    desk.threads.jobs.pop(0)()
+    assert desk.states("a1", "b1") == ["loading", "resident"]
+    desk.threads.run_all()
+    assert desk.states("a1", "b1") == ["resident", "resident"]
+
+
+def test_after_close_what_is_loaded_together_ends_unseen(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = in_host(desk, MAX_TOGETHER + 2)
+    desk.demand_together(*digests)
+    load_at_hand = desk.loader.load_at_hand
+
+    def close_meanwhile(batch: Sequence[str]) -> Mapping[str, FakeAdapter]:
+        desk.residency.close()
+        return load_at_hand(batch[1:])
+
+    monkeypatch.setattr(desk.loader, "load_at_hand", close_meanwhile)
+    desk.threads.run_all()
+    assert desk.states(*digests) == ["loading"] * len(digests)
+    assert len(desk.loader.batches) == 1
+
+
+def test_resident_adapters_are_pinned_before_one_that_is_demanded_with_them_makes_room(desk: Desk) -> None:
+    for digest in ("b5", "a5"):
+        desk.use(digest)
+    desk.loader.in_host.add("c5")
+    assert desk.demand_together("c5", "b5") == ["wait", "ready"]
+    assert desk.states("a5", "b5", "c5") == ["absent", "resident", "loading"]
+
+
+def test_what_is_at_hand_and_finds_no_room_is_refused(desk: Desk) -> None:
+    desk.loader.in_host.add("a11")
+    assert desk.demand("a11") == "wait"
+    assert desk.failures == [("a11", "bundle_too_large")]
+
+
+def test_what_is_at_hand_is_kept_though_nobody_waits_for_it(desk: Desk) -> None:
+    desk.loader.in_host.add("a3")
+    desk.residency.keep(bundle("a3"))
+    desk.threads.run_all()
+    assert desk.states("a3") == ["resident"]
+    assert desk.loader.fetches == []
