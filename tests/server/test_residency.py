@@ -108,7 +108,8 @@ class Desk:
             lock := threading.RLock(),
             lambda: self.now,
             FairJobs(self.threads, NUM_THREADS, lock),
-            FairJobs(self.threads, NUM_THREADS, lock),
+            loaders := FairJobs(self.threads, NUM_THREADS, lock),
+            loaders,
             budget_bytes=10,
             retry_after_s=2.0,
         )
