@@ -44,10 +44,6 @@ class PendingLogits:
         self._order = order
         self._values = ToHost([reading.values for reading in readings])
 
-    @property
-    def is_done(self) -> bool:
-        return self._values.have_arrived
-
     def wait(self) -> list[NDArray[np.float32]]:
         """By row, in the caller's order. Raises what went wrong on the device."""
         results: dict[int, NDArray[np.float32]] = {}

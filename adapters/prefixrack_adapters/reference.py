@@ -24,10 +24,6 @@ class Computed:
     def __init__(self, logits: list[NDArray[np.float32]]) -> None:
         self._logits = logits
 
-    @property
-    def is_done(self) -> bool:
-        return True
-
     def wait(self) -> list[NDArray[np.float32]]:
         return self._logits
 

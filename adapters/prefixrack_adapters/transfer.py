@@ -72,10 +72,6 @@ class ToHost:
             self._arrived = torch.cuda.Event()
             self._arrived.record()
 
-    @property
-    def have_arrived(self) -> bool:
-        return self._arrived is None or bool(self._arrived.query())
-
     def wait(self) -> list[Tensor]:
         if self._arrived is not None:
             self._arrived.synchronize()

@@ -22,17 +22,6 @@ class Job(NamedTuple):
     future: Future[Any]
     run: Callable[[], Any]
 
-    def do(self) -> None:
-        """Unless it was cancelled. Whatever comes of it is in the future."""
-        if not self.future.set_running_or_notify_cancel():
-            return
-        try:
-            result = self.run()
-        except BaseException as error:  # noqa: BLE001 - whatever it was is the answer to whoever asks for the result
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
-
 
 class DaemonThreads(Executor):
     """Up to `max_threads`, started as jobs come; each calls `initializer` first."""
@@ -90,4 +79,15 @@ class DaemonThreads(Executor):
         if self._initializer is not None:
             self._initializer()
         while (job := self._jobs.get()) is not None:
-            job.do()
+            _run(job)
+
+
+def _run(job: Job) -> None:
+    if not job.future.set_running_or_notify_cancel():
+        return
+    try:
+        result = job.run()
+    except BaseException as error:  # noqa: BLE001 - whatever it was is the answer to whoever asks for the result
+        job.future.set_exception(error)
+    else:
+        job.future.set_result(result)

@@ -24,7 +24,6 @@ from prefixrack_server.fair_line import FairJobs
 from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource, Device
 from prefixrack_server.messages import STOPPING, BundleRef, EngineStats, ResidencyState, RowDone, RowFailure, RowWork
-from prefixrack_server.own_turns import OwnTurns
 from prefixrack_server.pack_runner import Computes, Flight, PackRunner
 from prefixrack_server.pack_size import measured_size
 from prefixrack_server.queued_row import QueuedRow, digests_of
@@ -106,17 +105,13 @@ class EngineThread:
         self._runner = PackRunner(backbone, clock, self._shrink)
         self._loaders = loader_threads(config.num_loaders)
         self._host: HostTier[Adapter] = HostTier(config.host_budget_bytes(backbone.is_asynchronous))
-        self._copies = OwnTurns(self._wake_up)
-        fetchers = FairJobs(threads or DaemonThreads(NUM_FETCHERS, "prefixrack-fetcher"), NUM_FETCHERS, self._wake)
-        loaders = FairJobs(threads or self._loaders, config.num_loaders, self._wake)
         self._residency: Residency[Adapter] = Residency(
             loader or AdapterLoader(source, backbone, self._host),
             self,
             self._wake,
             clock,
-            fetchers,
-            loaders,
-            FairJobs(self._copies, 1, self._wake) if backbone.is_asynchronous else loaders,
+            FairJobs(threads or DaemonThreads(NUM_FETCHERS, "prefixrack-fetcher"), NUM_FETCHERS, self._wake),
+            FairJobs(threads or self._loaders, config.num_loaders, self._wake),
             budget_bytes=config.resident_bytes,
             retry_after_s=config.retry_load_after_s,
         )
@@ -138,15 +133,13 @@ class EngineThread:
         self._queue_seconds = Tally(QUEUE_SECONDS)
 
     def step(self) -> None:
-        """One turn: take a pack, its adapters pinned, begin it; land what is done, unpin, hand out the answers; copy
-        adapters, where that is this thread's work."""
+        """One turn: take a pack, its adapters pinned, begin it; land what is done, unpin, hand out the answers."""
         pack = self._take()
         self._hand_out(self._early_answers())
         for flight in self._launch(pack):
             answers = self._land(flight)
             self._unpin(flight.rows)
             self._hand_out(answers)
-        self._copy_adapters()
 
     def start(self, deliver: Deliver) -> None:
         self._deliver = deliver
@@ -282,10 +275,6 @@ class EngineThread:
             self._heartbeat = self._clock()
             return self._stop_by is None
 
-    def _wake_up(self) -> None:
-        with self._wake:
-            self._wake.notify()
-
     def _has_work(self) -> bool:
         """Sleep until there is something to do. False once the engine has stopped."""
         with self._wake:
@@ -299,7 +288,7 @@ class EngineThread:
 
     def _can_step(self, now: float) -> bool:
         is_late = self._is_due(self._scheduler.next_deadline(), now)
-        return bool(self._scheduler.num_ready or self._answers or self._under_way or self._copies) or is_late
+        return bool(self._scheduler.num_ready or self._answers or self._under_way) or is_late
 
     def _sleep_s(self, now: float) -> float:
         alarms = [alarm - now for alarm in (self._scheduler.next_deadline(), self._stop_by) if alarm is not None]
@@ -318,14 +307,6 @@ class EngineThread:
             self._unpin_ready(selection.expired)
             self._admission.begin(sum(queued.num_tokens for queued in selection.rows), self._clock())
             return selection
-
-    def _copy_adapters(self) -> None:
-        """While the device computes, which leaves this thread nothing else to do: a thread of their own would take the
-        interpreter from this one for each. One pack then has the rows of all of them."""
-        while self._copies:
-            self._copies.run_next()
-            if not self._under_way or self._under_way[0].is_done:
-                return
 
     def _early_answers(self) -> list[RowDone]:
         with self._wake:

@@ -27,10 +27,6 @@ Logits = NDArray[np.float32]
 class Pending(Protocol):
     """A pack that has begun."""
 
-    @property
-    def is_done(self) -> bool:
-        """Whether `wait` returns at once."""
-
     def wait(self) -> list[Logits]:
         """By row. Raises whatever went wrong with the pack."""
 
@@ -61,10 +57,6 @@ class Flight:
     pending: Pending | None
     fault: Exception | None = None
     is_full: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.pending is None or self.pending.is_done
 
 
 class PackRunner:

@@ -129,8 +129,7 @@ class Residency(Generic[A]):
     """Eviction under a hard budget, in an order that knows tenants' shares, with pins, and one line for room.
 
     `lock` is the caller's own, reentrant: rows and adapters change together. It is held for bookkeeping only; files
-    are read in `fetchers`, adapters are made in `loaders`, and those at hand in `copiers`, which may be the same ones,
-    outside it. All belong to the residency from here on.
+    are read in `fetchers` and adapters are made in `loaders`, outside it. Both belong to the residency from here on.
 
     Tenants take turns with what they load, at each step. While something stands in the line for room, `demand` sends
     everyone to the end of its tenant's part, those of resident adapters too, once per digest. So pins run out, the head
@@ -147,7 +146,6 @@ class Residency(Generic[A]):
         clock: Callable[[], float],
         fetchers: FairJobs,
         loaders: FairJobs,
-        copiers: FairJobs,
         *,
         budget_bytes: int,
         retry_after_s: float,
@@ -160,11 +158,10 @@ class Residency(Generic[A]):
         self._retry_after_s = retry_after_s
         self._fetchers = fetchers
         self._loaders = loaders
-        self._copiers = copiers
         self._is_closed = False
         self._entries: dict[str, Entry[A]] = {}
         self._idle: EvictionOrder[str] = EvictionOrder(budget_bytes, clock)
-        self._at_hand: FairBatches[Entry[A]] = FairBatches(copiers, lock, self._load_together, MAX_TOGETHER)
+        self._at_hand: FairBatches[Entry[A]] = FairBatches(loaders, lock, self._load_together, MAX_TOGETHER)
         self._line: FairLine[str, Entry[A]] = FairLine()
         self._is_head_waiting = False
         self._failed: OrderedDict[str, Entry[A]] = OrderedDict()  # by time of failure
@@ -252,7 +249,6 @@ class Residency(Generic[A]):
         self._is_closed = True
         self._fetchers.close()
         self._at_hand.close()
-        self._copiers.close()
         self._loaders.close()
 
     def _is_retry_due(self, entry: Entry[A]) -> bool:

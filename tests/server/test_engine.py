@@ -119,10 +119,6 @@ class FakePending:
     pack: list[PackRow]
     done: list[Logits] | None = None
 
-    @property
-    def is_done(self) -> bool:
-        return self.done is not None or self.backbone.may_go_on.is_set()
-
     def wait(self) -> list[Logits]:
         if self.done is None:
             self.backbone.is_computing.set()
@@ -502,15 +498,10 @@ class ManualThreads(Executor):
 class Turns(Bench):
     """An engine whose thread never runs: the test makes its turns and runs its loader jobs."""
 
-    def __init__(self, is_asynchronous: bool = False, max_pack_tokens: int = 8) -> None:
+    def __init__(self, is_asynchronous: bool = False) -> None:
         self.now = 0.0
         self.loads = ManualThreads()
-        super().__init__(
-            threads=self.loads,
-            clock=lambda: self.now,
-            is_asynchronous=is_asynchronous,
-            max_pack_tokens=max_pack_tokens,
-        )
+        super().__init__(threads=self.loads, clock=lambda: self.now, is_asynchronous=is_asynchronous)
         self.engine._deliver = self.deliver
 
     def delivered(self) -> list[RowDone]:
@@ -562,29 +553,6 @@ def test_a_row_whose_adapter_is_in_host_memory_is_answered_without_a_fetcher() -
     turns.engine.step()
     (answer,) = turns.delivered()
     assert cast("Logits", answer.logits).tolist() == [5.0, 4.0]
-
-
-def test_while_the_device_computes_the_engine_loads_what_is_in_host_memory() -> None:
-    """By itself, and for one pack: with room for all, no thread is woken and no pack has the rows of a part of them."""
-    turns = Turns(is_asynchronous=True, max_pack_tokens=64)
-    digests = [f"{letter}0" for letter in "bcdefghijklmnopqrstuvwxyz"]
-    turns.loader.in_host.update(digests)
-    turns.backbone.may_go_on.clear()  # the device takes its time
-    turns.engine.submit([work(0), *(work(number, digest=digest) for number, digest in enumerate(digests, 1))])
-    turns.engine.step()
-    turns.backbone.may_go_on.set()
-    turns.engine.step()
-    turns.engine.step()
-    assert turns.backbone.packs == [1, len(digests)]
-    assert {answer.row_id for answer in turns.delivered()} == set(range(len(digests) + 1))
-    assert not turns.loads.jobs
-
-
-def test_an_idle_engine_wakes_for_what_is_in_host_memory(bench: Bench) -> None:
-    bench.loader.in_host.add("a4")
-    bench.engine.submit([work(1, 2, digest="a4")])
-    (answer,) = bench.collect(1).values()
-    assert cast("Logits", answer.logits).tolist() == [2.0, 4.0]
 
 
 DIGESTS = ("a1", "b4", "c5", "d9", "e10", "f11")

@@ -111,10 +111,6 @@ class SimulatedServer:
         self.pass_time(self.now + self.machine.seconds(num_tokens))
         return self
 
-    @property
-    def is_done(self) -> bool:
-        return True
-
     def wait(self) -> list[Logits]:
         return [np.zeros(2, dtype=np.float32)] * self.num_rows
 

@@ -96,10 +96,6 @@ class FakeMachine:
         self.now += self.seconds_of(self.packs[-1])
         return self
 
-    @property
-    def is_done(self) -> bool:
-        return True
-
     def wait(self) -> list[Logits]:
         return []
 

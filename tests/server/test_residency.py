@@ -108,8 +108,7 @@ class Desk:
             lock := threading.RLock(),
             lambda: self.now,
             FairJobs(self.threads, NUM_THREADS, lock),
-            loaders := FairJobs(self.threads, NUM_THREADS, lock),
-            loaders,
+            FairJobs(self.threads, NUM_THREADS, lock),
             budget_bytes=10,
             retry_after_s=2.0,
         )
