@@ -138,7 +138,7 @@ def draw_latency(results: ResultLines) -> Figure | None:
 
 def draw_gpu(results: ResultLines) -> Figure | None:
     """Mixed packs of prefixes of 16 between stock transformers and the limit, by shape and lengths."""
-    packs = [line for line in results.lines if line["benchmark"] == "gpu" and line["setup"]["prefix_len"] == 16]
+    packs = results.of("gpu", prefix_len=16).lines
     if not packs:
         return None
     titles = [f"{line['setup']['shape']}, {line['setup']['histogram']}" for line in packs]
