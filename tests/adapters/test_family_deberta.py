@@ -46,9 +46,15 @@ def split_rows(hidden: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     return list(hidden.split(list(lengths)))
 
 
+@pytest.fixture(params=["layer by layer", "optimised"])
+def backbone(request: pytest.FixtureRequest, folder: Path) -> Backbone:
+    if request.param == "optimised":
+        return Backbone.load_for_inference(folder, device="cpu")
+    return Backbone.load(folder, device="cpu")
+
+
 @torch.no_grad()
-def test_without_a_prefix_it_is_the_stock_model(folder: Path) -> None:
-    backbone = Backbone.load(folder, device="cpu")
+def test_without_a_prefix_it_is_the_stock_model(backbone: Backbone, folder: Path) -> None:
     stock: Any = AutoModel.from_pretrained(folder).eval()
     rows = [make_row(row_len, num_segments=backbone.spec.num_segments) for row_len in (70, 9, 9, 2, 1)]
     packed = backbone.hidden_states(rows, [None] * len(rows))
@@ -58,9 +64,9 @@ def test_without_a_prefix_it_is_the_stock_model(folder: Path) -> None:
 
 
 @torch.no_grad()
-def test_any_mix_is_what_each_row_is_pair_by_pair(folder: Path) -> None:
+def test_any_mix_is_what_each_row_is_pair_by_pair(backbone: Backbone, folder: Path) -> None:
     """Prefixes of two lengths, one without its first layer, rows without any, soft prompts; equal neighbours too."""
-    backbone, reference = Backbone.load(folder, device="cpu"), PairByPair(folder)
+    reference = PairByPair(folder)
     long, short = make_prefix(5, 1), make_prefix(2, 2)
     gapped: list[Tensor | None] = [None, short[1]]
     vectors = torch.randn(3, backbone.spec.embedding_size, generator=torch.Generator().manual_seed(4))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +14,11 @@ from prefixrack_adapters.attention import AttentionCall, PackLayout, attend_side
 from prefixrack_adapters.families.bert_weights import load_bert_weights
 from prefixrack_adapters.families.casting import cast_parameters
 from prefixrack_adapters.families.embedding_sum import EmbeddingSum
-from prefixrack_adapters.families.fused_linear import Activation, FusedLinear
+from prefixrack_adapters.families.fused_linear import ACTIVATIONS, Activation, FusedLinear
 from prefixrack_adapters.families.int8_layer import Int8Layer
+from prefixrack_adapters.families.replacing import replace_layers
 from prefixrack_adapters.families.stock import Encoder
 from prefixrack_adapters.families.sum_norm import SumNorm
-from prefixrack_adapters.file_pages import FilePages
-
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-}
-
-
-L = TypeVar("L", "FusedLayer", Int8Layer)
 
 
 class Bert(Encoder):
@@ -53,7 +42,7 @@ class Bert(Encoder):
     def optimise_for_inference(self) -> None:
         activation = ACTIVATIONS.get(self.config.hidden_act)
         if self._fused is None and activation is not None:
-            self._fused = self._replace_layers(partial(FusedLayer, activation=activation))
+            self._fused = replace_layers(self._layers, partial(FusedLayer, activation=activation))
             self._embedding_sum = EmbeddingSum.of(self.model.embeddings)
 
     def quantise(self, dtype: torch.dtype) -> None:
@@ -63,26 +52,15 @@ class Bert(Encoder):
                 f"hidden_act {self.config.hidden_act!r} is not computed in int8: {', '.join(ACTIVATIONS)} are; use "
                 "bfloat16 or float32"
             )
-        self._fused = self._replace_layers(partial(Int8Layer, activation=activation, dtype=dtype))
+        self._fused = replace_layers(self._layers, partial(Int8Layer, activation=activation, dtype=dtype))
         cast_parameters(self.model, dtype)
         self.config.dtype = dtype
         self._embedding_sum = EmbeddingSum.of(self.model.embeddings)
 
-    def _replace_layers(self, make: Callable[[Any, int], L]) -> list[L]:
-        """Layer by layer, and each stock layer is let go at once: at no time are all weights there twice.
-
-        What was read of a mapped file goes back to the system, which would count it beside its copy otherwise.
-        """
-        made: list[L] = []
-        pages = FilePages()
+    @property
+    def _layers(self) -> nn.ModuleList:
         layers: nn.ModuleList = self.model.encoder.layer  # type: ignore[union-attr, assignment]
-        while layers:
-            made.append(make(layers[0], len(made)))
-            for parameter in layers[0].parameters():
-                if parameter.is_cpu:
-                    pages.give_back(parameter.data_ptr(), parameter.nbytes)
-            del layers[0]
-        return made
+        return layers
 
     @property
     def is_recordable(self) -> bool:

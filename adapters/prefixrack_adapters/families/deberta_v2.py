@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefixrack_adapters.attention import PackLayout
-from prefixrack_adapters.families.deberta import Deberta, PositionTerms, Projected, by_head
+from prefixrack_adapters.families.deberta import Deberta, by_head
+from prefixrack_adapters.families.disentangled import PositionTerms, Projected
 
 
 class DebertaV2(Deberta):
@@ -25,13 +26,16 @@ class DebertaV2(Deberta):
         projections = (module.query_proj, module.key_proj, module.value_proj)
         return Projected(*(by_head(projection, states, module) for projection in projections))
 
-    def _position_terms(self, module: Any, embeddings: Tensor, scale: float) -> PositionTerms:
+    def _linears(self, module: Any) -> list[nn.Linear]:
+        return [module.query_proj, module.key_proj, module.value_proj]
+
+    def _position_terms(self, module: Any, embeddings: Tensor) -> PositionTerms:
         keys = queries = None
         is_shared = module.share_att_key
         if "c2p" in module.pos_att_type:
             keys = by_head(module.key_proj if is_shared else module.pos_key_proj, embeddings, module)
         if "p2c" in module.pos_att_type:
-            queries = by_head(module.query_proj if is_shared else module.pos_query_proj, embeddings, module) * scale
+            queries = by_head(module.query_proj if is_shared else module.pos_query_proj, embeddings, module)
         return PositionTerms(keys, queries)
 
     def _after_first_layer(self, embedded: Tensor, states: Tensor, pack: PackLayout) -> Tensor:

@@ -21,6 +21,13 @@ from prefixrack_adapters.gpu import has_kernels
 
 Activation = Literal["none", "gelu", "gelu_tanh", "relu"]
 FUSED: Final = {"none": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
+# As configurations of transformers name them.
+ACTIVATIONS: Final[dict[str, Activation]] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
 LOG = logging.getLogger(__name__)
 
 
