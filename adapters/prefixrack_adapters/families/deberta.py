@@ -106,8 +106,8 @@ class Deberta(Encoder):
         """On the CPU whatever the device: in a last bit its logarithms put a distance on the other side of a bucket's
         border, and reading the ends back from a GPU would wait for it in every pack."""
         places = (self._steps(torch.arange(1 - longest_row, longest_row)) + reach).clamp(0, 2 * reach - 1)
-        first, last = int(places[0]), int(places[-1])
-        return Places(first, last, (places - first).to(device))
+        places -= (first := int(places[0]))
+        return Places(first, places.to(device), places.tolist())
 
     def _steps(self, distances: Tensor) -> Tensor:
         """The number of embeddings between a distance's own and that of distance 0."""

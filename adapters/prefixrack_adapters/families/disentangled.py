@@ -10,11 +10,10 @@ row: it gets the first term only, divided alike, and distances never count it, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prefixrack_adapters.attention import AttendsByDistance, AttentionCall, DistanceTerms, PackLayout, with_prefixes
@@ -29,31 +28,48 @@ class Projected(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The first and the last embedding that distances in a pack have, and each distance's, counted from the first."""
+    """Of distances 1 - longest_row to longest_row - 1, rising: the embedding that each has, counted from the first that
+    any has. On the device, and in the machine's memory, where looking at them waits for nothing."""
 
     first: int
-    last: int
-    of_distances: Tensor
+    on_device: Tensor
+    here: Sequence[int]
+
+
+class Among(NamedTuple):
+    """The embeddings `start` to `stop` that distances in a row have, and which of these, from query i to key j."""
+
+    start: int
+    stop: int
+    places: Tensor
 
 
 class Distances:
-    """Which embedding each distance in a pack has: places [2 * longest_row - 1], rising, counted from `first`. That of
-    distance d stands at d + longest_row - 1."""
+    """Which embedding each distance in a pack has."""
 
     def __init__(self, places: Places) -> None:
-        self.first, self.last, self.places = places
-        self._between: dict[int, Tensor] = {}
+        self._places = places
+        self._among: dict[int, Among] = {}
+
+    @property
+    def places(self) -> Tensor:
+        """[2 * longest_row - 1]: that of distance d stands at d + longest_row - 1."""
+        return self._places.on_device
 
     def of(self, embeddings: Tensor) -> Tensor:
         """Those that distances in the pack have, of all: [..., num_embeddings, width]."""
-        return embeddings[..., self.first : self.last + 1, :]
+        first, _, here = self._places
+        return embeddings[..., first : first + here[-1] + 1, :]
 
-    def between(self, row_len: int) -> Tensor:
-        """[row_len, row_len]: the place of the distance from query i to key j. Made once for each length."""
-        if row_len not in self._between:
+    def among(self, row_len: int) -> Among:
+        """Those of rows of this length. Made once."""
+        if row_len not in self._among:
+            middle = len(self._places.here) // 2
+            start, stop = self._places.here[middle - row_len + 1], self._places.here[middle + row_len - 1] + 1
             index = torch.arange(row_len, device=self.places.device)
-            self._between[row_len] = self.places[index[:, None] - index[None, :] + len(self.places) // 2]
-        return self._between[row_len]
+            places = self.places[index[:, None] - index[None, :] + middle] - start
+            self._among[row_len] = Among(start, stop, places)
+        return self._among[row_len]
 
 
 class PositionTerms(NamedTuple):
@@ -72,18 +88,31 @@ class PositionTerms(NamedTuple):
         from_all = None if self.queries is None else key @ self.queries.transpose(-1, -2)
         return DistanceTerms(to_all, from_all, distances.places)
 
-    def scores(self, query: Tensor, key: Tensor, places: Tensor, scale: float) -> Tensor:
-        """[num_rows, num_heads, row_len, row_len] of query, which comes scaled, and key, which does not: both
-        [num_rows, num_heads, row_len, head_dim]."""
-        shape = (*query.shape[:2], *places.shape)
-        scores = query.new_zeros(())
+    def scores(self, query: Tensor, key: Tensor, among: Among, scale: float) -> Tensor | None:
+        """[num_heads, num_rows, row_len, row_len] of rows of one length, end to end. `query` comes scaled and `key` not,
+        both [num_heads, num_rows * row_len, head_dim]. None where the model has no terms."""
+        start, stop, places = among
+        to_all = from_all = None
         if self.keys is not None:
-            to_all = query @ self.keys.transpose(-1, -2)  # [num_rows, num_heads, row_len, num_embeddings]
-            scores = scores + to_all.gather(-1, places.expand(shape))
+            to_all = chosen(query @ self.keys[:, start:stop].transpose(-1, -2), places)
         if self.queries is not None:
-            from_all = key @ (self.queries * scale).transpose(-1, -2)
-            scores = scores + from_all.gather(-1, places.T.expand(shape)).transpose(-1, -2)
-        return scores.expand(shape)
+            queries = self.queries[:, start:stop] * scale
+            from_all = chosen(key @ queries.transpose(-1, -2), places.T).transpose(-1, -2)
+        if to_all is None or from_all is None:
+            return to_all if from_all is None else from_all
+        return to_all + from_all
+
+
+def with_own(scores: Tensor, among: Tensor) -> Tensor:
+    """The scores with those among a row's own tokens, which stand behind its prefix, added in place."""
+    scores[..., -among.shape[-1] :] += among
+    return scores
+
+
+def chosen(scores: Tensor, places: Tensor) -> Tensor:
+    """Of each token's scores [num_heads, num_rows * row_len, n] those at its places [row_len, row_len], row by row."""
+    of_rows: Tensor = scores.unflatten(1, (-1, len(places)))
+    return of_rows.gather(-1, places.expand(*of_rows.shape[:-1], -1))
 
 
 def attend(
@@ -107,16 +136,18 @@ def attend(
     sizes = [run.num_tokens for run in runs]
     seen = with_prefixes(call.layer, key, value, pack)
     outputs = []
-    for run, *parts in zip(runs, query.split(sizes, dim=1), key.split(sizes, dim=1), *seen, strict=True):
-        own_query, own_key, seen_key, seen_value = (run.batched(part) for part in parts)
-        scores = own_query @ seen_key.transpose(-1, -2)
+    own = zip(query.split(sizes, dim=1), key.split(sizes, dim=1), strict=True)
+    for run, (own_query, own_key), *parts in zip(runs, own, *seen, strict=True):
+        # Heads stay in front: products of a run are then many small ones, and nothing is repeated for each row.
+        of_rows, seen_key, seen_value = (part.unflatten(1, (run.num_rows, -1)) for part in (own_query, *parts))
+        scores = of_rows @ seen_key.transpose(-1, -2)
         if distances is not None:
-            among_own = terms.scores(own_query, own_key, distances.between(run.row_len), call.scaling)
-            scores = scores + F.pad(among_own, (run.prefix_len, 0))
+            among = terms.scores(own_query, own_key, distances.among(run.row_len), call.scaling)
+            scores = scores if among is None else with_own(scores, among)
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
         weights = weights if dropout is None else dropout(weights)
-        outputs.append(run.end_to_end((weights @ seen_value).transpose(1, 2)))
-    return torch.cat(outputs, dim=1)[0].flatten(1)
+        outputs.append((weights @ seen_value).permute(1, 2, 0, 3).flatten(0, 1))
+    return torch.cat(outputs).flatten(1)
 
 
 def heads_side_by_side(states: Tensor) -> Tensor:
