@@ -89,7 +89,7 @@ class PositionTerms(NamedTuple):
         return DistanceTerms(to_all, from_all, distances.places)
 
     def scores(self, query: Tensor, key: Tensor, among: Among, scale: float) -> Tensor | None:
-        """[num_heads, num_rows, row_len, row_len] of rows of one length, end to end. `query` comes scaled and `key` not,
+        """[num_heads, num_rows, row_len, row_len] of rows of one length, end to end: `query` comes scaled, `key` not,
         both [num_heads, num_rows * row_len, head_dim]. None where the model has no terms."""
         start, stop, places = among
         to_all = from_all = None
