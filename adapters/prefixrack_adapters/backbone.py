@@ -129,7 +129,8 @@ class Backbone:
             self.attention = compiled_attention() or self.attention
             self.readout = StackedHeads()
         elif has_kernels():
-            self._use_kernels(record_passes)
+            with current(self.device):
+                self._use_kernels(record_passes)
 
     def _use_kernels(self, record_passes: bool) -> None:
         from prefixrack_adapters.gpu.attention import TritonAttention  # Triton is not there without a GPU

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,27 @@ def test_what_is_loaded_for_inference_computes_what_the_stock_model_does(
     size = np.linalg.norm(wanted)
     assert np.linalg.norm(seen - wanted) <= 1.25 * np.linalg.norm(plain - wanted) + CLOSE * size
     assert np.linalg.norm(seen - wanted) <= 0.05 * size
+
+
+def test_what_is_compiled_at_the_start_runs_on_the_backbones_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another one is current, a kernel cannot read what lies on this."""
+    events: list[str] = []
+
+    @contextmanager
+    def current(device: str) -> Iterator[None]:
+        events.append(device)
+        yield
+        events.append("left")
+
+    backbone = Backbone.load(write_backbone(tmp_path), "cpu")
+    backbone.device = "cuda:1"
+    monkeypatch.setattr("prefixrack_adapters.backbone.current", current)
+    monkeypatch.setattr("prefixrack_adapters.backbone.has_kernels", lambda: True)
+    monkeypatch.setattr(HeadsTogether, "compiled", lambda *_: events.append("compiled"))
+    backbone.optimise_for_inference(record_passes=False)
+    assert events == ["cuda:1", "compiled", "left"]
 
 
 @pytest.mark.gpu
