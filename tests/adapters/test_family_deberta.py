@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 
 from pair_by_pair import HEAD_DIM, MAX_POSITIONS, NUM_HEADS, NUM_LAYERS, VARIANTS, PairByPair, write_deberta
 from prefixrack.errors import UnsupportedBackbone
-from prefixrack_adapters.attention import Prefix
+from prefixrack_adapters.attention import PackLayout, Prefix, RowLoop
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.families.deberta_v2 import log_buckets
+from prefixrack_adapters.gates import Gate, GatedPrefix
 from prefixrack_adapters.packing import Prompt
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_adapters.token_rows import token_row
 from tiny import make_manifest, vocabulary, write_tokenizer
+
+Load = Callable[..., Backbone]
 
 
 @pytest.fixture(params=VARIANTS)
@@ -94,6 +97,41 @@ def test_any_mix_is_what_each_row_is_pair_by_pair(backbone: Backbone, folder: Pa
         assert torch.allclose(states, wanted, atol=2e-5)
 
 
+@torch.no_grad()
+def test_gates_open_as_they_do_in_the_stock_layers(backbone: Backbone, folder: Path) -> None:
+    """Beside a row without a gate. A plain prefix would give other states."""
+    generator = torch.Generator().manual_seed(6)
+    gate = Gate(torch.randn(2, NUM_HEADS * HEAD_DIM, generator=generator), torch.randn(2, generator=generator))
+    prefix, rows = make_prefix(5, 1), [make_row(9), make_row(4)]
+    gated = GatedPrefix(prefix, [gate, None])
+    seen, wanted = (one.hidden_states(rows, [gated, prefix]) for one in (backbone, Backbone.load(folder, "cpu")))
+    assert torch.allclose(seen, wanted, atol=1e-5)
+    assert not torch.allclose(seen, backbone.hidden_states(rows, [prefix, prefix]), atol=1e-3)
+
+
+@pytest.mark.parametrize("load", [Backbone.load, Backbone.load_for_inference])
+@pytest.mark.parametrize("is_gated", [False, True])
+@torch.no_grad()
+def test_what_enters_a_layer_is_kept_for_gates_alone(load: Load, is_gated: bool, tmp_path: Path) -> None:
+    """A recorded pass keeps its pack, and with it a state of every token, for good."""
+    family = load(write_deberta(tmp_path, "v1"), "cpu").family
+    prefix = GatedPrefix(make_prefix(3, 1), [None] * NUM_LAYERS) if is_gated else make_prefix(3, 1)
+    pack = PackLayout([5], [prefix], RowLoop())
+    zeros = torch.zeros(5, dtype=torch.int64)
+    family.hidden_states(family.words(zeros), zeros, zeros, pack)
+    assert (pack.inputs is not None) == is_gated
+
+
+@torch.no_grad()
+def test_an_activation_that_no_fused_layer_has_is_computed_all_the_same(tmp_path: Path) -> None:
+    folder = write_deberta(tmp_path, "v1", hidden_act="silu")
+    rows, prefixes = [make_row(9), make_row(4)], [make_prefix(5, 1), None]
+    seen, wanted = (
+        load(folder, "cpu").hidden_states(rows, prefixes) for load in (Backbone.load_for_inference, Backbone.load)
+    )
+    assert torch.allclose(seen, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", ["v1", "v2-convolution"])
 def test_gradients_reach_each_prefix_and_the_backbone_unmixed(variant: str, tmp_path: Path) -> None:
     folder = write_deberta(tmp_path / "backbone", variant)
@@ -113,15 +151,15 @@ def test_gradients_reach_each_prefix_and_the_backbone_unmixed(variant: str, tmp_
         assert torch.allclose(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("load", [Backbone.load, Backbone.load_for_inference])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("variant", ["v1", "v3", "v2-convolution"])
 @torch.no_grad()
-def test_half_precision_stays_near_float32(variant: str, dtype: str, tmp_path: Path) -> None:
+def test_half_precision_stays_near_float32(variant: str, dtype: str, load: Load, tmp_path: Path) -> None:
     folder = write_deberta(tmp_path / "backbone", variant)
     rows, prefixes = [make_row(12, 5), make_row(7)], [make_prefix(5, 1), None]
-    full, half = (
-        Backbone.load(folder, device="cpu", dtype=one).hidden_states(rows, prefixes) for one in ("float32", dtype)
-    )
+    full = Backbone.load(folder, "cpu").hidden_states(rows, prefixes)
+    half = load(folder, "cpu", dtype).hidden_states(rows, prefixes)
     assert half.dtype == getattr(torch, dtype)
     similarity = F.cosine_similarity(full, half.float(), dim=-1)
     assert similarity.min() > (0.99 if dtype == "bfloat16" else 0.9999)

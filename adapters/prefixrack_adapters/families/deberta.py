@@ -82,7 +82,8 @@ class Deberta(Encoder):
     ) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]. The stock self-attention is never called itself."""
         module = layer.attention.self
-        pack.inputs = states
+        if pack.has_gates:
+            pack.inputs = states
         terms = NO_TERMS
         if distances is not None:
             terms = self._position_terms(module, module.pos_dropout(distances.of(self.encoder.get_rel_embedding())))

@@ -38,7 +38,8 @@ class DebertaLayer:
 
     def __call__(self, states: Tensor, distances: Distances | None, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""
-        pack.inputs = states
+        if pack.has_gates:
+            pack.inputs = states
         terms = self._terms if distances is None else self._terms.of(distances)
         attended = attend(self._call, self._project(states), terms, distances, pack)
         states = self._output(attended, states)
