@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,7 +17,7 @@ from prefixrack_adapters.attention import AttentionCall, DistanceTerms, PackLayo
 
 kernels_or_skip()
 
-from prefixrack_adapters.gpu.attention import TritonAttention  # noqa: E402 - only where the kernels can run
+from prefixrack_adapters.gpu.attention import ALIGNMENT, PackTables, TritonAttention, unit_of  # noqa: E402 - needs them
 from prefixrack_adapters.padded_attention import PaddedAttention  # noqa: E402
 
 NUM_LAYERS, NUM_HEADS = 2, 4
@@ -94,6 +96,48 @@ def test_views_of_one_product_are_read_in_place() -> None:
     parts = [part.transpose(0, 1)[None] for part in product.unbind(1)]
     seen, wanted = both(AttentionCall(0, 0.2), parts, [8, 4], [random_prefix(generator, 3), None])
     torch.testing.assert_close(seen, wanted, atol=5e-6, rtol=2e-5)
+
+
+@pytest.mark.parametrize("mask", ["none", "causal and window"])
+@pytest.mark.parametrize("prefix_lens", [(0, 0, 0), (19, 0, 3)])
+def test_entries_of_a_table_that_no_row_uses_change_nothing(prefix_lens: tuple[int, ...], mask: str) -> None:
+    """A recorded pass has them behind the real ones: rows without tokens, prefixes without vectors at address 0."""
+    generator = torch.Generator().manual_seed(7)
+    lengths, num_idle = [7, 33, 16], 4
+    prefixes = [random_prefix(generator, prefix_len) for prefix_len in prefix_lens]
+    query, key, value = random_states(generator, sum(lengths) + 8)
+    call = AttentionCall(1, 0.2, is_causal="causal" in mask, window=5 if "window" in mask else None)
+    attention = TritonAttention()
+    pack = PackLayout(lengths, prefixes, attention)
+    of_rows = PackTables.of(pack, query.dtype, query.device, attention.blocks.queries)
+    tables = replace(
+        of_rows,
+        prefixes=F.pad(of_rows.prefixes, (0, num_idle)),
+        starts=F.pad(of_rows.starts, (0, num_idle)),
+        item_rows=F.pad(of_rows.item_rows, (0, num_idle), value=-1),
+        item_firsts=F.pad(of_rows.item_firsts, (0, num_idle)),
+    )
+    attention.use_tables(pack, tables)
+    with torch.inference_mode():
+        seen = attention.attend(call, query, key, value, pack)
+    own = [part[:, :, : sum(lengths)] for part in (query, key, value)]
+    _, wanted = both(call, own, lengths, prefixes)
+    torch.testing.assert_close(seen[:, : sum(lengths)], wanted, atol=5e-6, rtol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [5, 6, 20, 40, 64])
+@pytest.mark.parametrize("offset", [0, 2, 8])
+def test_what_is_said_of_addresses_is_true(offset: int, head_dim: int, dtype: torch.dtype) -> None:
+    """Of every token's key and value in one product: it is at most a vector of 16 bytes, and no more could be said."""
+    memory = torch.zeros(offset + 5 * 3 * 3 * head_dim, dtype=dtype)
+    product = memory[offset:].view(5, 3, 3, head_dim)
+    _, key, value = (part.transpose(0, 1)[None] for part in product.unbind(1))
+    unit = unit_of(key, value) * dtype.itemsize
+    places = [part[0, 0, token].data_ptr() for part in (key, value) for token in range(5)]
+    vectors = [*places, 3 * head_dim * dtype.itemsize]  # of prefixes too, which lie without gaps
+    assert not any(place % unit for place in vectors)
+    assert unit == ALIGNMENT or any(place % (2 * unit) for place in vectors)
 
 
 def test_layers_one_by_one_and_prefixes_in_another_layout() -> None:

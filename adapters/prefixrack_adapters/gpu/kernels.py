@@ -13,13 +13,14 @@ SQRT_HALF = tl.constexpr(0.7071067811865476)
 
 # Triton compiles a kernel anew for arguments that are 1, and for those that are multiples of 16. Of these nothing is
 # gained by that, and a pack whose numbers are the first of their kind would wait for it.
-TABLES = ("starts", "item_rows", "item_firsts", "key_addresses", "value_addresses", "prefix_lens", "context_lens")
-SIZES = ("distance_places", "window", "num_tokens", "num_distances", "longest_row")
+PREFIXES = ("key_addresses", "value_addresses", "prefix_lens")
+TABLES = ("starts", "context_lens", "item_rows", "item_firsts", "distance_places")
+SIZES = ("window", "num_tokens", "num_distances", "longest_row")
 LAYERS = ("weights", "biases", "num_outputs", "input_widths", "activations", "item_firsts", "item_sizes")
 STRIDES = ("state_stride", "out_stride")
 
 
-@triton.jit(do_not_specialize=[*TABLES, *SIZES])
+@triton.jit(do_not_specialize=[*PREFIXES, *TABLES, *SIZES])
 def attend(
     query,  # [T, heads, head_dim], tokens query_stride values apart
     key,  # [T, kv_heads, head_dim], tokens key_stride values apart, and value likewise
