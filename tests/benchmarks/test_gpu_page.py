@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpu_page import PAGE, PICTURE, committed_results, page, target_table
+from gpu_page import PAGE, PICTURE, committed_results, pack_table, page, target_table
 from performance_plots import draw_gpu_page
 from results_lines import ResultLines
 
@@ -37,6 +37,17 @@ def line(benchmark: str, result: dict[str, Any], **setup: Any) -> dict[str, Any]
 
 def test_what_was_not_measured_is_said() -> None:
     assert all(row.endswith("| – | not measured yet |") for row in list(target_table(ResultLines([])))[2:])
+
+
+def test_the_most_adapters_are_not_compared_with_themselves() -> None:
+    """Where memory has room for one of the numbers, a ratio of the most to the fewest says nothing."""
+    measured = {"most_of_one_adapter": 1.0, "rows_per_s": {"uniform 1000": 9.0}}
+    alone, beside = (
+        {"commit": "c" * 40, "setup": {"shape": "s", "histogram": "h", "prefix_len": 128, "num_adapters": numbers}}
+        for numbers in ([1000], [100, 1000])
+    )
+    rows = list(pack_table([one | {"result": measured} for one in (alone, beside)]))[2:]
+    assert ["1.00" in row for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize(
