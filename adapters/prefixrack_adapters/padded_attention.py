@@ -1,7 +1,7 @@
 """Packed attention as one padded, masked call a layer. Knows packs and prefixes; no models, tasks or HTTP.
 
 On a GPU a call costs the same whether it computes one short row or hundreds, so what it pads is cheaper than a call for
-each row. It has gradients: training on a GPU uses it, and serving where the kernels of `triton_kernels` are missing.
+each row. It has gradients: training on a GPU uses it, and serving where the kernels of `gpu/` are missing.
 """
 
 from __future__ import annotations

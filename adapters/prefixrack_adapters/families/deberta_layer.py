@@ -15,7 +15,7 @@ from prefixrack_adapters.families.sum_norm import SumNorm
 
 class DebertaLayer:
     """Attention, then two linear layers, a sum and a normalisation after each. `terms` are those of all distances: what
-    a backbone's embeddings of distances become never changes, so it is kept in place of the weights that make it."""
+    a backbone's embeddings of distances become never changes, so it is computed once."""
 
     def __init__(
         self,
