@@ -107,9 +107,11 @@ def backbone_folder(name: str) -> Path:
     return Path(import_module(EMBEDDED_PACKAGE).get_model_path())
 
 
-@pytest.fixture(scope="module")
-def load_backbone() -> LoadBackbone:
-    return cache(lambda name: Backbone.load(backbone_folder(name), device="cpu", dtype="float32"))
+@pytest.fixture(scope="module", params=["load", "load_for_inference"])
+def load_backbone(request: pytest.FixtureRequest) -> LoadBackbone:
+    """As it is trained and evaluated, and as it is served."""
+    load = getattr(Backbone, request.param)
+    return cache(lambda name: load(backbone_folder(name), device="cpu", dtype="float32"))
 
 
 @pytest.fixture(scope="module")
