@@ -35,6 +35,7 @@ FROM_TEXTS = ", from texts"
 # Of float32 outputs, relative to the largest: other kernels, other fusions, other orders of summation.
 TOLERANCE = 1e-4
 TOLERANCE_BFLOAT16 = 5e-2
+TOLERANCE_INT8 = 2e-1  # of ours: it computes something else, but nothing far from it
 KIND_OF: Mapping[Function, Kind] = {
     "after_prefix": "after_prefix",
     "unmoved": "unmoved",
@@ -171,11 +172,11 @@ def as_computed(function: Function, logits: Mapping[Kind, NDArray[np.float32]]) 
 
 
 def check_difference(name: str, seen: float) -> None:
-    """What is quantised computes something else, theirs and ours; its difference is reported and nothing more."""
-    if name == INT8 or (name in PEERS and PEERS[name].function == "one_task_quantised"):
+    """What a peer quantised computes something else; its difference is reported and nothing more."""
+    if name in PEERS and PEERS[name].function == "one_task_quantised":
         return
     narrow = "bfloat16" in name or name not in ("float32", *PEERS)
-    allowed = TOLERANCE_BFLOAT16 if narrow else TOLERANCE
+    allowed = TOLERANCE_INT8 if name == INT8 else TOLERANCE_BFLOAT16 if narrow else TOLERANCE
     if not seen <= allowed:
         raise SystemExit(f"outputs of {name} differ from ours in float32 by {seen:.1e}, allowed is {allowed:.0e}")
 

@@ -58,7 +58,7 @@ class Deberta(Encoder):
 
     @property
     def compiles_sizes(self) -> bool:
-        """oneDNN's kernels are."""
+        """Those of oneDNN, in fused layers on a CPU, are."""
         return self._fused is not None and next(self.model.parameters()).is_cpu
 
     @property
@@ -68,25 +68,33 @@ class Deberta(Encoder):
     def hidden_states(self, words: Tensor, segments: Tensor, positions: Tensor, pack: PackLayout) -> Tensor:
         embedded = states = self.embed(words, segments, positions)
         distances = self._distances(max(pack.lengths), words.device)
+        embeddings = None if distances is None or self._fused else distances.of(self.encoder.get_rel_embedding())
         for index, layer in enumerate(self._fused or self.encoder.layer):
             if isinstance(layer, DebertaLayer):
                 states = layer(states, distances, pack)
             else:
-                states = self._run_stock(index, layer, states, distances, pack)
+                states = self._run_stock(index, layer, states, distances, embeddings, pack)
             if index == 0:
                 states = self._after_first_layer(embedded, states, pack)
         return states
 
     def _run_stock(
-        self, index: int, layer: Any, states: Tensor, distances: Distances | None, pack: PackLayout
+        self,
+        index: int,
+        layer: Any,
+        states: Tensor,
+        distances: Distances | None,
+        embeddings: Tensor | None,
+        pack: PackLayout,
     ) -> Tensor:
-        """[T, hidden_size] → [T, hidden_size]. The stock self-attention is never called itself."""
+        """[T, hidden_size] → [T, hidden_size]. `embeddings` are those of the distances. The stock self-attention is
+        never called itself."""
         module = layer.attention.self
         if pack.has_gates:
             pack.inputs = states
         terms = NO_TERMS
-        if distances is not None:
-            terms = self._position_terms(module, module.pos_dropout(distances.of(self.encoder.get_rel_embedding())))
+        if embeddings is not None:
+            terms = self._position_terms(module, module.pos_dropout(embeddings))
         projected = self._project(module, states)
         attended = attend(call_of(index, module), projected, terms, distances, pack, module.dropout)
         attended = layer.attention.output(attended, states)
