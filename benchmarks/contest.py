@@ -175,10 +175,16 @@ def check_difference(name: str, seen: float) -> None:
     """What a peer quantised computes something else; its difference is reported and nothing more."""
     if name in PEERS and PEERS[name].function == "one_task_quantised":
         return
-    narrow = "bfloat16" in name or name not in ("float32", *PEERS)
-    allowed = TOLERANCE_INT8 if name == INT8 else TOLERANCE_BFLOAT16 if narrow else TOLERANCE
+    allowed = allowed_difference(name)
     if not seen <= allowed:
         raise SystemExit(f"outputs of {name} differ from ours in float32 by {seen:.1e}, allowed is {allowed:.0e}")
+
+
+def allowed_difference(name: str) -> float:
+    if name == INT8:
+        return TOLERANCE_INT8
+    is_narrow = "bfloat16" in name or name not in ("float32", *PEERS)
+    return TOLERANCE_BFLOAT16 if is_narrow else TOLERANCE
 
 
 def contestants_of(num_sets: int, ours: Mapping[str, Ours], peers: Mapping[str, PeerProcess]) -> dict[str, Contestant]:

@@ -138,9 +138,8 @@ class Backbone:
         from prefixrack_adapters.gpu.readout import HeadsTogether
 
         attention = TritonAttention()
-        device = next(self.model.parameters()).device
         self.attention = attention
-        self.readout = HeadsTogether.compiled(self.spec.hidden_size, self.dtype, device)
+        self.readout = HeadsTogether.compiled(self.spec.hidden_size, self.dtype, torch.device(self.device))
         if record_passes and self.family.is_recordable:
             self._recorded = RecordedPasses(self.family, attention, self.spec.num_layers)
 

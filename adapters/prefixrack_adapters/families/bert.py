@@ -16,9 +16,9 @@ from prefixrack_adapters.families.casting import cast_parameters
 from prefixrack_adapters.families.embedding_sum import EmbeddingSum
 from prefixrack_adapters.families.fused_linear import ACTIVATIONS, Activation, FusedLinear
 from prefixrack_adapters.families.int8_layer import Int8Layer
+from prefixrack_adapters.families.layer_end import LayerEnd
 from prefixrack_adapters.families.replacing import replace_layers
 from prefixrack_adapters.families.stock import Encoder
-from prefixrack_adapters.families.sum_norm import SumNorm
 
 
 class Bert(Encoder):
@@ -94,16 +94,12 @@ class FusedLayer:
         attention = layer.attention.self
         self._head_dim = attention.attention_head_size
         self._call = AttentionCall(index, self._head_dim**-0.5)
-        self._activation = activation
         self._inputs = FusedLinear([attention.query, attention.key, attention.value])
-        self._output = SumNorm(FusedLinear([layer.attention.output.dense]), layer.attention.output.LayerNorm)
-        self._up = FusedLinear([layer.intermediate.dense])
-        self._down = SumNorm(FusedLinear([layer.output.dense]), layer.output.LayerNorm)
+        self._end = LayerEnd(layer, activation)
 
     def __call__(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""
-        hidden = self._output(self._attend(hidden, pack), hidden)
-        return self._down(self._up(hidden, self._activation), hidden)
+        return self._end(self._attend(hidden, pack), hidden)
 
     def _attend(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         if pack.has_gates:

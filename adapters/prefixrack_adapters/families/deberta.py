@@ -6,6 +6,7 @@ walked here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,7 @@ from prefixrack_adapters.families.fused_linear import ACTIVATIONS, Activation
 from prefixrack_adapters.families.replacing import replace_layers
 from prefixrack_adapters.families.stock import Encoder, load_stock_model
 
+Layer = Callable[[Tensor, Distances | None, PackLayout], Tensor]
 NO_TERMS = PositionTerms(None, None)
 
 
@@ -68,23 +70,24 @@ class Deberta(Encoder):
     def hidden_states(self, words: Tensor, segments: Tensor, positions: Tensor, pack: PackLayout) -> Tensor:
         embedded = states = self.embed(words, segments, positions)
         distances = self._distances(max(pack.lengths), words.device)
-        embeddings = None if distances is None or self._fused else distances.of(self.encoder.get_rel_embedding())
-        for index, layer in enumerate(self._fused or self.encoder.layer):
-            if isinstance(layer, DebertaLayer):
-                states = layer(states, distances, pack)
-            else:
-                states = self._run_stock(index, layer, states, distances, embeddings, pack)
+        layers: Sequence[Layer] = self._fused or self._stock_layers(distances)
+        for index, layer in enumerate(layers):
+            states = layer(states, distances, pack)
             if index == 0:
                 states = self._after_first_layer(embedded, states, pack)
         return states
+
+    def _stock_layers(self, distances: Distances | None) -> Sequence[Layer]:
+        embeddings = None if distances is None else distances.of(self.encoder.get_rel_embedding())
+        return [partial(self._run_stock, index, layer, embeddings) for index, layer in enumerate(self.encoder.layer)]
 
     def _run_stock(
         self,
         index: int,
         layer: Any,
+        embeddings: Tensor | None,
         states: Tensor,
         distances: Distances | None,
-        embeddings: Tensor | None,
         pack: PackLayout,
     ) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]. `embeddings` are those of the distances. The stock self-attention is

@@ -88,16 +88,19 @@ class PositionTerms(NamedTuple):
         from_all = None if self.queries is None else key @ self.queries.transpose(-1, -2)
         return DistanceTerms(to_all, from_all, distances.places)
 
-    def scores(self, query: Tensor, key: Tensor, among: Among, scale: float) -> Tensor | None:
-        """[num_heads, num_rows, row_len, row_len] of rows of one length, end to end: `query` comes scaled, `key` not,
-        both [num_heads, num_rows * row_len, head_dim]. None where the model has no terms."""
+    def with_scaled_queries(self, scale: float) -> PositionTerms:
+        """For keys of tokens, which do not come scaled; the queries, which meet the other part, do."""
+        return self._replace(queries=None if self.queries is None else self.queries * scale)
+
+    def scores(self, query: Tensor, key: Tensor, among: Among) -> Tensor | None:
+        """[num_heads, num_rows, row_len, row_len] of rows of one length, end to end: query and key are [num_heads,
+        num_rows * row_len, head_dim]. None where the model has no terms."""
         start, stop, places = among
         to_all = from_all = None
         if self.keys is not None:
             to_all = chosen(query @ self.keys[:, start:stop].transpose(-1, -2), places)
         if self.queries is not None:
-            queries = self.queries[:, start:stop] * scale
-            from_all = chosen(key @ queries.transpose(-1, -2), places.T).transpose(-1, -2)
+            from_all = chosen(key @ self.queries[:, start:stop].transpose(-1, -2), places.T).transpose(-1, -2)
         if to_all is None or from_all is None:
             return to_all if from_all is None else from_all
         return to_all + from_all
@@ -131,7 +134,7 @@ def attend(
         attended = pack.backend.attend_by_distance(call, q, k, v, pack, of_pack)
         if attended is not None:
             return attended[0].flatten(1)
-    query = query * call.scaling
+    query, terms = query * call.scaling, terms.with_scaled_queries(call.scaling)
     runs = pack.runs(call.layer)
     sizes = [run.num_tokens for run in runs]
     seen = with_prefixes(call.layer, key, value, pack)
@@ -142,7 +145,7 @@ def attend(
         of_rows, seen_key, seen_value = (part.unflatten(1, (run.num_rows, -1)) for part in (own_query, *parts))
         scores = of_rows @ seen_key.transpose(-1, -2)
         if distances is not None:
-            among = terms.scores(own_query, own_key, distances.among(run.row_len), call.scaling)
+            among = terms.scores(own_query, own_key, distances.among(run.row_len))
             scores = scores if among is None else with_own(scores, among)
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
         weights = weights if dropout is None else dropout(weights)

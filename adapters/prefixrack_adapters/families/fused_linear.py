@@ -9,7 +9,7 @@ they are missing, or fail on a trial, the same arithmetic runs as separate opera
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Final, Literal
 
@@ -43,20 +43,15 @@ class FusedLinear:
             self._bias = torch.cat([linear.bias for linear in linears])
         self._is_packed = weight.device.type == "cpu" and has_packed_kernels(weight.dtype)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._is_packed else weight
-        self._gelu = gelu_on(weight.device)
 
     def __call__(self, states: Tensor, activation: Activation = "none") -> Tensor:
         """states [T, in_features] → [T, out_features]."""
         if not self._is_packed:
-            return self._activated(F.linear(states, self._weight, self._bias), activation)
+            return activated(F.linear(states, self._weight, self._bias), activation)
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(
             states, self._weight, self._bias, FUSED[activation][0], [], FUSED[activation][1]
         )
         return fused
-
-    def _activated(self, states: Tensor, activation: Activation) -> Tensor:
-        """`states` are nobody else's: the GPU's kernel works in place."""
-        return self._gelu(states) if activation == "gelu" else activated(states, activation)
 
     def plus(self, states: Tensor, residual: Tensor) -> Tensor:
         """As a call, with `residual` [T, out_features] added."""
@@ -66,23 +61,24 @@ class FusedLinear:
         return fused
 
 
-def gelu_on(device: torch.device) -> Callable[[Tensor], Tensor]:
-    if device.type == "cuda" and has_kernels():
-        from prefixrack_adapters.gpu.activation import gelu  # Triton is not there without a GPU
-
-        return gelu
-    return F.gelu
-
-
 def activated(states: Tensor, activation: Activation) -> Tensor:
+    """`states` may be overwritten: the GPU's kernel works in place."""
     match activation:
         case "gelu":
-            return F.gelu(states)
+            return gelu(states)
         case "gelu_tanh":
             return F.gelu(states, approximate="tanh")
         case "relu":
             return F.relu(states)
     return states
+
+
+def gelu(states: Tensor) -> Tensor:
+    if states.is_cuda and has_kernels():
+        from prefixrack_adapters.gpu import activation  # Triton is not there without a GPU
+
+        return activation.gelu(states)
+    return F.gelu(states)
 
 
 @cache
