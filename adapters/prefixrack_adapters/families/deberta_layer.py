@@ -14,8 +14,8 @@ from prefixrack_adapters.families.layer_end import LayerEnd
 
 
 class DebertaLayer:
-    """Attention with distances, and the layer's end. `terms` are those of all distances: what
-    a backbone's embeddings of distances become never changes, so it is computed once."""
+    """Attention with distances, and the layer's end. `terms` are those of all distances: what a backbone's embeddings
+    of distances become never changes, so it is computed once."""
 
     def __init__(
         self,
