@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prefixrack_adapters.attention import PackLayout
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.filler import FINEST, SIZES_PER_OCTAVE, filled_up, filler_for
+from prefixrack_adapters.native import tile_layers
 from prefixrack_adapters.rows import Row
 from tiny import write_backbone
 
@@ -58,6 +59,7 @@ def packs(backbone: Backbone) -> list[list[PackRow]]:
 def test_answers_are_the_same_with_and_without(
     family: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tile_layers, "compiled_tiles", lambda: None)  # for them nothing is filled up
     folder = write_backbone(tmp_path, family, hidden_size=64, num_attention_heads=2)
     backbone = Backbone.load_for_inference(folder, device="cpu", dtype=dtype)
     sizes = Sizes(monkeypatch, backbone)

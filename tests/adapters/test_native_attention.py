@@ -15,7 +15,7 @@ from torch import Tensor
 import prefixrack_adapters.native.attention as native
 from prefixrack_adapters.attention import AttentionCall, PackLayout, Prefix, RowLoop
 from prefixrack_adapters.backbone import compiled_attention
-from prefixrack_adapters.native.attention import NativeAttention
+from prefixrack_adapters.native.attention import PRODUCTS, NativeAttention
 from prefixrack_adapters.native.compiler import NoCompiler
 
 NUM_LAYERS, NUM_HEADS = 2, 3
@@ -29,10 +29,10 @@ def attention() -> NativeAttention:
         pytest.skip(f"nothing can be compiled here: {error}")
 
 
-@pytest.fixture(scope="module")
-def plain(attention: NativeAttention) -> NativeAttention:
-    """Where bfloat16 is turned into float32 before it is multiplied, as everywhere without dot products of pairs."""
-    return NativeAttention(in_pairs=False)
+@pytest.fixture(scope="module", params=PRODUCTS)
+def way(request: pytest.FixtureRequest, attention: NativeAttention) -> NativeAttention:
+    """Each way to multiply bfloat16; a processor that lacks one takes the next slower."""
+    return NativeAttention(request.param)
 
 
 def states(generator: torch.Generator, num_tokens: int, head_dim: int, *, is_fused: bool = True) -> tuple[Tensor, ...]:
@@ -102,14 +102,13 @@ def test_scores_far_apart_neither_overflow_nor_vanish(attention: NativeAttention
     seed=st.integers(0, 2**32 - 1),
 )
 def test_in_bfloat16_it_is_as_near_to_float32_as_the_row_loop(
-    attention: NativeAttention,
-    plain: NativeAttention,
+    way: NativeAttention,
     rows: list[tuple[int, int]],
     head_dim: int,
     is_fused: bool,
     seed: int,
 ) -> None:
-    """In pairs and otherwise. What is compared is the root mean square: the largest error is one token's luck."""
+    """What is compared is the root mean square: the largest error is one token's luck."""
     generator = torch.Generator().manual_seed(seed)
     lengths = [length for length, _ in rows]
     prefixes = [prefix_of(generator, prefix_len, head_dim) for _, prefix_len in rows]
@@ -117,26 +116,23 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_row_loop(
     narrow = [None if prefix is None else prefix.bfloat16() for prefix in prefixes]
     widened = [None if prefix is None else prefix.float() for prefix in narrow]
     call = AttentionCall(1, head_dim**-0.5)
-    _, exact = both(attention, call, [part.float() for part in parts], lengths, widened)
-    in_pairs, loop = both(attention, call, parts, lengths, narrow)
-    one_by_one, _ = both(plain, call, parts, lengths, narrow)
-    allowed = 1.2 * error(loop, exact) + 3e-4
-    assert in_pairs.dtype == one_by_one.dtype == torch.bfloat16
-    assert error(in_pairs, exact) <= allowed
-    assert error(one_by_one, exact) <= allowed
+    _, exact = both(way, call, [part.float() for part in parts], lengths, widened)
+    seen, loop = both(way, call, parts, lengths, narrow)
+    assert seen.dtype == torch.bfloat16
+    assert error(seen, exact) <= 1.2 * error(loop, exact) + 3e-4
 
 
 def error(seen: Tensor, exact: Tensor) -> float:
     return float((seen.float() - exact).square().mean().sqrt())
 
 
-def test_scores_far_apart_in_bfloat16(attention: NativeAttention) -> None:
+def test_scores_far_apart_in_bfloat16(way: NativeAttention) -> None:
     generator = torch.Generator().manual_seed(6)
     prefix = prefix_of(generator, 17, 32)
     assert prefix is not None
     parts = [part.bfloat16() for part in states(generator, 40, 32)]
     narrow = [(prefix * size).bfloat16() for size in (300, -30)]
-    seen, wanted = both(attention, AttentionCall(0, 32**-0.5), parts, [33, 7], narrow)
+    seen, wanted = both(way, AttentionCall(0, 32**-0.5), parts, [33, 7], narrow)
     assert seen.isfinite().all()
     assert (seen.float() - wanted.float()).abs().max() <= 2e-2 * wanted.float().abs().max()
 

@@ -19,6 +19,8 @@ from prefixrack_adapters.families.int8_layer import Int8Layer
 from prefixrack_adapters.families.layer_end import LayerEnd
 from prefixrack_adapters.families.replacing import replace_layers
 from prefixrack_adapters.families.stock import Encoder
+from prefixrack_adapters.native.attention import LANES, NativeAttention, sees_everything
+from prefixrack_adapters.native.tile_layers import TileLayer
 
 
 class Bert(Encoder):
@@ -68,8 +70,7 @@ class Bert(Encoder):
 
     @property
     def compiles_sizes(self) -> bool:
-        """oneDNN's are."""
-        return self._fused is not None and next(self.model.parameters()).is_cpu
+        return self._fused is not None and self._fused[0].compiles_sizes
 
     @property
     def config(self) -> Any:
@@ -96,12 +97,24 @@ class FusedLayer:
         self._call = AttentionCall(index, self._head_dim**-0.5)
         self._inputs = FusedLinear([attention.query, attention.key, attention.value])
         self._end = LayerEnd(layer, activation)
+        self.compiles_sizes = self._inputs.compiles_sizes
+        self._whole = _on_tiles(self._inputs, self._head_dim, self._call, self._end)
 
     def __call__(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""
+        backend = pack.backend
+        if self._whole is not None and isinstance(backend, NativeAttention) and sees_everything(self._call, pack):
+            return self._whole(hidden, *backend.addresses(self._call, pack, hidden.dtype))
         return self._end(self._attend(hidden, pack), hidden)
 
     def _attend(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         if pack.has_gates:
             pack.inputs = hidden
         return attend_side_by_side(self._call, self._inputs(hidden), self._head_dim, pack)
+
+
+def _on_tiles(inputs: FusedLinear, head_dim: int, call: AttentionCall, end: LayerEnd) -> TileLayer | None:
+    """All of a layer in one kernel, where the processor has tiles that compute each part."""
+    if inputs.tiles is None or end.on_tiles is None or head_dim % LANES:
+        return None
+    return TileLayer(inputs.tiles, head_dim, call.scaling, end.on_tiles)

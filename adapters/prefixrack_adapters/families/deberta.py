@@ -60,8 +60,7 @@ class Deberta(Encoder):
 
     @property
     def compiles_sizes(self) -> bool:
-        """Those of oneDNN, in fused layers on a CPU, are."""
-        return self._fused is not None and next(self.model.parameters()).is_cpu
+        return self._fused is not None and self._fused[0].compiles_sizes
 
     @property
     def encoder(self) -> Any:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prefixrack_adapters.gpu import has_kernels
+from prefixrack_adapters.native.tile_layers import TileLinear
 
 Activation = Literal["none", "gelu", "gelu_tanh", "relu"]
 FUSED: Final = {"none": ("none", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}
@@ -41,11 +42,21 @@ class FusedLinear:
         with torch.no_grad():
             weight = torch.cat([linear.weight for linear in linears])
             self._bias = torch.cat([linear.bias for linear in linears])
+            self.tiles = TileLinear.of(weight, self._bias)
+        if self.tiles is not None:
+            return
         self._is_packed = weight.device.type == "cpu" and has_packed_kernels(weight.dtype)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._is_packed else weight
 
+    @property
+    def compiles_sizes(self) -> bool:
+        """Whether its kernel is compiled for each number of tokens."""
+        return self.tiles is None and self._is_packed
+
     def __call__(self, states: Tensor, activation: Activation = "none") -> Tensor:
         """states [T, in_features] → [T, out_features]."""
+        if self.tiles is not None:
+            return self.tiles(states, activation)
         if not self._is_packed:
             return activated(F.linear(states, self._weight, self._bias), activation)
         fused: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -55,6 +66,8 @@ class FusedLinear:
 
     def plus(self, states: Tensor, residual: Tensor) -> Tensor:
         """As a call, with `residual` [T, out_features] added."""
+        if self.tiles is not None:
+            return self.tiles(states).add_(residual)
         if not self._is_packed:
             return F.linear(states, self._weight, self._bias).add_(residual)
         fused: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, residual, self._weight, self._bias, "add")

@@ -21,6 +21,8 @@ BLOCK_TOKENS: Final = 512
 class Int8Layer:
     """Attention and normalisation in `dtype`, the four products in int8."""
 
+    compiles_sizes: Final = True  # oneDNN's products of int8 are compiled for each number of tokens
+
     def __init__(self, layer: Any, index: int, *, activation: Activation, dtype: torch.dtype) -> None:
         check_products()
         attention = layer.attention.self

@@ -22,6 +22,8 @@ from prefixrack_adapters.prefix_table import PrefixTable
 SOURCE = Path(__file__).with_name("attention.c")
 LANES = 16  # of attention.c: head_dim is a multiple
 DTYPES = (torch.float32, torch.bfloat16)
+# Slowest first, as in attend.h: turned into float32 before, two by two (AVX512-BF16), on matrix tiles (AMX).
+PRODUCTS = ("plain", "pairs", "tiles")
 
 
 class PackAddresses(NamedTuple):
@@ -42,10 +44,10 @@ class NativeAttention:
     name = "native"
     supports_backward = False
 
-    def __init__(self, in_pairs: bool = True) -> None:
-        """`in_pairs`: multiply bfloat16 as it is where the processor does that. Raises NoCompiler."""
+    def __init__(self, products: str = "tiles") -> None:
+        """`products`, of `PRODUCTS`: how those of bfloat16 are taken, or in the next slower way. Raises NoCompiler."""
         library = load_library(SOURCE)
-        self.in_pairs = in_pairs and bool(library.prefixrack_has_pairs())
+        self._products = min(PRODUCTS.index(products), library.prefixrack_fastest_products())
         self._attend = library.prefixrack_attend
         pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         self._attend.argtypes = [
@@ -61,14 +63,11 @@ class NativeAttention:
         if not _is_plain(call, query, key, value, pack):
             return self._row_loop.attend(call, query, key, value, pack)
         _, num_heads, num_tokens, head_dim = query.shape
-        if pack not in self._addresses:
-            self._addresses[pack] = PackAddresses.of(pack, query.dtype)
-        starts, prefixes = self._addresses[pack]
-        keys, values, prefix_lens = prefixes.entries[:, call.layer if pack.has_prefixes else 0]
+        starts, (keys, values, prefix_lens) = self.addresses(call, pack, query.dtype)
         out = query.new_empty(1, num_tokens, num_heads, head_dim)
         failed = self._attend(
             *(query.data_ptr(), key.data_ptr(), value.data_ptr(), query.stride(2), out.data_ptr()),
-            *(query.dtype == torch.bfloat16, self.in_pairs, len(pack.lengths), starts.ctypes.data),
+            *(query.dtype == torch.bfloat16, self._products, len(pack.lengths), starts.ctypes.data),
             *(keys.ctypes.data, values.ctypes.data, prefix_lens.ctypes.data),
             *(num_heads, head_dim, call.scaling),
         )
@@ -76,10 +75,24 @@ class NativeAttention:
             raise MemoryError(f"no memory for the attention of {num_tokens} tokens: use smaller packs")
         return out
 
+    def addresses(
+        self, call: AttentionCall, pack: PackLayout, dtype: torch.dtype
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of a layer: where rows begin [num_rows + 1], and its part of the pack's `PrefixTable` [3, num_rows]."""
+        if pack not in self._addresses:
+            self._addresses[pack] = PackAddresses.of(pack, dtype)
+        starts, prefixes = self._addresses[pack]
+        return starts, prefixes.entries[:, call.layer if pack.has_prefixes else 0]
+
+
+def sees_everything(call: AttentionCall, pack: PackLayout) -> bool:
+    """Whether each row's tokens see all of their prefix and of each other, just as they are: no mask, no gates."""
+    has_mask = call.is_causal or call.window is not None or any(length is not None for length in pack.context_lens)
+    return not (has_mask or pack.has_gates)
+
 
 def _is_plain(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout) -> bool:
     """Whether the kernel computes this call: no mask, no gates, no gradient, and the layout that it reads."""
-    has_mask = call.is_causal or call.window is not None or any(length is not None for length in pack.context_lens)
     has_gradient = torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value))
     head_dim = query.shape[-1]
     is_laid_out = all(
@@ -87,7 +100,8 @@ def _is_plain(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pa
         for part in (query, key, value)
     )
     return (
-        not (has_mask or pack.has_gates or has_gradient)
+        sees_everything(call, pack)
+        and not has_gradient
         and query.device.type == "cpu"
         and query.dtype in DTYPES
         and query.shape == key.shape

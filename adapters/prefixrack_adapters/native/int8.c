@@ -4,7 +4,7 @@
  * Widths are multiples of 16. Arithmetic is in float32. What is not finite makes its token's scale not finite.
  */
 
-#include "exponential.h"
+#include "activation.h"
 #include "vectors.h"
 
 #define FEW 16384 /* elements that are not worth a second thread */
@@ -13,13 +13,6 @@
 #define ROUNDING 12582912.0f /* 1.5 * 2^23: what is added to it is rounded, to nearest, into its lowest bits */
 
 typedef int8_t vb __attribute__((vector_size(LANES), aligned(1)));
-
-enum { NONE, GELU, GELU_TANH, RELU };
-
-static inline vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
-
-/* max(x, 0), NaN for NaN. */
-static inline vf positive(vf x) { return (x + absolute(x)) * 0.5f; }
 
 static inline vb rounded(vf x) {
     return __builtin_convertvector((vi)(x + ROUNDING) - (vi)splat(ROUNDING), vb);
@@ -54,36 +47,6 @@ void prefixrack_quantise(const void *numbers, int is_bf16, int64_t num_tokens, i
         int64_t first = token * width;
         scales[token] = is_bf16 ? quantise(numbers, first, width, 1, out + first)
                                 : quantise(numbers, first, width, 0, out + first);
-    }
-}
-
-/* max(x, 0) - g(|x|), where g(z) = z (1 - Phi(z)) is small and smooth: a polynomial of degree 14 in 1 - 2 z / 5, by
- * least squares at Chebyshev's points of [0, 5]. Beyond 5 it stays what it is there, 1.4e-6. */
-static inline vf gelu(vf x) {
-    static const float coefficients[] = {
-        1.55243556e-02f, 9.40221559e-02f, 2.32772588e-01f, 2.56968197e-01f, -1.90705770e-02f,
-        -4.18989166e-01f, -4.80645220e-01f, -7.72641961e-02f, 3.16230934e-01f, 2.51408288e-01f,
-        -4.99102068e-02f, -1.31589921e-01f, -2.37544464e-02f, 2.54442991e-02f, 8.85345207e-03f,
-    };
-    const int degree = sizeof coefficients / sizeof *coefficients - 1;
-    vf u = larger(-absolute(x), splat(-5.0f)) * 0.4f + 1.0f, y = splat(coefficients[degree]);
-    for (int k = degree - 1; k >= 0; k--) y = y * u + coefficients[k];
-    return positive(x) - y;
-}
-
-static inline vf gelu_tanh(vf x) {
-    vf y = (x * x * 0.044715f + 1.0f) * x * 1.59576912f; /* 2 sqrt(2 / pi): x times the sigmoid of it */
-    vf e = exp_negative(-absolute(y));
-    vi is_negative = y < 0;
-    return x * (vf)(((vi)e & is_negative) | ((vi)splat(1.0f) & ~is_negative)) / (e + 1.0f);
-}
-
-static inline __attribute__((always_inline)) vf activated(vf x, int activation) {
-    switch (activation) {
-        case GELU: return gelu(x);
-        case GELU_TANH: return gelu_tanh(x);
-        case RELU: return positive(x);
-        default: return x;
     }
 }
 

@@ -37,9 +37,15 @@ static inline float total(vf x) {
 #endif
 }
 
-static inline vf load_bf16(const uint16_t *p) {
-    return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
+static inline vu widened(vh x) {
+#ifdef __AVX512F__
+    return (vu)_mm512_cvtepu16_epi32((__m256i)x); /* GCC 12 takes four for what is one */
+#else
+    return __builtin_convertvector(x, vu);
+#endif
 }
+
+static inline vf load_bf16(const uint16_t *p) { return (vf)(widened(*(const vh *)p) << 16); }
 
 static inline vf load(const void *p, int64_t at, int is_bf16) {
     return is_bf16 ? load_bf16((const uint16_t *)p + at) : *(const vf *)((const float *)p + at);
