@@ -9,8 +9,8 @@ enum { NONE, GELU, GELU_TANH, RELU };
 
 static inline vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
-/* max(x, 0), NaN for NaN. */
-static inline vf positive(vf x) { return (x + absolute(x)) * 0.5f; }
+/* max(x, 0), NaN for NaN: of two numbers of which one is none, `larger` gives the second. */
+static inline vf positive(vf x) { return larger(splat(0), x); }
 
 /* max(x, 0) - g(|x|), where g(z) = z (1 - Phi(z)) is small and smooth: a polynomial of degree 10 in 1 - 2 z / 4.5, by
  * least squares at Chebyshev's points of [0, 4.5], to 1.6e-5. Beyond 4.5 it stays what it is there. */

@@ -81,7 +81,8 @@ typedef struct { /* what a pass gives; see prefixrack_attend */
 } Pack;
 
 static inline Job job_of(const Pack *pack, int64_t row, int64_t head) {
-    int64_t start = pack->starts[row] - pack->first_token, size = pack->is_bf16 ? 2 : 4, out_stride = pack->num_heads * pack->head_dim;
+    int64_t start = pack->starts[row] - pack->first_token, size = pack->is_bf16 ? 2 : 4;
+    int64_t out_stride = pack->num_heads * pack->head_dim;
     int64_t skipped = start * pack->stride * size, length = pack->starts[row + 1] - pack->starts[row];
     return (Job){
         .prefix = {pack->prefix_keys[row], pack->prefix_values[row], out_stride, pack->prefix_lens[row]},

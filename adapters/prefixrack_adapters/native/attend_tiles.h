@@ -37,7 +37,9 @@ static inline void turn_weights(const Scratch *s, int64_t num_keys, int64_t dept
         for (int64_t q = 0; q < width; q += SIDE) {
             float *square = s->scores + n / 2 * pitch + q;
             vf rows[LANES];
-            for (int r = 0; r < LANES; r++) rows[r] = n + 2 * r < num_keys ? *(const vf *)(square + r * pitch) : splat(0);
+            for (int r = 0; r < LANES; r++) {
+                rows[r] = n + 2 * r < num_keys ? *(const vf *)(square + r * pitch) : splat(0);
+            }
             transpose(rows);
             for (int r = 0; r < LANES; r++) *(vf *)(square + r * pitch) = rows[r];
         }

@@ -91,7 +91,8 @@ static int run(Work *work, const void *call, Extent extent, Needs needs) {
     for (int64_t c = 0; c < num_chunks; c++) {
         if (chunks[c].num_squares > squares) squares = chunks[c].num_squares;
     }
-    int64_t state_bytes = squares * SQUARE * needs.width * sizeof(uint16_t), scratch_bytes = needs.scratch * sizeof(float);
+    int64_t state_bytes = squares * SQUARE * needs.width * sizeof(uint16_t);
+    int64_t scratch_bytes = needs.scratch * sizeof(float);
     char *memory = aligned_alloc(64, num_states * state_bytes + threads * scratch_bytes);
     if (memory == NULL) return 1;
 #pragma omp parallel
@@ -181,15 +182,18 @@ static States states_in(Memory memory, Chunk chunk, int64_t width) {
 }
 
 /* From what attention gave, in `states.tiles`. */
-static void end_layer(const LayerEnd *end, States states, const uint16_t *hidden, uint16_t *out, Chunk chunk, Team team) {
+static void
+end_layer(const LayerEnd *end, States states, const uint16_t *hidden, uint16_t *out, Chunk chunk, Team team) {
     int64_t width = end->up.inputs, squares = chunk.num_squares, tokens = chunk.num_tokens;
     Range share = share_of(squares, team);
-    product(&end->output, states.tiles, squares, panels_of(&end->output, team), NONE, lines(states.middle, width, tokens));
+    Out middle = lines(states.middle, width, tokens);
+    product(&end->output, states.tiles, squares, panels_of(&end->output, team), NONE, middle);
     wait_for(team);
     normalise_squares(&end->norm, states.middle, hidden, width, tokens, share);
     read_tiles(states.middle, width, tokens, share, states.tiles);
     wait_for(team);
-    product(&end->up, states.tiles, squares, panels_of(&end->up, team), end->activation, in_tiles(states.wide, squares));
+    Out wide = in_tiles(states.wide, squares);
+    product(&end->up, states.tiles, squares, panels_of(&end->up, team), end->activation, wide);
     wait_for(team);
     product(&end->down, states.wide, squares, panels_of(&end->down, team), NONE, lines(out, width, tokens));
     wait_for(team);
@@ -206,7 +210,8 @@ static void layer_end(const void *given, Chunk chunk, Team team, Memory memory) 
 }
 
 /* Of the chunk's rows, a share of their heads. */
-static void attend_rows(const LayerCall *call, const uint16_t *states, uint16_t *out, Chunk chunk, Team team, float *memory) {
+static void
+attend_rows(const LayerCall *call, const uint16_t *states, uint16_t *out, Chunk chunk, Team team, float *memory) {
     int64_t width = call->end.up.inputs, heads = call->num_heads, head_dim = width / heads, last_row = -1;
     Pack pack = {(const char *)states, (const char *)(states + width), (const char *)(states + 2 * width), (char *)out,
                  3 * width, heads, head_dim, chunk.first, call->starts, call->prefix_lens, call->prefix_keys,
@@ -231,7 +236,8 @@ static void layer(const void *given, Chunk chunk, Team team, Memory memory) {
     Range share = share_of(squares, team);
     read_tiles(hidden, width, tokens, share, states.tiles);
     wait_for(team);
-    product(&call->input, states.tiles, squares, panels_of(&call->input, team), NONE, lines(states.wide, 3 * width, tokens));
+    Out side_by_side = lines(states.wide, 3 * width, tokens);
+    product(&call->input, states.tiles, squares, panels_of(&call->input, team), NONE, side_by_side);
     wait_for(team);
     attend_rows(call, states.wide, states.middle, chunk, team, memory.scratch);
     wait_for(team);

@@ -31,7 +31,7 @@ typedef struct { /* where results go: from token to token, and from one 32 outpu
 } Out;
 
 typedef struct { /* a square whose products are there */
-    const float *sums, *bias;
+    const float *sums;
     uint16_t *out;
     int64_t token_step, num_tokens;
 } Square;
@@ -50,7 +50,8 @@ static inline Out in_tiles(uint16_t *first, int64_t num_squares) {
 }
 
 /* From lines to tiles, with zeros for tokens that are none. */
-static inline void read_tiles(const uint16_t *states, int64_t width, int64_t num_tokens, Range squares, uint16_t *tiles) {
+static inline void
+read_tiles(const uint16_t *states, int64_t width, int64_t num_tokens, Range squares, uint16_t *tiles) {
     for (int64_t token = squares.first * SQUARE; token < squares.end * SQUARE; token++) {
         uint16_t *line = tiles + token / SQUARE * SQUARE * width + token % SQUARE * DEPTH;
         for (int64_t i = 0; i < width; i += DEPTH) {
@@ -64,8 +65,7 @@ static inline void read_tiles(const uint16_t *states, int64_t width, int64_t num
 /* Tokens that the square lacks fall on its last one, which therefore comes after them. */
 static inline __attribute__((always_inline)) void finish_token(const Square *square, int64_t token, int activation) {
     const float *sums = square->sums + token / SIDE * 2 * SUMS + token % SIDE * SIDE;
-    vf low = activated(*(const vf *)sums + *(const vf *)square->bias, activation);
-    vf high = activated(*(const vf *)(sums + SUMS) + *(const vf *)(square->bias + LANES), activation);
+    vf low = activated(*(const vf *)sums, activation), high = activated(*(const vf *)(sums + SUMS), activation);
     uint16_t *out = square->out + smaller_of(token, square->num_tokens - 1) * square->token_step;
     _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
 }
@@ -73,13 +73,13 @@ static inline __attribute__((always_inline)) void finish_token(const Square *squ
 /* SQUARE tokens x SQUARE outputs → sums. Meanwhile the square before is finished, a few tokens at each step, and weights
  * that will be multiplied `next` are brought nearer, some lines at each step. */
 static inline __attribute__((always_inline)) void
-multiply(const uint16_t *states, const uint16_t *weight, int64_t depth, float *sums, const Square *before, int activation,
-         const uint16_t *next, int64_t lines) {
+multiply(const uint16_t *states, const uint16_t *weight, const float *bias, int64_t depth, float *sums,
+         const Square *before, int activation, const uint16_t *next, int64_t lines) {
     int64_t at_once = shared(SQUARE, depth), token = SQUARE;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    _tile_loadd(0, bias, 0); /* the same line 16 times */
+    _tile_loadd(1, bias + SIDE, 0);
+    _tile_loadd(2, bias, 0);
+    _tile_loadd(3, bias + SIDE, 0);
     for (int64_t k = 0; k < depth; k++) {
         const uint16_t *a = states + 2 * k * TILE, *b = weight + 2 * k * TILE;
         _tile_loadd(4, a, 64);
@@ -105,15 +105,14 @@ multiply_all(const Linear *layer, const uint16_t *states, int64_t num_squares, R
     float sums[4 * SUMS] __attribute__((aligned(64))) = {0};
     uint16_t nowhere[SQUARE];
     int64_t lines = shared(SQUARE, num_squares), panel = SQUARE * layer->inputs; /* has SQUARE lines for each step */
-    Square before = {sums, layer->bias, nowhere, 0, 1};
+    Square before = {sums, nowhere, 0, 1};
     for (int64_t p = panels.first; p < panels.end; p++) {
         const uint16_t *weight = layer->weight + p * panel;
         for (int64_t s = 0; s < num_squares; s++) {
-            multiply(states + s * panel, weight, layer->inputs / DEPTH, sums, &before, activation,
-                     weight + panel + s * lines * layer->inputs, lines);
+            multiply(states + s * panel, weight, layer->bias + p * SQUARE, layer->inputs / DEPTH, sums, &before,
+                     activation, weight + panel + s * lines * layer->inputs, lines);
             before = (Square){
                 .sums = sums,
-                .bias = layer->bias + p * SQUARE,
                 .out = out.first + s * SQUARE * layer->outputs + p * out.panel_step,
                 .token_step = out.token_step,
                 .num_tokens = smaller_of(SQUARE, out.num_tokens - s * SQUARE),
