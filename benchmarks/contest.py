@@ -193,7 +193,19 @@ def contestants_of(num_sets: int, ours: Mapping[str, Ours], peers: Mapping[str, 
 
     from_rows = {dtype: one.seconds for dtype, one in ours.items()}
     from_texts = {f"{dtype}{FROM_TEXTS}": one.seconds_from_texts for dtype, one in ours.items()}
-    return from_rows | from_texts | {name: of_peer(peer) for name, peer in peers.items()}
+    everybody = from_rows | from_texts | {name: of_peer(peer) for name, peer in peers.items()}
+    return {name: at_work(contestant) for name, contestant in everybody.items()}
+
+
+def at_work(contestant: Contestant) -> Contestant:
+    """A round that counts follows one that does not: seconds after its last turn, with others' data in the caches and
+    cores that slept, whoever is fast is slowed down most."""
+
+    def seconds(index: int) -> float:
+        contestant(index)
+        return contestant(index)
+
+    return seconds
 
 
 def ratios(turns: Turns, dtypes: Iterable[str], peers: Iterable[str]) -> dict[str, Spread]:
