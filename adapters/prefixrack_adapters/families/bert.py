@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,7 @@ from prefixrack_adapters.families.layer_end import LayerEnd
 from prefixrack_adapters.families.replacing import replace_layers
 from prefixrack_adapters.families.stock import Encoder
 from prefixrack_adapters.native.attention import LANES, NativeAttention, sees_everything
-from prefixrack_adapters.native.tile_layers import TileLayer
+from prefixrack_adapters.native.tile_layers import TileLayer, TileLayers
 
 
 class Bert(Encoder):
@@ -32,6 +33,7 @@ class Bert(Encoder):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._fused: list[FusedLayer] | list[Int8Layer] | None = None
+        self._on_tiles: TileLayers | None = None
         self._embedding_sum: EmbeddingSum | None = None
 
     @classmethod
@@ -44,7 +46,8 @@ class Bert(Encoder):
     def optimise_for_inference(self) -> None:
         activation = ACTIVATIONS.get(self.config.hidden_act)
         if self._fused is None and activation is not None:
-            self._fused = replace_layers(self._layers, partial(FusedLayer, activation=activation))
+            fused = replace_layers(self._layers, partial(FusedLayer, activation=activation))
+            self._fused, self._on_tiles = fused, _together([layer.on_tiles() for layer in fused])
             self._embedding_sum = EmbeddingSum.of(self.model.embeddings)
 
     def quantise(self, dtype: torch.dtype) -> None:
@@ -83,6 +86,9 @@ class Bert(Encoder):
         hidden = embed(words, segments, positions)
         if hasattr(self.model, "embeddings_project"):  # ELECTRA's word vectors may be narrower than its layers
             hidden = self.model.embeddings_project(hidden)  # type: ignore[operator]
+        if self._on_tiles is not None and isinstance(pack.backend, NativeAttention) and sees_everything(pack):
+            starts, prefixes = pack.backend.addresses(pack, hidden.dtype)
+            return self._on_tiles(hidden, starts, prefixes.entries)
         for layer in self._fused:
             hidden = layer(hidden, pack)
         return hidden
@@ -98,13 +104,16 @@ class FusedLayer:
         self._inputs = FusedLinear([attention.query, attention.key, attention.value])
         self._end = LayerEnd(layer, activation)
         self.compiles_sizes = self._inputs.compiles_sizes
-        self._whole = _on_tiles(self._inputs, self._head_dim, self._call, self._end)
+
+    def on_tiles(self) -> TileLayer | None:
+        """The same layer for one kernel, where the processor has tiles that compute each part."""
+        inputs, end = self._inputs.tiles, self._end.on_tiles
+        if inputs is None or end is None or self._head_dim % LANES:
+            return None
+        return TileLayer(inputs, self._head_dim, self._call.scaling, end)
 
     def __call__(self, hidden: Tensor, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""
-        backend = pack.backend
-        if self._whole is not None and isinstance(backend, NativeAttention) and sees_everything(self._call, pack):
-            return self._whole(hidden, *backend.addresses(self._call, pack, hidden.dtype))
         return self._end(self._attend(hidden, pack), hidden)
 
     def _attend(self, hidden: Tensor, pack: PackLayout) -> Tensor:
@@ -113,8 +122,7 @@ class FusedLayer:
         return attend_side_by_side(self._call, self._inputs(hidden), self._head_dim, pack)
 
 
-def _on_tiles(inputs: FusedLinear, head_dim: int, call: AttentionCall, end: LayerEnd) -> TileLayer | None:
-    """All of a layer in one kernel, where the processor has tiles that compute each part."""
-    if inputs.tiles is None or end.on_tiles is None or head_dim % LANES:
-        return None
-    return TileLayer(inputs.tiles, head_dim, call.scaling, end.on_tiles)
+def _together(layers: Sequence[TileLayer | None]) -> TileLayers | None:
+    """None where a layer cannot be computed so."""
+    on_tiles = [layer for layer in layers if layer is not None]
+    return TileLayers(on_tiles) if on_tiles and len(on_tiles) == len(layers) else None

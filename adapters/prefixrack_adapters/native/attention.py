@@ -63,7 +63,8 @@ class NativeAttention:
         if not _is_plain(call, query, key, value, pack):
             return self._row_loop.attend(call, query, key, value, pack)
         _, num_heads, num_tokens, head_dim = query.shape
-        starts, (keys, values, prefix_lens) = self.addresses(call, pack, query.dtype)
+        starts, prefixes = self.addresses(pack, query.dtype)
+        keys, values, prefix_lens = prefixes.entries[:, call.layer if pack.has_prefixes else 0]
         out = query.new_empty(1, num_tokens, num_heads, head_dim)
         failed = self._attend(
             *(query.data_ptr(), key.data_ptr(), value.data_ptr(), query.stride(2), out.data_ptr()),
@@ -75,20 +76,16 @@ class NativeAttention:
             raise MemoryError(f"no memory for the attention of {num_tokens} tokens: use smaller packs")
         return out
 
-    def addresses(
-        self, call: AttentionCall, pack: PackLayout, dtype: torch.dtype
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of a layer: where rows begin [num_rows + 1], and its part of the pack's `PrefixTable` [3, num_rows]."""
+    def addresses(self, pack: PackLayout, dtype: torch.dtype) -> PackAddresses:
+        """Made once for a pack."""
         if pack not in self._addresses:
             self._addresses[pack] = PackAddresses.of(pack, dtype)
-        starts, prefixes = self._addresses[pack]
-        return starts, prefixes.entries[:, call.layer if pack.has_prefixes else 0]
+        return self._addresses[pack]
 
 
-def sees_everything(call: AttentionCall, pack: PackLayout) -> bool:
-    """Whether each row's tokens see all of their prefix and of each other, just as they are: no mask, no gates."""
-    has_mask = call.is_causal or call.window is not None or any(length is not None for length in pack.context_lens)
-    return not (has_mask or pack.has_gates)
+def sees_everything(pack: PackLayout) -> bool:
+    """Whether nothing in the pack keeps a row's tokens from seeing all of their prefix, as it is, and of each other."""
+    return not (pack.has_gates or any(length is not None for length in pack.context_lens))
 
 
 def _is_plain(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pack: PackLayout) -> bool:
@@ -100,8 +97,8 @@ def _is_plain(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor, pa
         for part in (query, key, value)
     )
     return (
-        sees_everything(call, pack)
-        and not has_gradient
+        sees_everything(pack)
+        and not (call.is_causal or call.window is not None or has_gradient)
         and query.device.type == "cpu"
         and query.dtype in DTYPES
         and query.shape == key.shape

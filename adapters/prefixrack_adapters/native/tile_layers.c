@@ -261,13 +261,33 @@ int prefixrack_tile_layer_end(const LayerEndCall *call, int64_t num_tokens) {
     return run(layer_end, call, extent, (Needs){2 * call->end.up.inputs + call->end.up.outputs, 0});
 }
 
-/* hidden [num_tokens][width] → out, of the same shape: attention, of heads whose dimensions are a multiple of 16, and what
- * follows it. Returns 0, or 1 without memory. */
-int prefixrack_tile_layer(const LayerCall *call, int64_t num_tokens) {
-    int64_t width = call->end.up.inputs, wide = call->end.up.outputs;
-    Largest largest = largest_of(call->starts, call->prefix_lens, call->num_rows);
-    Needs needs = {2 * width + (wide > 3 * width ? wide : 3 * width), scratch_floats(largest, width / call->num_heads)};
-    return run(layer, call, (Extent){num_tokens, call->num_rows, call->starts}, needs);
+typedef struct {
+    const LayerCall *layers; /* each after the first reads what the one before it has written, and writes there too */
+    int64_t num_layers;
+} LayersCall;
+
+static void layers(const void *given, Chunk chunk, Team team, Memory memory) {
+    const LayersCall *call = given;
+    for (int64_t i = 0; i < call->num_layers; i++) {
+        layer(call->layers + i, chunk, team, memory);
+        wait_for(team);
+    }
+}
+
+/* hidden [num_tokens][width] of the first layer → out, of the same shape: layer by layer attention, of heads whose
+ * dimensions are a multiple of 16, and what follows it. All write to the same place, which those after the first read.
+ * Returns 0, or 1 without memory. */
+int prefixrack_tile_layers(const LayerCall *calls, int64_t num_layers, int64_t num_tokens) {
+    const LayerCall *first = calls;
+    int64_t width = first->end.up.inputs, wide = first->end.up.outputs;
+    Needs needs = {2 * width + (wide > 3 * width ? wide : 3 * width), 0};
+    for (int64_t i = 0; i < num_layers; i++) {
+        Largest largest = largest_of(calls[i].starts, calls[i].prefix_lens, calls[i].num_rows);
+        int64_t scratch = scratch_floats(largest, width / calls[i].num_heads);
+        if (scratch > needs.scratch) needs.scratch = scratch;
+    }
+    LayersCall call = {calls, num_layers};
+    return run(layers, &call, (Extent){num_tokens, first->num_rows, first->starts}, needs);
 }
 #endif
 

@@ -22,6 +22,7 @@ from prefixrack_adapters.native.compiler import NoCompiler, load_library
 SOURCE = Path(__file__).with_name("tile_layers.c")
 SQUARE: Final = 32  # of tile_product.h: widths are multiples
 ACTIVATIONS: Final = {"none": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}  # of activation.h
+SHARED_CACHE_BYTES: Final = 32 << 20  # of processors with tiles the smallest have about as much
 LOG = logging.getLogger(__name__)
 
 
@@ -85,8 +86,8 @@ class TileKernels:
             self.linear.argtypes = [ctypes.POINTER(_LinearCall), ctypes.c_int64]
             self.layer_end = library.prefixrack_tile_layer_end
             self.layer_end.argtypes = [ctypes.POINTER(_LayerEndCall), ctypes.c_int64]
-            self.layer = library.prefixrack_tile_layer
-            self.layer.argtypes = [ctypes.POINTER(_LayerCall), ctypes.c_int64]
+            self.layers = library.prefixrack_tile_layers
+            self.layers.argtypes = [ctypes.POINTER(_LayerCall), ctypes.c_int64, ctypes.c_int64]
 
 
 class TileLinear:
@@ -99,6 +100,7 @@ class TileLinear:
         panels = weight.view(outputs // SQUARE, 2, 16, inputs // SQUARE, 16, 2)
         self._weight = panels.permute(0, 3, 1, 4, 2, 5).contiguous()
         self._bias = bias.float()
+        self.weight_bytes = self._weight.nbytes
         self.layer = _Linear(self._weight.data_ptr(), self._bias.data_ptr(), inputs, outputs)
 
     @classmethod
@@ -130,6 +132,7 @@ class TileLayerEnd:
         self._parts = (*linears, *norms)  # whose memory the kernels read
         self.kernels = output.kernels
         self.width = output.layer.outputs
+        self.weight_bytes = sum(linear.weight_bytes for linear in linears)
         self.end = _LayerEnd(
             *(output.layer, up.layer, down.layer, _norm_of(norm), _norm_of(last_norm), ACTIVATIONS[activation])
         )
@@ -155,24 +158,60 @@ class TileLayer:
 
     def __init__(self, inputs: TileLinear, head_dim: int, scaling: float, end: TileLayerEnd) -> None:
         """`inputs` gives query, key and value side by side."""
-        self._inputs, self._end = inputs, end
-        self._num_heads, self._scaling = end.width // head_dim, scaling
+        self.inputs, self.end = inputs, end
+        self.num_heads, self.scaling = end.width // head_dim, scaling
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.inputs.weight_bytes + self.end.weight_bytes
+
+
+class TileLayers:
+    """The layers of a model. A thread takes its rows through as many of them at once as have weights that a cache of
+    all cores holds: behind each call threads wait for the one whose core others took."""
+
+    def __init__(self, layers: Sequence[TileLayer]) -> None:
+        self._groups = _in_groups(layers)
+        self._kernel = layers[0].end.kernels.layers
+        self._width = layers[0].end.width
 
     def __call__(self, hidden: Tensor, starts: NDArray[np.int64], prefixes: NDArray[np.int64]) -> Tensor:
         """[T, hidden_size] → [T, hidden_size].
 
-        starts [num_rows + 1] says where rows begin; prefixes [3, num_rows] are the layer's of a `PrefixTable`.
+        starts [num_rows + 1] says where rows begin; prefixes [3, num_layers or 1, num_rows] are a `PrefixTable`'s.
         """
-        hidden = _run_of(hidden, self._end.width)
+        hidden = _run_of(hidden, self._width)
         assert starts.dtype == prefixes.dtype == np.int64, "the kernel's numbers"
         assert starts[-1] == len(hidden), "the rows are all there is"
         out = torch.empty_like(hidden)
-        call = _LayerCall(
-            *(self._inputs.layer, self._end.end, hidden.data_ptr(), out.data_ptr(), len(starts) - 1, self._num_heads),
-            *(starts.ctypes.data, *(line.ctypes.data for line in prefixes), self._scaling),
-        )
-        _check(self._end.kernels.layer(call, len(hidden)), len(hidden))
+        before, first = hidden, 0
+        for group in self._groups:
+            calls = (_LayerCall * len(group))()
+            for index, layer in enumerate(group):
+                entries = prefixes[:, (first + index) % prefixes.shape[1]]
+                calls[index] = _layer_call(layer, before, out, starts, entries)
+                before = out
+            _check(self._kernel(calls, len(group), len(hidden)), len(hidden))
+            first += len(group)
         return out
+
+
+def _in_groups(layers: Sequence[TileLayer]) -> list[list[TileLayer]]:
+    groups: list[list[TileLayer]] = []
+    for layer in layers:
+        if not groups or sum(one.weight_bytes for one in (*groups[-1], layer)) > SHARED_CACHE_BYTES:
+            groups.append([])
+        groups[-1].append(layer)
+    return groups
+
+
+def _layer_call(
+    layer: TileLayer, hidden: Tensor, out: Tensor, starts: NDArray[np.int64], entries: NDArray[np.int64]
+) -> _LayerCall:
+    return _LayerCall(
+        *(layer.inputs.layer, layer.end.end, hidden.data_ptr(), out.data_ptr(), len(starts) - 1, layer.num_heads),
+        *(starts.ctypes.data, *(line.ctypes.data for line in entries), layer.scaling),
+    )
 
 
 def _norm_of(norm: nn.LayerNorm) -> _Norm:
