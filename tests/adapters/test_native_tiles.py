@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prefixrack_adapters.native.tile_layers as native
+from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.families.fused_linear import Activation, activated
 from prefixrack_adapters.native.compiler import NoCompiler
@@ -100,6 +101,11 @@ def test_the_end_of_a_layer(num_tokens: int) -> None:
 
 
 @needs_tiles
+def test_no_tokens_are_no_work() -> None:
+    assert on_tiles(random_linear(64, 32))(random(0, 64)).shape == (0, 32)
+
+
+@needs_tiles
 @torch.inference_mode()
 def test_what_is_not_finite_stays_in_its_token() -> None:
     states = random(40, 64)
@@ -135,18 +141,99 @@ def test_a_row_has_the_same_states_to_the_last_bit_in_any_company(backbone: Back
 
 
 @needs_tiles
-def test_a_backbone_on_tiles_is_as_near_to_float32_as_one_without(
+def test_without_tiles_the_same_backbone_is_computed_in_other_ways(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_backbone(tmp_path, **WIDE)
-    pack = rows_of([9, 30, 64] * 9)
-    wanted = np.concatenate(Backbone.load(folder, device="cpu").compute(pack))
     monkeypatch.setattr(native, "compiled_tiles", lambda: None)
     without = Backbone.load_for_inference(folder, device="cpu", dtype="bfloat16")
-    errors = [np.square(np.concatenate(which.compute(pack)) - wanted).mean() for which in (backbone, without)]
-    assert 0 < errors[0] <= 1.2 * errors[1]
+    check_as_near_as_stock(folder, without, *pack_of(without, LENGTHS, PREFIX_LENS))
     assert without.family.compiles_sizes
     assert not backbone.family.compiles_sizes
+
+
+def pack_of(
+    backbone: Backbone, lengths: list[int], prefix_lens: list[int], seed: int = 0
+) -> tuple[list[Row], list[Tensor | None]]:
+    """Rows with prefixes of their own; 0 is none."""
+    spec = backbone.spec
+    shape = (spec.num_layers, 2, spec.num_kv_heads, spec.head_dim)
+    prefixes: list[Tensor | None] = [
+        random(*shape[:3], prefix_len, shape[3], seed=seed + index) if prefix_len else None
+        for index, prefix_len in enumerate(prefix_lens)
+    ]
+    return [entry.row for entry in rows_of(lengths)], prefixes
+
+
+@torch.inference_mode()
+def states_of(backbone: Backbone, rows: Sequence[Row], prefixes: Sequence[Prefix | None]) -> Tensor:
+    return backbone.hidden_states(rows, prefixes).float()
+
+
+def widened(prefix: Prefix | None) -> Prefix | None:
+    if prefix is None or isinstance(prefix, Tensor):
+        return None if prefix is None else prefix.float()
+    return [None if layer is None else layer.float() for layer in prefix]
+
+
+def check_as_near_as_stock(
+    folder: Path, seen: Backbone, rows: Sequence[Row], prefixes: Sequence[Prefix | None]
+) -> None:
+    """To float32, by the root mean square: one number's error is luck."""
+    exact = states_of(Backbone.load(folder, device="cpu"), rows, [widened(prefix) for prefix in prefixes])
+    stock = states_of(Backbone.load(folder, device="cpu", dtype="bfloat16"), rows, prefixes)
+    errors = [float((states - exact).square().mean()) for states in (states_of(seen, rows, prefixes), stock)]
+    assert 0 < errors[0] <= 1.4 * errors[1]
+
+
+LENGTHS, PREFIX_LENS = [1, 7, 30, 31, 64, 90] * 4, [16, 0, 3, 40, 128, 17] * 4
+
+
+@needs_tiles
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("num_heads", [1, 2, 4])
+@pytest.mark.parametrize("shared_cache_bytes", [0, 1 << 30])
+def test_layers_with_prefixes(
+    num_heads: int, shared_cache_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads of 64, 32 and 16, of which the last have no tiles of their own; layer by layer, and all together."""
+    monkeypatch.setattr(native, "SHARED_CACHE_BYTES", shared_cache_bytes)
+    folder = write_backbone(tmp_path, **{**WIDE, "num_attention_heads": num_heads})
+    seen = Backbone.load_for_inference(folder, device="cpu", dtype="bfloat16")
+    check_as_near_as_stock(folder, seen, *pack_of(seen, LENGTHS, PREFIX_LENS))
+
+
+@needs_tiles
+@pytest.mark.usefixtures("threads")
+def test_layers_of_which_some_have_no_prefix_or_another_length(tmp_path: Path) -> None:
+    folder = write_backbone(tmp_path, **WIDE)
+    seen = Backbone.load_for_inference(folder, device="cpu", dtype="bfloat16")
+    rows, wholes = pack_of(seen, LENGTHS, [24] * len(LENGTHS))
+    by_layer = [[whole[0], None, whole[2, :, :, :5]] for whole in wholes if whole is not None]
+    check_as_near_as_stock(folder, seen, rows, by_layer)
+
+
+@needs_tiles
+@pytest.mark.usefixtures("threads")
+def test_a_row_that_is_not_finite_leaves_the_others_alone(backbone: Backbone) -> None:
+    rows, prefixes = pack_of(backbone, LENGTHS, PREFIX_LENS)
+    before = states_of(backbone, rows, prefixes).split(LENGTHS)
+    faulty = prefixes[3]
+    assert faulty is not None
+    prefixes[3] = torch.full_like(faulty, torch.nan)
+    after = states_of(backbone, rows, prefixes).split(LENGTHS)
+    same = [torch.equal(seen, wanted) for seen, wanted in zip(after, before, strict=True)]
+    assert same == [index != 3 for index in range(len(LENGTHS))]
+    assert after[3].isnan().all()
+
+
+@needs_tiles
+def test_layers_of_which_tiles_compute_a_part(tmp_path: Path) -> None:
+    """oneDNN computes the rest, for which packs are filled up."""
+    folder = write_backbone(tmp_path, **{**WIDE, "intermediate_size": 80})
+    seen = Backbone.load_for_inference(folder, device="cpu", dtype="bfloat16")
+    check_as_near_as_stock(folder, seen, *pack_of(seen, LENGTHS, PREFIX_LENS))
+    assert seen.family.compiles_sizes
 
 
 def test_without_a_compiler_there_is_a_line_in_the_log(

@@ -58,6 +58,7 @@ class Bert(Encoder):
                 "bfloat16 or float32"
             )
         self._fused = replace_layers(self._layers, partial(Int8Layer, activation=activation, dtype=dtype))
+        self._on_tiles = None
         cast_parameters(self.model, dtype)
         self.config.dtype = dtype
         self._embedding_sum = EmbeddingSum.of(self.model.embeddings)
@@ -103,12 +104,12 @@ class FusedLayer:
         self._call = AttentionCall(index, self._head_dim**-0.5)
         self._inputs = FusedLinear([attention.query, attention.key, attention.value])
         self._end = LayerEnd(layer, activation)
-        self.compiles_sizes = self._inputs.compiles_sizes
+        self.compiles_sizes = self._inputs.compiles_sizes or self._end.compiles_sizes
 
     def on_tiles(self) -> TileLayer | None:
         """The same layer for one kernel, where the processor has tiles that compute each part."""
         inputs, end = self._inputs.tiles, self._end.on_tiles
-        if inputs is None or end is None or self._head_dim % LANES:
+        if inputs is None or end is None or self._head_dim % LANES or inputs.layer.outputs != 3 * end.width:
             return None
         return TileLayer(inputs, self._head_dim, self._call.scaling, end)
 

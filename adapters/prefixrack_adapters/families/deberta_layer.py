@@ -30,8 +30,8 @@ class DebertaLayer:
         self._terms = PositionTerms(*(None if part is None else part.contiguous() for part in terms))
         self._num_heads = layer.attention.self.num_attention_heads
         self._inputs = FusedLinear(linears)
-        self.compiles_sizes = self._inputs.compiles_sizes
         self._end = LayerEnd(layer, activation)
+        self.compiles_sizes = self._inputs.compiles_sizes or self._end.compiles_sizes
 
     def __call__(self, states: Tensor, distances: Distances | None, pack: PackLayout) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""

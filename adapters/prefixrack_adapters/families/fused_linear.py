@@ -1,7 +1,8 @@
 """A linear layer for inference: weights in the layout that the processor's kernel reads. Knows no transformers.
 
-On a CPU this is oneDNN's kernel, which does what follows a matrix product (an activation, a sum) while the result is
-still in the cache. Its operators are those that `torch.compile` puts in place of linear layers with frozen weights
+On a CPU with matrix tiles (AMX) that is a kernel of our own for bfloat16 (`native/tile_layers.py`), else oneDNN's,
+which does what follows a matrix product (an activation, a sum) while the result is still in the cache. Those operators
+are what `torch.compile` puts in place of linear layers with frozen weights
 (`torch/_inductor/fx_passes/mkldnn_fusion.py`); they have no gradients, and torch does not promise to keep them. Where
 they are missing, or fail on a trial, the same arithmetic runs as separate operations.
 """

@@ -22,6 +22,7 @@ class LayerEnd:
         linears = [FusedLinear([dense]) for dense in (output.dense, layer.intermediate.dense, layer.output.dense)]
         norms = [layer_norm(norm) for norm in (output.LayerNorm, layer.output.LayerNorm)]
         self.on_tiles = _on_tiles(linears, norms, activation)
+        self.compiles_sizes = any(linear.compiles_sizes for linear in linears)
         first, self._up, last = linears
         self._output, self._down = SumNorm(first, norms[0]), SumNorm(last, norms[1])
 

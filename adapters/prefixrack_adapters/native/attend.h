@@ -26,7 +26,7 @@ static inline int fastest_products(void) {
 
 /* On tiles: by a thread that has taken them. */
 static inline void attend(const Scratch *s, const Job *job, int products) {
-#ifdef __AMX_BF16__
+#ifdef HAS_TILES
     if (job->is_bf16 && products == TILES && job->head_dim % DEPTH == 0) {
         attend_tiles(s, job);
         return;
@@ -55,7 +55,7 @@ static inline Largest largest_of(const int64_t *starts, const int64_t *prefix_le
     return largest;
 }
 
-/* How many floats a scratch takes. Tiles read past the last key and query: they must be finite. */
+/* How many floats a scratch takes. What products read past the last key and query reaches no result. */
 static inline int64_t scratch_floats(Largest largest, int64_t head_dim) {
     int64_t width = padded(largest.tokens), keys = largest.keys + SLACK;
     return (head_dim * (width + 2 * keys) + keys * (width + LANES) + 2 * width + LANES - 1) / LANES * LANES;

@@ -28,7 +28,7 @@ typedef struct { /* one head of one row */
 static inline int64_t padded(int64_t length) { return (length + LANES - 1) / LANES * LANES; }
 
 typedef struct {
-    float *query;  /* [head_dim][width]: transposed and scaled */
+    float *query;  /* [head_dim][width]: transposed; in float32 scaled too */
     float *key;    /* [num_keys + SLACK][head_dim] */
     float *value;  /* likewise */
     float *scores; /* [num_keys + SLACK][width + LANES] */

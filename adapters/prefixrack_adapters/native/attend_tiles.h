@@ -5,7 +5,7 @@
 #include "attend_job.h"
 #include "attend_pairs.h"
 
-#ifdef __AMX_BF16__
+#ifdef HAS_TILES
 /* Keys as lines of a head, prefix first. */
 static inline void read_key_lines(const Job *job, int64_t num_keys, uint16_t *out) {
     for (int64_t n = 0; n < num_keys; n++) {
@@ -18,6 +18,7 @@ static inline void read_key_lines(const Job *job, int64_t num_keys, uint16_t *ou
 static inline void score_tiles(const Scratch *s, int64_t num_keys, int64_t width, int64_t pitch, int64_t head_dim) {
     const uint16_t *keys = (const uint16_t *)s->key;
     const uint32_t *queries = (const uint32_t *)s->query;
+    settle_memory();
     for (int64_t n = 0; n < num_keys; n += SIDE)
         for (int64_t q = 0; q < width; q += SIDE) {
             _tile_zero(0);
@@ -49,6 +50,7 @@ static inline void turn_weights(const Scratch *s, int64_t num_keys, int64_t dept
 static inline void weigh_tiles(const Scratch *s, const Job *job, int64_t pitch, int64_t depth) {
     float sums[SIDE * SIDE] __attribute__((aligned(64)));
     const uint32_t *values = (const uint32_t *)s->value;
+    settle_memory();
     for (int64_t q = 0; q < job->own.length; q += SIDE) {
         int64_t rows = job->own.length - q < SIDE ? job->own.length - q : SIDE;
         for (int64_t i = 0; i < job->head_dim; i += SIDE) {

@@ -39,6 +39,7 @@ static inline vu interleaved(const uint16_t *first, const uint16_t *second) {
 
 /* 2^x to 8e-5 of itself, a 25th of what bfloat16 rounds off: 2^n 2^r with |r| <= 1/2, the latter by least squares. */
 static inline vf power_of_two(vf x) {
+    x = larger(splat(-200.0f), x); /* NaN for NaN, 0 for minus infinity */
     vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = x - n;
     vf y = ((r * 5.50886838e-02f + 2.42604051e-01f) * r + 6.93276242e-01f) * r + 9.99928940e-01f;
     return (vf)_mm512_scalef_ps((__m512)y, (__m512)n);

@@ -8,14 +8,13 @@
 
 #include "tiles.h"
 
-#ifdef __AMX_BF16__
+#ifdef HAS_TILES
 #include "attend.h"
 #include "normalise.h"
 #include "tile_product.h"
 
 #include <omp.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define CHUNK_BYTES (1800 * 1024) /* what a chunk's states may take of a core's cache */
 #define LEAST_TOKENS 128          /* of a chunk: for each, weights come from further away */
@@ -75,14 +74,15 @@ static int64_t cut(const Extent *extent, int64_t wanted, Chunk *chunks) {
     }
     const int64_t *starts = extent->starts;
     for (int64_t row = 0, end = 0, part = 1; row < extent->num_rows; row = end, part++) {
-        while (starts[end] * wanted < tokens * part) end++;
-        if (end > row) chunks[num_chunks++] = chunk_of(starts[row], starts[end], (Range){row, end});
+        while (end < extent->num_rows && starts[end] * wanted < tokens * part) end++;
+        if (starts[end] > starts[row]) chunks[num_chunks++] = chunk_of(starts[row], starts[end], (Range){row, end});
     }
     return num_chunks;
 }
 
 /* All of it by all threads. Returns 0, or 1 without memory. */
 static int run(Work *work, const void *call, Extent extent, Needs needs) {
+    if (extent.num_tokens == 0) return 0;
     int64_t threads = omp_get_max_threads(), tokens = extent.num_tokens, most = CHUNK_BYTES / (2 * needs.width);
     int64_t is_team = tokens < smaller_of(WORTH_A_THREAD * threads, MOST_OF_A_TEAM);
     int64_t wanted = is_team ? 1 : threads * shared(tokens, threads * (most < LEAST_TOKENS ? LEAST_TOKENS : most));
@@ -100,7 +100,6 @@ static int run(Work *work, const void *call, Extent extent, Needs needs) {
         Team team = {omp_get_thread_num(), omp_get_num_threads()};
         char *scratch = memory + num_states * state_bytes + team.index * scratch_bytes;
         Memory own = {(uint16_t *)(memory + team.index % num_states * state_bytes), (float *)scratch};
-        memset(scratch, 0, scratch_bytes);
         take_tiles();
         if (is_team) {
             work(call, chunks[0], team, own);
@@ -279,13 +278,15 @@ static void layers(const void *given, Chunk chunk, Team team, Memory memory) {
  * Returns 0, or 1 without memory. */
 int prefixrack_tile_layers(const LayerCall *calls, int64_t num_layers, int64_t num_tokens) {
     const LayerCall *first = calls;
-    int64_t width = first->end.up.inputs, wide = first->end.up.outputs;
-    Needs needs = {2 * width + (wide > 3 * width ? wide : 3 * width), 0};
+    int64_t width = first->end.up.inputs, wide = 3 * width;
+    Needs needs = {0, 0};
     for (int64_t i = 0; i < num_layers; i++) {
+        if (calls[i].end.up.outputs > wide) wide = calls[i].end.up.outputs;
         Largest largest = largest_of(calls[i].starts, calls[i].prefix_lens, calls[i].num_rows);
         int64_t scratch = scratch_floats(largest, width / calls[i].num_heads);
         if (scratch > needs.scratch) needs.scratch = scratch;
     }
+    needs.width = 2 * width + wide;
     LayersCall call = {calls, num_layers};
     return run(layers, &call, (Extent){num_tokens, first->num_rows, first->starts}, needs);
 }

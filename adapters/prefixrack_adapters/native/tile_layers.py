@@ -129,7 +129,8 @@ class TileLayerEnd:
         """Of the layer, in its order: three linear layers, two norms that it `takes`, and what follows the second."""
         output, up, down = linears
         norm, last_norm = norms
-        self._parts = (*linears, *norms)  # whose memory the kernels read
+        # whose memory the kernels read, whatever becomes of the modules
+        self._parts = (*linears, *(part.detach() for norm in norms for part in (norm.weight, norm.bias)))
         self.kernels = output.kernels
         self.width = output.layer.outputs
         self.weight_bytes = sum(linear.weight_bytes for linear in linears)
@@ -183,6 +184,7 @@ class TileLayers:
         hidden = _run_of(hidden, self._width)
         assert starts.dtype == prefixes.dtype == np.int64, "the kernel's numbers"
         assert starts[-1] == len(hidden), "the rows are all there is"
+        assert prefixes.shape[1] in (1, sum(map(len, self._groups))), "one for all layers, or one for each"
         out = torch.empty_like(hidden)
         before, first = hidden, 0
         for group in self._groups:

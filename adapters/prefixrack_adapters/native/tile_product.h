@@ -106,6 +106,7 @@ multiply_all(const Linear *layer, const uint16_t *states, int64_t num_squares, R
     uint16_t nowhere[SQUARE];
     int64_t lines = shared(SQUARE, num_squares), panel = SQUARE * layer->inputs; /* has SQUARE lines for each step */
     Square before = {sums, nowhere, 0, 1};
+    settle_memory();
     for (int64_t p = panels.first; p < panels.end; p++) {
         const uint16_t *weight = layer->weight + p * panel;
         for (int64_t s = 0; s < num_squares; s++) {
