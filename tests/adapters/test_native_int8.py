@@ -12,8 +12,9 @@ from torch import Tensor
 import prefixrack_adapters.native.int8 as native
 from prefixrack_adapters.families.fused_linear import Activation
 from prefixrack_adapters.families.int8_arithmetic import PlainInt8, arithmetic_for
+from prefixrack_adapters.native.activations import ACTIVATIONS
 from prefixrack_adapters.native.compiler import NoCompiler
-from prefixrack_adapters.native.int8 import ACTIVATIONS, Channels, NativeInt8, compiled_int8
+from prefixrack_adapters.native.int8 import Channels, NativeInt8, compiled_int8
 
 SIZES = [(1, 16), (5, 48), (300, 384)]  # the last one is shared out over threads
 

@@ -6,18 +6,18 @@ import ctypes
 import logging
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from prefixrack_adapters.native.activations import ACTIVATIONS
 from prefixrack_adapters.native.compiler import NoCompiler, load_library
 
 SOURCE = Path(__file__).with_name("int8.c")
 LANES = 16  # of vectors.h: widths are multiples
 MAX_WIDTH = 1 << 16  # a token's line lies on the stack
 DTYPES = (torch.float32, torch.bfloat16)
-ACTIVATIONS: Final = {"none": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 LOG = logging.getLogger(__name__)
 
 

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prefixrack_adapters.native.activations import ACTIVATIONS
 from prefixrack_adapters.native.compiler import NoCompiler, load_library
 
 SOURCE = Path(__file__).with_name("tile_layers.c")
 SQUARE: Final = 32  # of tile_product.h: widths are multiples
-ACTIVATIONS: Final = {"none": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}  # of activation.h
 SHARED_CACHE_BYTES: Final = 32 << 20  # of processors with tiles the smallest have about as much
 LOG = logging.getLogger(__name__)
 
