@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import prefixrack_adapters.native.attention as native
+from no_compiler import refuse
 from prefixrack_adapters.attention import AttentionCall, PackLayout, Prefix, RowLoop
 from prefixrack_adapters.backbone import compiled_attention
 from prefixrack_adapters.native.attention import PRODUCTS, NativeAttention
@@ -164,9 +164,6 @@ def test_gradients_go_through_the_row_loop(attention: NativeAttention) -> None:
 def test_without_a_compiler_there_is_a_line_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(source: Path) -> None:
-        raise NoCompiler(f"no C compiler for {source.name}")
-
     monkeypatch.setattr(native, "load_library", refuse)
     with caplog.at_level(logging.WARNING):
         assert compiled_attention() is None

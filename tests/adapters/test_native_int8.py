@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import prefixrack_adapters.native.int8 as native
+from no_compiler import refuse
 from prefixrack_adapters.families.fused_linear import Activation
 from prefixrack_adapters.families.int8_arithmetic import PlainInt8, arithmetic_for
 from prefixrack_adapters.native.activations import ACTIVATIONS
@@ -99,9 +99,6 @@ def test_the_activations_are_exact_to_the_fifth_digit(kernels: NativeInt8) -> No
 def test_widths_that_are_no_multiple_and_no_compiler_have_the_plain_steps(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(source: Path) -> None:
-        raise NoCompiler(f"no C compiler for {source.name}")
-
     assert isinstance(arithmetic_for(32, 40), PlainInt8)
     monkeypatch.setattr(native, "load_library", refuse)
     compiled_int8.cache_clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import prefixrack_adapters.native.norm as native
+from no_compiler import refuse
 from prefixrack_adapters.families.fused_linear import FusedLinear
 from prefixrack_adapters.families.sum_norm import SumNorm
 from prefixrack_adapters.native.compiler import NoCompiler
@@ -74,9 +74,6 @@ def test_what_the_kernel_does_not_compute_runs_as_operations(norm: nn.LayerNorm)
 def test_without_a_compiler_there_is_a_line_in_the_log_and_the_same_result(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(source: Path) -> None:
-        raise NoCompiler(f"no C compiler for {source.name}")
-
     linear, norm = nn.Linear(16, 32), random_norm(32)
     states, residual = torch.randn(4, 16), torch.randn(4, 32)
     seen = SumNorm(FusedLinear([linear]), norm)(states, residual)

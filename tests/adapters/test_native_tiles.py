@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prefixrack_adapters.native.tile_layers as native
+from no_compiler import refuse
 from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.families.fused_linear import Activation, activated
-from prefixrack_adapters.native.compiler import NoCompiler
 from prefixrack_adapters.native.tile_layers import TileLayerEnd, TileLinear, compiled_tiles
 from prefixrack_adapters.rows import Row
 from tiny import write_backbone
@@ -152,14 +152,12 @@ def test_without_tiles_the_same_backbone_is_computed_in_other_ways(
     assert not backbone.family.compiles_sizes
 
 
-def pack_of(
-    backbone: Backbone, lengths: list[int], prefix_lens: list[int], seed: int = 0
-) -> tuple[list[Row], list[Tensor | None]]:
+def pack_of(backbone: Backbone, lengths: list[int], prefix_lens: list[int]) -> tuple[list[Row], list[Tensor | None]]:
     """Rows with prefixes of their own; 0 is none."""
     spec = backbone.spec
     shape = (spec.num_layers, 2, spec.num_kv_heads, spec.head_dim)
     prefixes: list[Tensor | None] = [
-        random(*shape[:3], prefix_len, shape[3], seed=seed + index) if prefix_len else None
+        random(*shape[:3], prefix_len, shape[3], seed=index) if prefix_len else None
         for index, prefix_len in enumerate(prefix_lens)
     ]
     return [entry.row for entry in rows_of(lengths)], prefixes
@@ -239,9 +237,6 @@ def test_layers_of_which_tiles_compute_a_part(tmp_path: Path) -> None:
 def test_without_a_compiler_there_is_a_line_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(source: Path) -> None:
-        raise NoCompiler(f"no C compiler for {source.name}")
-
     monkeypatch.setattr(native, "load_library", refuse)
     with caplog.at_level(logging.WARNING):
         assert compiled_tiles.__wrapped__() is None

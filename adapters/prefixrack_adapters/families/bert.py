@@ -58,7 +58,6 @@ class Bert(Encoder):
                 "bfloat16 or float32"
             )
         self._fused = replace_layers(self._layers, partial(Int8Layer, activation=activation, dtype=dtype))
-        self._on_tiles = None
         cast_parameters(self.model, dtype)
         self.config.dtype = dtype
         self._embedding_sum = EmbeddingSum.of(self.model.embeddings)

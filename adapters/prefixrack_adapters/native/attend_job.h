@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include "tiles.h"
 #include "vectors.h"
 
 #include <string.h>

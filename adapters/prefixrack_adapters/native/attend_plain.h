@@ -33,7 +33,7 @@ static inline void read_part(const Part *part, int is_bf16, int64_t head_dim, in
 }
 
 static inline void read_queries(const void *query, int64_t stride, int is_bf16, int64_t length, int64_t width,
-                         int64_t head_dim, int64_t head, float scale, float *out) {
+                                int64_t head_dim, int64_t head, float scale, float *out) {
     for (int64_t q = 0; q < width; q += LANES)
         for (int64_t i = 0; i < head_dim; i += LANES) {
             vf rows[LANES];
@@ -80,8 +80,8 @@ static inline void softmax(const Scratch *s, int64_t num_keys, int64_t width, in
 }
 
 /* out[query] = sum over keys of scores[key][query] * value[key] * inverse[query]. */
-static inline void weigh(const Scratch *s, void *out, int64_t out_stride, int is_bf16, int64_t length, int64_t num_keys,
-                  int64_t pitch, int64_t head_dim, int64_t head) {
+static inline void weigh(const Scratch *s, void *out, int64_t out_stride, int is_bf16, int64_t length,
+                         int64_t num_keys, int64_t pitch, int64_t head_dim, int64_t head) {
     for (int64_t q = 0; q < length; q += ROWS)
         for (int64_t i = 0; i < head_dim; i += 2 * LANES) {
             int vectors = i + LANES < head_dim ? 2 : 1;

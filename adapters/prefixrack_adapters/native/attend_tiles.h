@@ -4,6 +4,7 @@
 
 #include "attend_job.h"
 #include "attend_pairs.h"
+#include "tiles.h"
 
 #ifdef HAS_TILES
 /* Keys as lines of a head, prefix first. */

@@ -1,5 +1,5 @@
-/* Layers of a transformer in bfloat16 on the processor's matrix tiles (AMX): a linear layer, and all that follows attention
- * in a layer of BERT's form.
+/* Layers of a transformer in bfloat16 on the processor's matrix tiles (AMX): a linear layer, all that follows attention in
+ * a layer of BERT's form, and such layers as a whole.
  *
  * Many tokens are shared out to threads in chunks, each of which a thread takes through all steps, so that what one step
  * leaves to the next stays in its core's cache. With few tokens all threads take each step together, and share out its
@@ -215,14 +215,13 @@ attend_rows(const LayerCall *call, const uint16_t *states, uint16_t *out, Chunk 
     Pack pack = {(const char *)states, (const char *)(states + width), (const char *)(states + 2 * width), (char *)out,
                  3 * width, heads, head_dim, chunk.first, call->starts, call->prefix_lens, call->prefix_keys,
                  call->prefix_values, call->scale, 1};
-    Largest largest = largest_of(call->starts, call->prefix_lens, call->num_rows);
+    Scratch scratch = scratch_in(memory, largest_of(call->starts, call->prefix_lens, call->num_rows), head_dim);
     Range jobs = share_of((chunk.rows.end - chunk.rows.first) * heads, team);
     for (int64_t done = jobs.first; done < jobs.end; done++) {
         int64_t row = chunk.rows.first + done / heads;
         if (row != last_row) bring_prefix(&pack, row);
         last_row = row;
         Job job = job_of(&pack, row, done % heads);
-        Scratch scratch = scratch_in(memory, largest, head_dim);
         attend(&scratch, &job, TILES);
     }
 }

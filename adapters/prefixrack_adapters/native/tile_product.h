@@ -10,8 +10,6 @@
 #include "activation.h"
 #include "tiles.h"
 
-#include <stdlib.h>
-
 #define SQUARE (2 * SIDE) /* tokens, and outputs, of four tiles */
 #define SUMS (SIDE * SIDE)
 
