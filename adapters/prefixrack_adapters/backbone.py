@@ -24,7 +24,7 @@ from prefixrack_adapters.filler import filler_for
 from prefixrack_adapters.gates import GatedPrefix
 from prefixrack_adapters.gpu import has_kernels
 from prefixrack_adapters.native.attention import NativeAttention
-from prefixrack_adapters.native.compiler import NoCompiler
+from prefixrack_adapters.native.compiler import compiled
 from prefixrack_adapters.packing import Prompt, RowSpan, pack_tokens, packs_of, row_spans, with_positions, with_prompts
 from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.readout import HeadByHead, PendingLogits, Reading, Readout, Share
@@ -330,11 +330,7 @@ def _quantised_family(folder: Path, spec: BackboneSpec, device: str) -> Family:
 
 def compiled_attention() -> AttentionBackend | None:
     """The attention kernel in C, or None, with a line in the log, where it cannot be had."""
-    try:
-        return NativeAttention()
-    except NoCompiler as error:
-        LOG.warning("attention is not compiled but runs row by row, which is slower: %s", error)
-        return None
+    return compiled(NativeAttention, LOG, "attention is not compiled but runs row by row, which is slower")
 
 
 def context_len(row: Row, span: RowSpan) -> int | None:

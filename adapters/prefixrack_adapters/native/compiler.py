@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 CACHE_VARIABLE = "PREFIXRACK_CACHE"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp", "-std=gnu11")
 TIMEOUT_S = 120
+K = TypeVar("K")
 
 
 class NoCompiler(Exception):
@@ -38,6 +42,15 @@ def load_library(source: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise NoCompiler(f"{target} cannot be loaded: {error}") from error
+
+
+def compiled(make: Callable[[], K], log: logging.Logger, without: str) -> K | None:
+    """What `make` gives, or None where nothing can be compiled: then the log has `without`, and why."""
+    try:
+        return make()
+    except NoCompiler as error:
+        log.warning("%s: %s", without, error)
+        return None
 
 
 def _openmp_of_torch() -> Path:

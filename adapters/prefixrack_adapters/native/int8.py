@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prefixrack_adapters.native.activations import ACTIVATIONS
-from prefixrack_adapters.native.compiler import NoCompiler, load_library
+from prefixrack_adapters.native.compiler import compiled, load_library
 
 SOURCE = Path(__file__).with_name("int8.c")
 LANES = 16  # of vectors.h: widths are multiples
@@ -96,8 +96,4 @@ def _parts(sums: Tensor, scales: Tensor, channels: Channels) -> list[int]:
 @cache
 def compiled_int8() -> NativeInt8 | None:
     """The kernels, or None, with a line in the log, where they cannot be had."""
-    try:
-        return NativeInt8()
-    except NoCompiler as error:
-        LOG.warning("the steps between products in int8 are not compiled but several operations each: %s", error)
-        return None
+    return compiled(NativeInt8, LOG, "the steps between products in int8 are not compiled but several operations each")

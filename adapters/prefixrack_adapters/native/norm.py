@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prefixrack_adapters.native.compiler import NoCompiler, load_library
+from prefixrack_adapters.native.compiler import compiled, load_library
 
 SOURCE = Path(__file__).with_name("norm.c")
 LANES = 16  # of vectors.h: the width is a multiple
@@ -50,8 +50,4 @@ class NativeNorm:
 @cache
 def compiled_norm() -> NativeNorm | None:
     """The kernel, or None, with a line in the log, where it cannot be had."""
-    try:
-        return NativeNorm()
-    except NoCompiler as error:
-        LOG.warning("sums and normalisations are not compiled but two operations, which is slower: %s", error)
-        return None
+    return compiled(NativeNorm, LOG, "sums and normalisations are not compiled but two operations, which is slower")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prefixrack_adapters.native.activations import ACTIVATIONS
-from prefixrack_adapters.native.compiler import NoCompiler, load_library
+from prefixrack_adapters.native.compiler import compiled, load_library
 
 SOURCE = Path(__file__).with_name("tile_layers.c")
 SQUARE: Final = 32  # of tile_product.h: widths are multiples
@@ -235,9 +235,6 @@ def _check(failed: int, num_tokens: int) -> None:
 @cache
 def compiled_tiles() -> TileKernels | None:
     """The kernels, or None where there are no tiles. Without a compiler there is a line in the log."""
-    try:
-        kernels = TileKernels()
-    except NoCompiler as error:
-        LOG.warning("matrix tiles (AMX), where the processor has them, are left to oneDNN, which is slower: %s", error)
-        return None
-    return kernels if kernels.has_tiles else None
+    without = "matrix tiles (AMX), where the processor has them, are left to oneDNN, which is slower"
+    kernels = compiled(TileKernels, LOG, without)
+    return kernels if kernels is not None and kernels.has_tiles else None
