@@ -50,6 +50,16 @@ def test_it_equals_the_sum_and_the_normalisation(
     torch.testing.assert_close(seen.float(), exact, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("num_tokens", [3, 70])
+@torch.inference_mode()
+def test_lines_of_a_longer_residual(kernel: NativeNorm, num_tokens: int) -> None:
+    generator = torch.Generator().manual_seed(num_tokens)
+    states, residual = torch.randn(num_tokens, 48, generator=generator), torch.randn(9, 48, generator=generator)
+    places, norm = torch.randint(9, (num_tokens,), generator=generator), random_norm(48)
+    exact = norm(states + residual[places])
+    torch.testing.assert_close(kernel(states, residual, norm, places), exact, atol=1e-5, rtol=1e-5)
+
+
 @torch.inference_mode()
 def test_what_is_not_finite_stays_in_its_token(kernel: NativeNorm) -> None:
     states, residual = torch.ones(3, 32), torch.arange(96.0).view(3, 32)

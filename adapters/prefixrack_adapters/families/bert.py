@@ -20,8 +20,8 @@ from prefixrack_adapters.families.int8_layer import Int8Layer
 from prefixrack_adapters.families.layer_end import LayerEnd
 from prefixrack_adapters.families.replacing import replace_layers
 from prefixrack_adapters.families.stock import Encoder
-from prefixrack_adapters.native.attention import LANES, NativeAttention, sees_everything
-from prefixrack_adapters.native.tile_layers import TileLayer, TileLayers
+from prefixrack_adapters.native.attention import NativeAttention, sees_everything
+from prefixrack_adapters.native.tile_layers import SQUARE, TileLayer, TileLayers
 
 
 class Bert(Encoder):
@@ -108,7 +108,7 @@ class FusedLayer:
     def on_tiles(self) -> TileLayer | None:
         """The same layer for one kernel, where the processor has tiles that compute each part."""
         inputs, end = self._inputs.tiles, self._end.on_tiles
-        if inputs is None or end is None or self._head_dim % LANES or inputs.layer.outputs != 3 * end.width:
+        if inputs is None or end is None or self._head_dim % SQUARE or inputs.layer.outputs != 3 * end.width:
             return None
         return TileLayer(inputs, self._head_dim, self._call.scaling, end)
 

@@ -28,4 +28,4 @@ class EmbeddingSum:
     def __call__(self, words: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         """words [T, width], segments and positions [T] → [T, width], in the place of `words`."""
         places = segments * self._num_positions + positions
-        return self._kernel(words.contiguous(), self._added.index_select(0, places), self._norm)
+        return self._kernel(words.contiguous(), self._added, self._norm, places)

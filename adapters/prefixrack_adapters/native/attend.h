@@ -1,8 +1,8 @@
 /* Packed prefix attention of one head of one row: its queries over (its prefix) + (its own tokens), read where they lie.
  *
- * For each row and head the scores are kept transposed, [key][query]: maxima and sums then run down columns, a vector of
- * queries at a time. Sums and exponentials are in float32, whatever is stored, and so are products, except those of
- * bfloat16 where the processor multiplies it as it is.
+ * Without tiles the scores are kept transposed, [key][query]: maxima and sums then run down columns, a vector of queries at
+ * a time. Sums and exponentials are in float32, whatever is stored, and so are products, except those of bfloat16 where
+ * the processor multiplies it as it is.
  */
 
 #pragma once
@@ -28,7 +28,7 @@ static inline int fastest_products(void) {
 static inline void attend(const Scratch *s, const Job *job, int products) {
 #ifdef HAS_TILES
     if (job->is_bf16 && products == TILES && job->head_dim % DEPTH == 0) {
-        attend_tiles(s, job);
+        attend_tiles(s, job, lines(job->out, job->out_stride, job->own.length), 0);
         return;
     }
 #endif
@@ -73,7 +73,8 @@ static inline Scratch scratch_in(float *memory, Largest largest, int64_t head_di
 typedef struct { /* what a pass gives; see prefixrack_attend */
     const char *query, *key, *value;
     char *out;
-    int64_t stride, num_heads, head_dim, first_token; /* that query, key, value and out begin with */
+    int64_t token_step, head_step; /* of query, key and value, in elements */
+    int64_t num_heads, head_dim, first_token; /* that query, key, value and out begin with */
     const int64_t *starts, *prefix_lens;
     const void *const *prefix_keys, *const *prefix_values;
     float scale;
@@ -82,16 +83,17 @@ typedef struct { /* what a pass gives; see prefixrack_attend */
 
 static inline Job job_of(const Pack *pack, int64_t row, int64_t head) {
     int64_t start = pack->starts[row] - pack->first_token, size = pack->is_bf16 ? 2 : 4;
-    int64_t out_stride = pack->num_heads * pack->head_dim;
-    int64_t skipped = start * pack->stride * size, length = pack->starts[row + 1] - pack->starts[row];
+    int64_t out_stride = pack->num_heads * pack->head_dim, of_head = head * pack->head_dim * size;
+    int64_t length = pack->starts[row + 1] - pack->starts[row];
+    int64_t skipped = (start * pack->token_step + head * pack->head_step) * size;
+    const char *prefix_key = pack->prefix_keys[row], *prefix_value = pack->prefix_values[row];
     return (Job){
-        .prefix = {pack->prefix_keys[row], pack->prefix_values[row], out_stride, pack->prefix_lens[row]},
-        .own = {pack->key + skipped, pack->value + skipped, pack->stride, length},
+        .prefix = {prefix_key + of_head, prefix_value + of_head, out_stride, pack->prefix_lens[row]},
+        .own = {pack->key + skipped, pack->value + skipped, pack->token_step, length},
         .query = pack->query + skipped,
-        .out = pack->out + start * out_stride * size,
+        .out = pack->out + start * out_stride * size + of_head,
         .out_stride = out_stride,
         .head_dim = pack->head_dim,
-        .head = head,
         .scale = pack->scale,
         .is_bf16 = pack->is_bf16,
     };

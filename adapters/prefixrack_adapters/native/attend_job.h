@@ -10,16 +10,16 @@
 #define SLACK 32 /* lines that tiles may take in behind the last key */
 
 typedef struct {
-    const void *key, *value; /* of token 0, head 0 */
-    int64_t stride;          /* elements from one token to the next; heads lie side by side */
+    const void *key, *value; /* of token 0 */
+    int64_t stride;          /* elements from one token to the next */
     int64_t length;
 } Part;
 
 typedef struct { /* one head of one row */
     Part prefix, own;
-    const void *query; /* of the row's first token, head 0; strides are those of its own keys */
-    void *out;         /* of the row's first token, head 0 */
-    int64_t out_stride, head_dim, head;
+    const void *query; /* of the row's first token; strides are those of its own keys */
+    void *out;         /* of the row's first token */
+    int64_t out_stride, head_dim;
     float scale;
     int is_bf16;
 } Job;
@@ -34,18 +34,34 @@ typedef struct {
     float *inverse; /* [width]: of the sums of scores */
 } Scratch;
 
-#define FRONT 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define BACK 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define LOW_ONES 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define HIGH_ONES 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define LOW_TWOS 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define HIGH_TWOS 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define EVEN_FOURS 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27
+#define ODD_FOURS 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31
 
-/* A square of LANES x LANES: four rounds, each of which interleaves the upper half of the rows with the lower one. */
-static inline void transpose(vf rows[LANES]) {
-    for (int width = 1; width < LANES; width *= 2) {
-        vf next[LANES];
-        for (int r = 0; r < LANES / 2; r++) {
-            next[2 * r] = __builtin_shufflevector(rows[r], rows[r + LANES / 2], FRONT);
-            next[2 * r + 1] = __builtin_shufflevector(rows[r], rows[r + LANES / 2], BACK);
+/* A square of LANES x LANES: numbers of two rows are interleaved, then pairs, then fours twice. */
+static inline __attribute__((always_inline)) void transpose(vf rows[LANES]) {
+    vf ones[LANES], twos[LANES];
+    for (int r = 0; r < LANES; r += 2) {
+        ones[r] = __builtin_shufflevector(rows[r], rows[r + 1], LOW_ONES);
+        ones[r + 1] = __builtin_shufflevector(rows[r], rows[r + 1], HIGH_ONES);
+    }
+    for (int r = 0; r < LANES; r += 4)
+        for (int k = 0; k < 2; k++) {
+            twos[r + 2 * k] = __builtin_shufflevector(ones[r + k], ones[r + k + 2], LOW_TWOS);
+            twos[r + 2 * k + 1] = __builtin_shufflevector(ones[r + k], ones[r + k + 2], HIGH_TWOS);
         }
-        memcpy(rows, next, sizeof next);
+    for (int k = 0; k < 4; k++) {
+        vf even = __builtin_shufflevector(twos[k], twos[k + 4], EVEN_FOURS);
+        vf odd = __builtin_shufflevector(twos[k], twos[k + 4], ODD_FOURS);
+        vf even_below = __builtin_shufflevector(twos[k + 8], twos[k + 12], EVEN_FOURS);
+        vf odd_below = __builtin_shufflevector(twos[k + 8], twos[k + 12], ODD_FOURS);
+        rows[k] = __builtin_shufflevector(even, even_below, EVEN_FOURS);
+        rows[k + 4] = __builtin_shufflevector(odd, odd_below, EVEN_FOURS);
+        rows[k + 8] = __builtin_shufflevector(even, even_below, ODD_FOURS);
+        rows[k + 12] = __builtin_shufflevector(odd, odd_below, ODD_FOURS);
     }
 }
 

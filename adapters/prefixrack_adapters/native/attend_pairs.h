@@ -25,15 +25,15 @@ tile_pairs(int vectors, int64_t depth, const void *const a[ROWS], int64_t a_k, c
 
 /* Where key or value n of the row lies: in its prefix, or behind that among its own. */
 static inline const uint16_t *state_of(const Job *job, const void *of_prefix, const void *of_own, int64_t n) {
-    int64_t own = n - job->prefix.length, at = job->head * job->head_dim;
-    return own < 0 ? (const uint16_t *)of_prefix + n * job->prefix.stride + at
-                   : (const uint16_t *)of_own + own * job->own.stride + at;
+    int64_t own = n - job->prefix.length;
+    return own < 0 ? (const uint16_t *)of_prefix + n * job->prefix.stride
+                   : (const uint16_t *)of_own + own * job->own.stride;
 }
 
 /* [head_dim / 2][width] pairs of neighbouring dimensions. Not scaled: that would round them once more. */
 static inline void read_query_pairs(const Job *job, int64_t width, uint32_t *out) {
     int64_t num_pairs = job->head_dim / 2;
-    const uint16_t *query = (const uint16_t *)job->query + job->head * job->head_dim;
+    const uint16_t *query = job->query;
     for (int64_t q = 0; q < width; q += LANES)
         for (int64_t i = 0; i < num_pairs; i += LANES) {
             vf rows[LANES];
@@ -113,7 +113,7 @@ static inline void weigh_pairs(const Scratch *s, const Job *job, int64_t num_key
             int64_t rows = job->own.length - q < ROWS ? job->own.length - q : ROWS;
             for (int64_t r = 0; r < rows; r++)
                 for (int v = 0; v < vectors; v++) {
-                    int64_t at = (q + r) * job->out_stride + job->head * job->head_dim + i + v * LANES;
+                    int64_t at = (q + r) * job->out_stride + i + v * LANES;
                     store(job->out, at, c[r][v] * s->inverse[q + r], 1);
                 }
         }

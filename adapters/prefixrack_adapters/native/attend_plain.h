@@ -21,9 +21,9 @@ tile(int vectors, int64_t depth, const float *a, int64_t a_row, int64_t a_k, con
     }
 }
 
-static inline void read_part(const Part *part, int is_bf16, int64_t head_dim, int64_t head, float *key, float *value) {
+static inline void read_part(const Part *part, int is_bf16, int64_t head_dim, float *key, float *value) {
     for (int64_t n = 0; n < part->length; n++) {
-        int64_t at = n * part->stride + head * head_dim;
+        int64_t at = n * part->stride;
         for (int64_t i = 0; i < head_dim; i += LANES) {
             vf k = load(part->key, at + i, is_bf16), v = load(part->value, at + i, is_bf16);
             *(vf *)(key + n * head_dim + i) = k;
@@ -33,12 +33,12 @@ static inline void read_part(const Part *part, int is_bf16, int64_t head_dim, in
 }
 
 static inline void read_queries(const void *query, int64_t stride, int is_bf16, int64_t length, int64_t width,
-                                int64_t head_dim, int64_t head, float scale, float *out) {
+                                int64_t head_dim, float scale, float *out) {
     for (int64_t q = 0; q < width; q += LANES)
         for (int64_t i = 0; i < head_dim; i += LANES) {
             vf rows[LANES];
             for (int r = 0; r < LANES; r++) {
-                int64_t at = (q + r) * stride + head * head_dim + i;
+                int64_t at = (q + r) * stride + i;
                 if (q + r >= length) rows[r] = splat(0);
                 else rows[r] = load(query, at, is_bf16) * scale;
             }
@@ -81,7 +81,7 @@ static inline void softmax(const Scratch *s, int64_t num_keys, int64_t width, in
 
 /* out[query] = sum over keys of scores[key][query] * value[key] * inverse[query]. */
 static inline void weigh(const Scratch *s, void *out, int64_t out_stride, int is_bf16, int64_t length,
-                         int64_t num_keys, int64_t pitch, int64_t head_dim, int64_t head) {
+                         int64_t num_keys, int64_t pitch, int64_t head_dim) {
     for (int64_t q = 0; q < length; q += ROWS)
         for (int64_t i = 0; i < head_dim; i += 2 * LANES) {
             int vectors = i + LANES < head_dim ? 2 : 1;
@@ -91,7 +91,7 @@ static inline void weigh(const Scratch *s, void *out, int64_t out_stride, int is
             int64_t rows = length - q < ROWS ? length - q : ROWS;
             for (int64_t r = 0; r < rows; r++)
                 for (int v = 0; v < vectors; v++) {
-                    int64_t at = (q + r) * out_stride + head * head_dim + i + v * LANES;
+                    int64_t at = (q + r) * out_stride + i + v * LANES;
                     store(out, at, c[r][v] * s->inverse[q + r], is_bf16);
                 }
         }
@@ -100,11 +100,10 @@ static inline void weigh(const Scratch *s, void *out, int64_t out_stride, int is
 static inline void attend_plain(const Scratch *s, const Job *job) {
     int64_t num_keys = job->prefix.length + job->own.length, done = job->prefix.length * job->head_dim;
     int64_t width = padded(job->own.length), pitch = width + ROWS;
-    read_part(&job->prefix, job->is_bf16, job->head_dim, job->head, s->key, s->value);
-    read_part(&job->own, job->is_bf16, job->head_dim, job->head, s->key + done, s->value + done);
-    read_queries(job->query, job->own.stride, job->is_bf16, job->own.length, width, job->head_dim, job->head, job->scale,
-                 s->query);
+    read_part(&job->prefix, job->is_bf16, job->head_dim, s->key, s->value);
+    read_part(&job->own, job->is_bf16, job->head_dim, s->key + done, s->value + done);
+    read_queries(job->query, job->own.stride, job->is_bf16, job->own.length, width, job->head_dim, job->scale, s->query);
     score(s, num_keys, width, pitch, job->head_dim);
     softmax(s, num_keys, width, pitch);
-    weigh(s, job->out, job->out_stride, job->is_bf16, job->own.length, num_keys, pitch, job->head_dim, job->head);
+    weigh(s, job->out, job->out_stride, job->is_bf16, job->own.length, num_keys, pitch, job->head_dim);
 }

@@ -13,7 +13,7 @@ int prefixrack_fastest_products(void) { return fastest_products(); }
  * processor waits for every line; from end to end it sees the next ones coming. */
 static void bring_row(const Pack *pack, int64_t row) {
     int64_t size = pack->is_bf16 ? 2 : 4, state = pack->num_heads * pack->head_dim * size;
-    int64_t start = pack->starts[row], length = pack->starts[row + 1] - start, step = pack->stride * size;
+    int64_t start = pack->starts[row], length = pack->starts[row + 1] - start, step = pack->token_step * size;
     if (pack->key == pack->query + state && pack->value == pack->key + state && step == 3 * state) {
         pass_over(pack->query + start * step, length * step); /* one stretch */
     } else {
@@ -34,8 +34,8 @@ int prefixrack_attend(const void *query, const void *key, const void *value, int
                       int products, int64_t num_rows, const int64_t *starts, const void *const *prefix_keys,
                       const void *const *prefix_values, const int64_t *prefix_lens, int64_t num_heads,
                       int64_t head_dim, float scale) {
-    Pack pack = {query, key, value, out, stride, num_heads, head_dim, 0, starts, prefix_lens, prefix_keys, prefix_values,
-                 scale, is_bf16};
+    Pack pack = {query, key, value, out, stride, head_dim, num_heads, head_dim, 0, starts, prefix_lens, prefix_keys,
+                 prefix_values, scale, is_bf16};
     int64_t num_jobs = num_rows * num_heads, chunk = num_rows < FEW_ROWS ? 1 : num_heads;
     Largest largest = largest_of(starts, prefix_lens, num_rows);
     int64_t bytes = scratch_floats(largest, head_dim) * sizeof(float);

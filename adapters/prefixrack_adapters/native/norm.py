@@ -6,6 +6,7 @@ import ctypes
 import logging
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,31 @@ DTYPES = (torch.float32, torch.bfloat16)
 LOG = logging.getLogger(__name__)
 
 
+class _Sum(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("states", "residual", "places")),
+        *((name, ctypes.c_int64) for name in ("num_tokens", "width")),
+        ("is_bf16", ctypes.c_int),
+    )
+
+
+class Norm(ctypes.Structure):
+    """Of normalise.h."""
+
+    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm) -> Self:
+        return cls(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
+
+
 class NativeNorm:
     """Of tensors on the CPU, without gradients."""
 
     def __init__(self) -> None:
         """Raises NoCompiler."""
         self._kernel = load_library(SOURCE).prefixrack_add_and_normalise
-        pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-        self._kernel.argtypes = [pointer, pointer, flag, number, number, pointer, pointer, ctypes.c_float]
+        self._kernel.argtypes = [ctypes.POINTER(_Sum), ctypes.POINTER(Norm)]
         self._kernel.restype = None
 
     @staticmethod
@@ -35,15 +53,18 @@ class NativeNorm:
         has_right_weights = weight.dtype in DTYPES and bias is not None and bias.dtype == weight.dtype
         return has_right_weights and weight.is_cpu and weight.dim() == 1 and len(weight) % LANES == 0
 
-    def __call__(self, states: Tensor, residual: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """LayerNorm(states + residual), both [T, width]. The result is in `states`, which has no gaps."""
+    def __call__(self, states: Tensor, residual: Tensor, norm: nn.LayerNorm, places: Tensor | None = None) -> Tensor:
+        """LayerNorm(states + residual), both [T, width]. The result is in `states`, which has no gaps.
+
+        `places` [T] int64 are the lines of a longer `residual` that are added, in its range.
+        """
         assert states.is_contiguous(), "the kernel writes where it reads"
+        assert places is None or (places.is_contiguous() and places.dtype == torch.int64), "the kernel's numbers"
         assert states.dtype == residual.dtype == norm.weight.dtype, "the kernel reads one dtype"
         residual = residual.contiguous()
-        self._kernel(
-            *(states.data_ptr(), residual.data_ptr(), states.dtype == torch.bfloat16, *states.shape),
-            *(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps),
-        )
+        where = None if places is None else places.data_ptr()
+        is_bf16 = states.dtype == torch.bfloat16
+        self._kernel(_Sum(states.data_ptr(), residual.data_ptr(), where, *states.shape, is_bf16), Norm.of(norm))
         return states
 
 

@@ -37,10 +37,10 @@ static inline vu interleaved(const uint16_t *first, const uint16_t *second) {
     return second == NULL ? low : low | (widened(*(const vh *)second) << 16);
 }
 
-/* 2^x to 8e-5 of itself, a 25th of what bfloat16 rounds off: 2^n 2^r with |r| <= 1/2, the latter by least squares. */
+/* 2^x to 8e-5 of itself, a 25th of what bfloat16 rounds off: 2^n 2^r with 0 <= r < 1, the latter by least squares. 0 for
+ * minus infinity, NaN for NaN. */
 static inline vf power_of_two(vf x) {
-    x = larger(splat(-200.0f), x); /* NaN for NaN, 0 for minus infinity */
-    vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), r = x - n;
-    vf y = ((r * 5.50886838e-02f + 2.42604051e-01f) * r + 6.93276242e-01f) * r + 9.99928940e-01f;
-    return (vf)_mm512_scalef_ps((__m512)y, (__m512)n);
+    vf r = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vf y = ((r * 7.79071638e-02f + 2.26233194e-01f) * r + 6.95777096e-01f) * r + 9.99927827e-01f;
+    return (vf)_mm512_scalef_ps((__m512)y, (__m512)x); /* by 2^n, whose n is x rounded down */
 }

@@ -16,7 +16,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
-#define CHUNK_BYTES (1800 * 1024) /* what a chunk's states may take of a core's cache */
+#define CHUNK_BYTES (2048 * 1024) /* what a chunk's states may take: a core's cache, of which each step needs a part */
 #define LEAST_TOKENS 128          /* of a chunk: for each, weights come from further away */
 #define WORTH_A_THREAD 128        /* tokens */
 #define MOST_OF_A_TEAM 1536       /* tokens; more are cut up, however many threads there are */
@@ -132,11 +132,6 @@ static void linear(const void *given, Chunk chunk, Team team, Memory memory) {
             lines(call->out + chunk.first * layer->outputs, layer->outputs, chunk.num_tokens));
 }
 
-typedef struct {
-    const uint16_t *weight, *bias;
-    float eps;
-} Norm;
-
 typedef struct { /* what follows attention in a layer of BERT's form */
     Linear output, up, down;
     Norm norm, last_norm;
@@ -152,8 +147,6 @@ typedef struct {
 typedef struct {
     Linear input; /* gives query, key and value side by side */
     LayerEnd end;
-    const uint16_t *hidden;
-    uint16_t *out;
     int64_t num_rows, num_heads; /* rows as in attention.c */
     const int64_t *starts;
     const void *const *prefix_keys, *const *prefix_values;
@@ -161,87 +154,89 @@ typedef struct {
     float scale;
 } LayerCall;
 
-/* states = LayerNorm(states + residual), of the squares' tokens. */
-static void normalise_squares(const Norm *norm, uint16_t *states, const uint16_t *residual, int64_t width,
-                              int64_t num_tokens, Range squares) {
-    int64_t end = smaller_of(squares.end * SQUARE, num_tokens);
-    float line[width];
-    for (int64_t token = squares.first * SQUARE; token < end; token++) {
-        normalise(states, residual, 1, token * width, width, norm->weight, norm->bias, norm->eps, line);
+/* states = LayerNorm(states + residual) of squares, both in tiles; also for tokens that are none. */
+static void
+normalise_squares(const Norm *norm, uint16_t *states, const uint16_t *residual, int64_t width, Range squares) {
+    float lines[TOGETHER * width];
+    for (int64_t token = squares.first * SQUARE; token < squares.end * SQUARE; token += TOGETHER) {
+        Token tokens[TOGETHER];
+        for (int64_t t = 0, first = place_in_tiles(token, width); t < TOGETHER; t++, first += DEPTH) {
+            tokens[t] = (Token){states + first, residual + first};
+        }
+        normalise(TOGETHER, norm, tokens, 1, width, 2 * TILE, lines);
     }
 }
 
-typedef struct { /* a chunk's states, behind one another */
-    uint16_t *tiles, *middle, *wide;
+typedef struct { /* a chunk's states in tiles, behind one another */
+    uint16_t *hidden, *attended, *middle, *wide;
 } States;
 
 static States states_in(Memory memory, Chunk chunk, int64_t width) {
     int64_t size = chunk.num_squares * SQUARE * width;
-    return (States){memory.states, memory.states + size, memory.states + 2 * size};
+    return (States){memory.states, memory.states + size, memory.states + 2 * size, memory.states + 3 * size};
 }
 
-/* From what attention gave, in `states.tiles`. */
-static void
-end_layer(const LayerEnd *end, States states, const uint16_t *hidden, uint16_t *out, Chunk chunk, Team team) {
-    int64_t width = end->up.inputs, squares = chunk.num_squares, tokens = chunk.num_tokens;
+/* From what attention gave; `states.hidden` becomes what the layer gives. */
+static void end_layer(const LayerEnd *end, States states, Chunk chunk, Team team) {
+    int64_t width = end->up.inputs, squares = chunk.num_squares;
     Range share = share_of(squares, team);
-    Out middle = lines(states.middle, width, tokens);
-    product(&end->output, states.tiles, squares, panels_of(&end->output, team), NONE, middle);
+    product(&end->output, states.attended, squares, panels_of(&end->output, team), NONE,
+            in_tiles(states.middle, width, squares));
     wait_for(team);
-    normalise_squares(&end->norm, states.middle, hidden, width, tokens, share);
-    read_tiles(states.middle, width, tokens, share, states.tiles);
+    normalise_squares(&end->norm, states.middle, states.hidden, width, share);
     wait_for(team);
-    Out wide = in_tiles(states.wide, squares);
-    product(&end->up, states.tiles, squares, panels_of(&end->up, team), end->activation, wide);
+    product(&end->up, states.middle, squares, panels_of(&end->up, team), end->activation,
+            in_tiles(states.wide, end->up.outputs, squares));
     wait_for(team);
-    product(&end->down, states.wide, squares, panels_of(&end->down, team), NONE, lines(out, width, tokens));
+    product(&end->down, states.wide, squares, panels_of(&end->down, team), NONE,
+            in_tiles(states.hidden, width, squares));
     wait_for(team);
-    normalise_squares(&end->last_norm, out, states.middle, width, tokens, share);
+    normalise_squares(&end->last_norm, states.hidden, states.middle, width, share);
+    wait_for(team);
 }
 
 static void layer_end(const void *given, Chunk chunk, Team team, Memory memory) {
     const LayerEndCall *call = given;
-    int64_t width = call->end.up.inputs, first = chunk.first * width;
+    int64_t width = call->end.up.inputs, first = chunk.first * width, tokens = chunk.num_tokens;
+    Range share = share_of(chunk.num_squares, team);
     States states = states_in(memory, chunk, width);
-    read_tiles(call->attended + first, width, chunk.num_tokens, share_of(chunk.num_squares, team), states.tiles);
+    read_tiles(call->attended + first, width, tokens, share, states.attended);
+    read_tiles(call->hidden + first, width, tokens, share, states.hidden);
     wait_for(team);
-    end_layer(&call->end, states, call->hidden + first, call->out + first, chunk, team);
+    end_layer(&call->end, states, chunk, team);
+    write_lines(states.hidden, width, tokens, share, call->out + first);
 }
 
-/* Of the chunk's rows, a share of their heads. */
-static void
-attend_rows(const LayerCall *call, const uint16_t *states, uint16_t *out, Chunk chunk, Team team, float *memory) {
+/* Of the chunk's rows, a share of their heads. All queries of a head lie together, token by token, behind all heads' queries
+ * their keys, and then their values: what a row's head reads is in three pieces, which the processor sees coming. */
+static void attend_rows(const LayerCall *call, States states, Chunk chunk, Team team, float *memory) {
     int64_t width = call->end.up.inputs, heads = call->num_heads, head_dim = width / heads, last_row = -1;
-    Pack pack = {(const char *)states, (const char *)(states + width), (const char *)(states + 2 * width), (char *)out,
-                 3 * width, heads, head_dim, chunk.first, call->starts, call->prefix_lens, call->prefix_keys,
-                 call->prefix_values, call->scale, 1};
+    int64_t head_step = chunk.num_squares * SQUARE * head_dim, kind = 2 * heads * head_step; /* in bytes */
+    const char *query = (const char *)states.wide;
+    Pack pack = {query, query + kind, query + 2 * kind, NULL, head_dim, head_step, heads, head_dim, chunk.first,
+                 call->starts, call->prefix_lens, call->prefix_keys, call->prefix_values, call->scale, 1};
     Scratch scratch = scratch_in(memory, largest_of(call->starts, call->prefix_lens, call->num_rows), head_dim);
     Range jobs = share_of((chunk.rows.end - chunk.rows.first) * heads, team);
     for (int64_t done = jobs.first; done < jobs.end; done++) {
-        int64_t row = chunk.rows.first + done / heads;
+        int64_t row = chunk.rows.first + done / heads, head = done % heads;
         if (row != last_row) bring_prefix(&pack, row);
         last_row = row;
-        Job job = job_of(&pack, row, done % heads);
-        attend(&scratch, &job, TILES);
+        Job job = job_of(&pack, row, head);
+        Out out = in_tiles(states.attended + head * head_dim * SQUARE, width, chunk.num_squares);
+        attend_tiles(&scratch, &job, out, call->starts[row] - chunk.first);
     }
 }
 
-static void layer(const void *given, Chunk chunk, Team team, Memory memory) {
-    const LayerCall *call = given;
-    int64_t width = call->end.up.inputs, squares = chunk.num_squares, tokens = chunk.num_tokens;
-    const uint16_t *hidden = call->hidden + chunk.first * width;
-    States states = states_in(memory, chunk, width); /* query, key and value lie where `wide` comes later */
-    Range share = share_of(squares, team);
-    read_tiles(hidden, width, tokens, share, states.tiles);
+/* `states.hidden` becomes what the layer gives. */
+static void layer(const LayerCall *call, States states, Chunk chunk, Team team, float *scratch) {
+    int64_t width = call->end.up.inputs, squares = chunk.num_squares, head_dim = width / call->num_heads;
+    int64_t tokens = squares * SQUARE;
+    Out by_head = {states.wide, head_dim, SQUARE * head_dim, head_dim / SQUARE, tokens * head_dim, tokens};
+    product(&call->input, states.hidden, squares, panels_of(&call->input, team), NONE, by_head);
     wait_for(team);
-    Out side_by_side = lines(states.wide, 3 * width, tokens);
-    product(&call->input, states.tiles, squares, panels_of(&call->input, team), NONE, side_by_side);
+    attend_rows(call, states, chunk, team, scratch);
     wait_for(team);
-    attend_rows(call, states.wide, states.middle, chunk, team, memory.scratch);
-    wait_for(team);
-    read_tiles(states.middle, width, tokens, share, states.tiles);
-    wait_for(team);
-    end_layer(&call->end, states, hidden, call->out + chunk.first * width, chunk, team);
+    end_layer(&call->end, states, chunk, team);
 }
 
 /* states [num_tokens][inputs] → out [num_tokens][outputs] = activation(x W + b), neither with gaps. A weight is tiles:
@@ -256,38 +251,43 @@ int prefixrack_tile_linear(const LinearCall *call, int64_t num_tokens) {
  * LayerNorm(down(activation(up(middle))) + middle). Returns 0, or 1 without memory. */
 int prefixrack_tile_layer_end(const LayerEndCall *call, int64_t num_tokens) {
     Extent extent = {num_tokens, 0, NULL};
-    return run(layer_end, call, extent, (Needs){2 * call->end.up.inputs + call->end.up.outputs, 0});
+    return run(layer_end, call, extent, (Needs){3 * call->end.up.inputs + call->end.up.outputs, 0});
 }
 
 typedef struct {
-    const LayerCall *layers; /* each after the first reads what the one before it has written, and writes there too */
+    const LayerCall *layers;
     int64_t num_layers;
+    const uint16_t *hidden;
+    uint16_t *out;
 } LayersCall;
 
 static void layers(const void *given, Chunk chunk, Team team, Memory memory) {
     const LayersCall *call = given;
-    for (int64_t i = 0; i < call->num_layers; i++) {
-        layer(call->layers + i, chunk, team, memory);
-        wait_for(team);
-    }
+    int64_t width = call->layers->end.up.inputs, first = chunk.first * width, tokens = chunk.num_tokens;
+    Range share = share_of(chunk.num_squares, team);
+    States states = states_in(memory, chunk, width);
+    read_tiles(call->hidden + first, width, tokens, share, states.hidden);
+    clear_behind(states.attended, width, tokens, share);
+    wait_for(team);
+    for (int64_t i = 0; i < call->num_layers; i++) layer(call->layers + i, states, chunk, team, memory.scratch);
+    write_lines(states.hidden, width, tokens, share, call->out + first);
 }
 
-/* hidden [num_tokens][width] of the first layer → out, of the same shape: layer by layer attention, of heads whose
- * dimensions are a multiple of 16, and what follows it. All write to the same place, which those after the first read.
- * Returns 0, or 1 without memory. */
-int prefixrack_tile_layers(const LayerCall *calls, int64_t num_layers, int64_t num_tokens) {
-    const LayerCall *first = calls;
+/* hidden [num_tokens][width] → out, of the same shape: layer by layer attention, of heads whose dimensions are a multiple
+ * of 32, and what follows it. Returns 0, or 1 without memory. */
+int prefixrack_tile_layers(const LayersCall *call, int64_t num_tokens) {
+    const LayerCall *first = call->layers;
     int64_t width = first->end.up.inputs, wide = 3 * width;
     Needs needs = {0, 0};
-    for (int64_t i = 0; i < num_layers; i++) {
-        if (calls[i].end.up.outputs > wide) wide = calls[i].end.up.outputs;
-        Largest largest = largest_of(calls[i].starts, calls[i].prefix_lens, calls[i].num_rows);
-        int64_t scratch = scratch_floats(largest, width / calls[i].num_heads);
+    for (int64_t i = 0; i < call->num_layers; i++) {
+        const LayerCall *one = call->layers + i;
+        if (one->end.up.outputs > wide) wide = one->end.up.outputs;
+        Largest largest = largest_of(one->starts, one->prefix_lens, one->num_rows);
+        int64_t scratch = scratch_floats(largest, width / one->num_heads);
         if (scratch > needs.scratch) needs.scratch = scratch;
     }
-    needs.width = 2 * width + wide;
-    LayersCall call = {calls, num_layers};
-    return run(layers, &call, (Extent){num_tokens, first->num_rows, first->starts}, needs);
+    needs.width = 3 * width + wide;
+    return run(layers, call, (Extent){num_tokens, first->num_rows, first->starts}, needs);
 }
 #endif
 

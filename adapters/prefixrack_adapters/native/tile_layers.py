@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from prefixrack_adapters.native.activations import ACTIVATIONS
 from prefixrack_adapters.native.compiler import compiled, load_library
+from prefixrack_adapters.native.norm import Norm
 
 SOURCE = Path(__file__).with_name("tile_layers.c")
 SQUARE: Final = 32  # of tile_product.h: widths are multiples
@@ -44,14 +45,10 @@ class _LinearCall(ctypes.Structure):
     )
 
 
-class _Norm(ctypes.Structure):
-    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("eps", ctypes.c_float))
-
-
 class _LayerEnd(ctypes.Structure):
     _fields_ = (
         *((name, _Linear) for name in ("output", "up", "down")),
-        *((name, _Norm) for name in ("norm", "last_norm")),
+        *((name, Norm) for name in ("norm", "last_norm")),
         ("activation", ctypes.c_int),
     )
 
@@ -67,10 +64,17 @@ class _LayerCall(ctypes.Structure):
     _fields_ = (
         ("input", _Linear),
         ("end", _LayerEnd),
-        *((name, ctypes.c_void_p) for name in ("hidden", "out")),
         *((name, ctypes.c_int64) for name in ("num_rows", "num_heads")),
         *((name, ctypes.c_void_p) for name in ("starts", "prefix_keys", "prefix_values", "prefix_lens")),
         ("scale", ctypes.c_float),
+    )
+
+
+class _LayersCall(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_LayerCall)),
+        ("num_layers", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("hidden", "out")),
     )
 
 
@@ -87,7 +91,7 @@ class TileKernels:
             self.layer_end = library.prefixrack_tile_layer_end
             self.layer_end.argtypes = [ctypes.POINTER(_LayerEndCall), ctypes.c_int64]
             self.layers = library.prefixrack_tile_layers
-            self.layers.argtypes = [ctypes.POINTER(_LayerCall), ctypes.c_int64, ctypes.c_int64]
+            self.layers.argtypes = [ctypes.POINTER(_LayersCall), ctypes.c_int64]
 
 
 class TileLinear:
@@ -135,7 +139,7 @@ class TileLayerEnd:
         self.width = output.layer.outputs
         self.weight_bytes = sum(linear.weight_bytes for linear in linears)
         self.end = _LayerEnd(
-            *(output.layer, up.layer, down.layer, _norm_of(norm), _norm_of(last_norm), ACTIVATIONS[activation])
+            *(output.layer, up.layer, down.layer, Norm.of(norm), Norm.of(last_norm), ACTIVATIONS[activation])
         )
 
     @staticmethod
@@ -186,15 +190,15 @@ class TileLayers:
         assert starts[-1] == len(hidden), "the rows are all there is"
         assert prefixes.shape[1] in (1, sum(map(len, self._groups))), "one for all layers, or one for each"
         out = torch.empty_like(hidden)
-        before, first = hidden, 0
+        first = 0
         for group in self._groups:
             calls = (_LayerCall * len(group))()
             for index, layer in enumerate(group):
                 entries = prefixes[:, (first + index) % prefixes.shape[1]]
-                calls[index] = _layer_call(layer, before, out, starts, entries)
-                before = out
-            _check(self._kernel(calls, len(group), len(hidden)), len(hidden))
-            first += len(group)
+                calls[index] = _layer_call(layer, starts, entries)
+            call = _LayersCall(calls, len(group), hidden.data_ptr(), out.data_ptr())
+            _check(self._kernel(call, len(hidden)), len(hidden))
+            hidden, first = out, first + len(group)
         return out
 
 
@@ -207,17 +211,11 @@ def _in_groups(layers: Sequence[TileLayer]) -> list[list[TileLayer]]:
     return groups
 
 
-def _layer_call(
-    layer: TileLayer, hidden: Tensor, out: Tensor, starts: NDArray[np.int64], entries: NDArray[np.int64]
-) -> _LayerCall:
+def _layer_call(layer: TileLayer, starts: NDArray[np.int64], entries: NDArray[np.int64]) -> _LayerCall:
     return _LayerCall(
-        *(layer.inputs.layer, layer.end.end, hidden.data_ptr(), out.data_ptr(), len(starts) - 1, layer.num_heads),
+        *(layer.inputs.layer, layer.end.end, len(starts) - 1, layer.num_heads),
         *(starts.ctypes.data, *(line.ctypes.data for line in entries), layer.scaling),
     )
-
-
-def _norm_of(norm: nn.LayerNorm) -> _Norm:
-    return _Norm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
 def _run_of(states: Tensor, width: int) -> Tensor:
