@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prefixrack_adapters.heads import MEANS, Dense, Head
+from prefixrack_adapters.native.heads import NativeHeads, compiled_heads
 from prefixrack_adapters.packing import RowSpan, picked, picked_tokens
 from prefixrack_adapters.readout import Reading, by_head, read_head, shares_of
 
@@ -28,7 +31,8 @@ class RowHead(NamedTuple):
     @property
     def kind(self) -> tuple[object, ...]:
         """What those that are read at once have in common."""
-        return self.layer.weight.shape, self.layer.weight.dtype, self.layer.bias is None
+        weight = self.layer.weight
+        return weight.shape, weight.dtype, weight.is_contiguous(), self.layer.bias is None
 
 
 class StackedHeads:
@@ -54,13 +58,21 @@ def can_be_stacked(head: Head) -> bool:
 
 
 def read_stacked(hidden: Tensor, spans: Sequence[RowSpan], members: Sequence[RowHead]) -> Reading:
-    """Members of one kind. A product and its sum: for so few outputs faster than a batched product of matrices."""
-    places = (picked_tokens(spans[row], head.gather).start for row, head in members)
-    weights = torch.stack([member.layer.weight for member in members])
+    """Members of one kind."""
+    places = np.fromiter((picked_tokens(spans[row], head.gather).start for row, head in members), dtype=np.int64)
+    layers = [member.layer for member in members]
+    kernel = compiled_heads() if NativeHeads.takes(layers[0], hidden) else None
+    values = stacked_values(hidden, places, layers) if kernel is None else kernel(hidden, places, layers)
+    rows = [row for row, _ in members]
+    return Reading(values, shares_of(rows, [1] * len(rows), values.shape[1], is_vector=True))
+
+
+def stacked_values(hidden: Tensor, places: NDArray[np.int64], layers: Sequence[Dense]) -> Tensor:
+    """A product and its sum: for so few outputs faster than a batched product of matrices."""
+    weights = torch.stack([layer.weight for layer in layers])
     states = picked(hidden, places).to(weights.dtype)
     values = (weights * states.unsqueeze(1)).sum(dim=-1)
-    biases = [member.layer.bias for member in members if member.layer.bias is not None]
+    biases = [layer.bias for layer in layers if layer.bias is not None]
     if biases:
         values += torch.stack(biases)
-    rows = [row for row, _ in members]
-    return Reading(values.float(), shares_of(rows, [1] * len(rows), values.shape[1], is_vector=True))
+    return values.float()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import prefixrack_adapters.native.heads as native
+from no_compiler import refuse
 from prefixrack_adapters.backbone import Backbone
 from prefixrack_adapters.heads import Dense, Gather, Head
+from prefixrack_adapters.native.heads import compiled_heads
 from prefixrack_adapters.packing import RowSpan
 from prefixrack_adapters.readout import HeadByHead, PendingLogits, Readout
-from prefixrack_adapters.stacked_heads import MAX_OUTPUTS, StackedHeads
+from prefixrack_adapters.stacked_heads import MAX_OUTPUTS, StackedHeads, stacked_values
 
 WIDTH, ROW_LEN, PROMPT_LEN = 24, 5, 2
 GATHERS: list[Gather] = ["first_token", "last_token", "mean_tokens", "every_token", "first_position", "mean_positions"]
@@ -87,3 +93,42 @@ def test_a_backbone_for_inference_on_a_cpu_reads_them_together() -> None:
     backbone = Backbone.load("embedded", device="cpu")
     backbone.optimise_for_inference()
     assert isinstance(backbone.readout, StackedHeads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("outputs", "has_bias"), [(1, True), (3, False), (MAX_OUTPUTS, True)])
+@pytest.mark.parametrize("num_heads", [1, 200])
+@torch.inference_mode()
+def test_the_kernel_equals_the_stack(dtype: torch.dtype, outputs: int, has_bias: bool, num_heads: int) -> None:
+    """200 heads of 32 outputs are shared out over threads; the width is no multiple of a vector's."""
+    kernel = compiled_heads()
+    if kernel is None:
+        pytest.skip("nothing can be compiled here")
+    hidden = states(num_heads, dtype)
+    generator = torch.Generator().manual_seed(outputs)
+    layers = [
+        Dense(
+            torch.randn(outputs, WIDTH, generator=generator),
+            torch.randn(outputs, generator=generator) if has_bias else None,
+            None,
+        )
+        for _ in range(num_heads)
+    ]
+    places = np.random.default_rng(0).permutation(len(hidden))[:num_heads]
+    seen = kernel(hidden, places, layers)
+    torch.testing.assert_close(seen, stacked_values(hidden, places, layers), atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_compiler_there_is_a_line_in_the_log_and_the_same_result(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heads: list[Head | None] = [head_of(3), head_of(3), head_of(4, "last_token")]
+    hidden = states(len(heads))
+    before = logits(StackedHeads(), hidden, heads)
+    monkeypatch.setattr(native, "load_library", refuse)
+    compiled_heads.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        after = logits(StackedHeads(), hidden, heads)
+    compiled_heads.cache_clear()
+    assert "no C compiler for heads.c" in caplog.text
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
