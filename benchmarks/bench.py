@@ -1,4 +1,4 @@
-"""Every benchmark at a small size, peers included, in about a quarter of an hour on two cores: `make bench`.
+"""Every benchmark at a small size, peers included, in about half an hour on two cores: `make bench`.
 
 Sets up the peers, runs one section after the other, each a script of this folder, and gathers their JSON lines in
 OUT/bench.jsonl; then writes OUT/performance.md and its plots. Exits with 1 if a peer could not be set up that

@@ -1,11 +1,11 @@
-"""The lines of `bench.py` as a page with plots: docs/performance.md by default. Measures nothing."""
+"""The lines of `bench.py` as a page with plots: by default those of docs/. Measures nothing."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -15,9 +15,22 @@ from results_lines import Measured, ResultLines
 from targets import targets
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "bench-cpu.jsonl"
+RESULTS = ROOT / "benchmarks" / "results"
 MIB = 1 << 20
 Rows = Iterator[str]
+
+
+class Page(NamedTuple):
+    """A committed page: its lines in `results/`, and what it is called."""
+
+    results: str
+    title: str
+
+
+PAGES: Mapping[str, Page] = {
+    "performance": Page("bench-cpu.jsonl", "How fast is it"),
+    "performance-amx": Page("bench-amx-cpu.jsonl", "How fast is it on a CPU with matrix tiles"),
+}
 
 
 def main(
@@ -25,23 +38,29 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the page and its plots.")] = ROOT / "docs",
 ) -> None:
     """Write the page again from its results."""
-    if not results and not RESULTS.is_file():
-        raise SystemExit(
-            f"there is no {RESULTS}: name files with --results, such as build/bench/bench.jsonl of `make bench`"
-        )
-    write_page(results or [RESULTS], out)
+    if results:
+        write_page(results, out)
+        return
+    for name, committed in PAGES.items():
+        path = RESULTS / committed.results
+        if not path.is_file():
+            raise SystemExit(
+                f"there is no {path}: name files with --results, such as build/bench/bench.jsonl of `make bench`"
+            )
+        write_page([path], out, name)
 
 
-def write_page(paths: Sequence[Path], out: Path) -> None:
+def write_page(paths: Sequence[Path], out: Path, name: str = "performance") -> None:
+    """`name` is one of `PAGES`; the pictures' names begin with it."""
     results = ResultLines.read(paths)
-    plots = draw_all(results, out)
-    (out / "performance.md").write_text(page(results, plots), encoding="utf-8")
+    plots = draw_all(results, out, name)
+    (out / f"{name}.md").write_text(page(results, plots, name), encoding="utf-8")
 
 
-def page(results: ResultLines, plots: dict[str, str]) -> str:
-    pictures = {name: f"![{title}]({name})" for name, title in plots.items()}
+def page(results: ResultLines, plots: dict[str, str], name: str = "performance") -> str:
+    pictures = {plot: f"![{title}]({plot})" for plot, title in plots.items()}
     parts = [
-        "# How fast is it",
+        f"# {PAGES[name].title}",
         "",
         *heading(results),
         "## Wanted and measured",
@@ -51,13 +70,13 @@ def page(results: ResultLines, plots: dict[str, str]) -> str:
         "## Against others",
         "",
         *peers_section(results),
-        pictures.get("performance-peers.svg", ""),
+        pictures.get(f"{name}-peers.svg", ""),
         "",
         "## Many adapters",
         "",
         *counts_table(results),
         "",
-        pictures.get("performance-adapters.svg", ""),
+        pictures.get(f"{name}-adapters.svg", ""),
         "",
         "## Over HTTP",
         "",
@@ -65,7 +84,7 @@ def page(results: ResultLines, plots: dict[str, str]) -> str:
         "",
         *latency_table(results),
         "",
-        pictures.get("performance-latency.svg", ""),
+        pictures.get(f"{name}-latency.svg", ""),
         "",
         *changes_section(results),
         "",

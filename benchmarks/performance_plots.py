@@ -27,16 +27,17 @@ GPU_BARS = (
 mpl.rcParams |= {"svg.hashsalt": "prefixrack", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def draw_all(results: ResultLines, out: Path) -> dict[str, str]:
-    """Write every picture that there are results for. Returns titles by file name."""
+def draw_all(results: ResultLines, out: Path, page: str) -> dict[str, str]:
+    """Write every picture of a page that there are results for. Returns titles by file name."""
     drawn = {}
-    for name, title, draw in (
-        ("performance-peers.svg", "Rows per second, by contestant", draw_peers),
-        ("performance-adapters.svg", "Speed by the number of adapters", draw_adapters),
-        ("performance-latency.svg", "Latency by load", draw_latency),
+    for kind, title, draw in (
+        ("peers", "Rows per second, by contestant", draw_peers),
+        ("adapters", "Speed by the number of adapters", draw_adapters),
+        ("latency", "Latency by load", draw_latency),
     ):
         figure = draw(results)
         if figure is not None:
+            name = f"{page}-{kind}.svg"
             figure.savefig(out / name, metadata={"Date": None})
             plt.close(figure)
             drawn[name] = title
