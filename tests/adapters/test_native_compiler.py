@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from prefixrack_adapters.native.compiler import CACHE_VARIABLE, NoCompiler, load_library
+from prefixrack_adapters.native import compiler
+from prefixrack_adapters.native.compiler import CACHE_VARIABLE, FLAGS, NoCompiler, load_library
+
+SOURCES = Path(compiler.__file__).parent
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")
 
@@ -69,3 +73,21 @@ def test_a_broken_library_in_the_cache_is_named(tmp_path: Path, cache: Path, mon
     monkeypatch.setenv(CACHE_VARIABLE, str(other))
     with pytest.raises(NoCompiler, match=f"{library.name} cannot be loaded"):
         load_library(source)
+
+
+def is_known(processor: str) -> bool:
+    """To the compiler here, which may be for another kind of machine."""
+    command = ["cc", f"-march={processor}", "-E", "-x", "c", "/dev/null"]
+    return shutil.which("cc") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("processor", ["x86-64-v2", "haswell", "skylake-avx512", "cooperlake", "sapphirerapids"])
+@pytest.mark.parametrize("source", sorted(SOURCES.glob("*.c")), ids=lambda path: path.stem)
+def test_the_kernels_compile_for_other_processors_too(processor: str, source: Path) -> None:
+    """With vectors of any width, with and without pairs and tiles; only this machine's own are run."""
+    if not is_known(processor):
+        pytest.skip(f"no compiler for {processor} on this machine")
+    flags = [flag for flag in FLAGS if flag not in ("-O3", "-march=native")]
+    command = ["cc", *flags, f"-march={processor}", "-Werror", "-Wno-psabi", "-fsyntax-only", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -6,10 +6,11 @@
 
 #include "attend_job.h"
 #include "attend_pairs.h"
-#include "tile_product.h"
 #include "tiles.h"
 
 #ifdef HAS_TILES
+#include "tile_product.h"
+
 #include <math.h>
 
 typedef uint16_t vw __attribute__((vector_size(2 * DEPTH), aligned(2)));

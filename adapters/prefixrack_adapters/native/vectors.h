@@ -4,6 +4,7 @@
 
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 #ifdef __AVX512F__
 #include <immintrin.h>
