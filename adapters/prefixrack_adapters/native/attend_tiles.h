@@ -97,10 +97,6 @@ static inline vf weights_at(const float *scores, float in_twos, vf largest) {
 
 static inline vf masked(vf x, __mmask16 mask) { return (vf)_mm512_maskz_mov_ps(mask, (__m512)x); }
 
-static inline void put_line(uint16_t *out, vf low, vf high) {
-    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
-}
-
 static inline float largest_in(const float *line, int64_t num_keys) {
     int64_t n = 0;
     __m512 largest = _mm512_set1_ps(-INFINITY);

@@ -213,8 +213,8 @@ static void attend_rows(const LayerCall *call, States states, Chunk chunk, Team 
     int64_t width = call->end.up.inputs, heads = call->num_heads, head_dim = width / heads, last_row = -1;
     int64_t head_step = chunk.num_squares * SQUARE * head_dim, kind = 2 * heads * head_step; /* in bytes */
     const char *query = (const char *)states.wide;
-    Pack pack = {query, query + kind, query + 2 * kind, NULL, head_dim, head_step, heads, head_dim, chunk.first,
-                 call->starts, call->prefix_lens, call->prefix_keys, call->prefix_values, call->scale, 1};
+    Pack pack = {query, query + kind, query + 2 * kind, (char *)states.attended, head_dim, head_step, heads, head_dim,
+                 chunk.first, call->starts, call->prefix_lens, call->prefix_keys, call->prefix_values, call->scale, 1};
     Scratch scratch = scratch_in(memory, largest_of(call->starts, call->prefix_lens, call->num_rows), head_dim);
     Range jobs = share_of((chunk.rows.end - chunk.rows.first) * heads, team);
     for (int64_t done = jobs.first; done < jobs.end; done++) {

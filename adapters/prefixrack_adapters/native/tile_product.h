@@ -93,13 +93,17 @@ static inline void clear_behind(uint16_t *tiles, int64_t width, int64_t num_toke
     }
 }
 
+/* 32 numbers in bfloat16. */
+static inline void put_line(uint16_t *out, vf low, vf high) {
+    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+}
+
 /* Tokens that the square lacks fall on its last one, which therefore comes after them. */
 static inline __attribute__((always_inline)) void finish_token(const Square *square, int64_t token, int activation) {
     const float *sums = square->sums + token / SIDE * 2 * SUMS + token % SIDE * SIDE;
     vf low = activated(*(const vf *)sums + load(square->bias, 0, 0), activation);
     vf high = activated(*(const vf *)(sums + SUMS) + load(square->bias, SIDE, 0), activation);
-    uint16_t *out = square->out + smaller_of(token, square->num_tokens - 1) * square->token_step;
-    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low));
+    put_line(square->out + smaller_of(token, square->num_tokens - 1) * square->token_step, low, high);
 }
 
 /* SQUARE tokens x SQUARE outputs → sums. Meanwhile the square before is finished, a few tokens at each step, and weights
