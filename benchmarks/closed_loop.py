@@ -94,7 +94,7 @@ async def _run(port: int, messages: Sequence[bytes], turns: Sequence[int], stop_
     return seen
 
 
-def run_all(port: int, messages: Sequence[bytes], num_connections: int, seconds: float) -> dict[str, int]:
+def run_all(port: int, messages: Sequence[bytes], num_connections: int, seconds: float) -> dict[str, float]:
     """Every connection begins elsewhere among the messages, so that callers do not all ask the same."""
     num_processes = max(1, min(num_connections, len(os.sched_getaffinity(0)) // CORES_PER_PROCESS))
     turns = [index * len(messages) // num_connections for index in range(num_connections)]
@@ -110,6 +110,7 @@ def run_all(port: int, messages: Sequence[bytes], num_connections: int, seconds:
     return {
         "num_requests": len(latencies_us),
         "duration_us": int(1e6 * (ended_at - started_at)),
+        "mean_us": float(latencies_us.mean()),
         "p50_us": int(p50_us),
         "p99_us": int(p99_us),
         "num_failures": sum(of_process.num_failures for of_process in seen),

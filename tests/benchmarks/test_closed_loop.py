@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from server_process import CLOSED_LOOP, Server, check_load, load_program, run_load
+from server_process import CLOSED_LOOP, Server, check_load, load_program, read_result, run_load
 
 REQUESTS = [("first", "a text"), ("second", "the cat sät"), ("broken", "no")]
 
@@ -57,9 +57,18 @@ def test_what_stands_in_for_wrk_counts_every_answer_and_sends_all_requests(tmp_p
         load = run_load(server, REQUESTS, connections=6, duration_s=1, work=tmp_path, key="a-key")
     assert load.num_requests == seen.total() > 6
     assert set(seen) == {(f"/v1/{name}/predict", "a-key") for name, _ in REQUESTS}
-    assert load.rows_per_s == pytest.approx(load.num_requests / load.duration_s)
+    assert load.rows_per_s > 0
     assert load.duration_s >= 1
     assert 0 < load.p50_ms <= load.p99_ms
+
+
+def test_a_pack_under_way_when_the_time_is_up_does_not_make_the_server_slower() -> None:
+    """64 callers, packs of 64 rows that take 1.1 s, four seconds: three packs are answered, which took 3.3 of them."""
+    line = '{"num_requests":192,"duration_us":4000000,"mean_us":1.1e6,"p50_us":1100000,"p99_us":1100000,"num_failures":0}'
+    load = read_result(f"Running 4s test\nRESULT {line}\n", connections=64, load_cpu_s=0.1, http_cpu_s=0.2)
+    assert load.rows_per_s == pytest.approx(64 / 1.1)
+    assert (load.num_requests, load.duration_s) == (192, 4)
+    assert (load.p50_ms, load.p99_ms) == (1100, 1100)
 
 
 def test_requests_that_fail_end_the_run(tmp_path: Path) -> None:
