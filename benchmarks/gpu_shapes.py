@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModel
 
 from prefixrack_adapters.attention import ATTENTION_NAME, register_packed_attention
 from prefixrack_adapters.backbone import Backbone, PackRow
+from prefixrack_adapters.dense import Dense
 from prefixrack_adapters.families import FAMILIES
-from prefixrack_adapters.heads import Dense, Head
+from prefixrack_adapters.heads import Head
 from prefixrack_adapters.rows import Row
 from prefixrack_adapters.spec import BackboneSpec
 

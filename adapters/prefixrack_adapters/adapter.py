@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from prefixrack_adapters.bundle import (
     digest_of,
     parse_tensors,
 )
+from prefixrack_adapters.dense import Dense
 from prefixrack_adapters.gates import Gate, GatedPrefix
-from prefixrack_adapters.heads import Dense, Head
+from prefixrack_adapters.heads import Head
 from prefixrack_adapters.manifest import Manifest, parse_manifest
 
 
@@ -33,7 +34,7 @@ class Adapter:
 
     `prompt` is a soft prompt [prefix_len, embedding_size], or None; an adapter has one of the two, or neither. `gates`
     are of the layers that have a prefix, where it has any. Gates and head stay in float32 whatever the backbone's
-    dtype: they are small, and logits keep their precision.
+    dtype: they are small, and logits keep their precision. `layers` is the prefix as attention takes it.
     """
 
     manifest: Manifest
@@ -42,6 +43,10 @@ class Adapter:
     head: Head
     prompt: Tensor | None = None
     gates: Sequence[Gate] | None = None
+    layers: Prefix | GatedPrefix | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _layers(self))
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Adapter:
@@ -85,21 +90,6 @@ class Adapter:
         """Memory on the device."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    @property
-    def layers(self) -> Prefix | GatedPrefix | None:
-        """The prefix as attention takes it: by layer, None for a layer without one."""
-        spec = self.manifest.prefix
-        if self.prefix is None or spec.kind == "soft" or (spec.layers is None and self.gates is None):
-            return self.prefix
-        layers = range(spec.num_layers)
-        own = list(layers) if spec.layers is None else spec.layers
-        prefixes = dict(zip(own, self.prefix, strict=True))
-        by_layer = [prefixes.get(layer) for layer in layers]
-        if self.gates is None:
-            return by_layer
-        gates = dict(zip(own, self.gates, strict=True))
-        return GatedPrefix(by_layer, [gates.get(layer) for layer in layers])
-
     def to(self, device: str, dtype: torch.dtype) -> Adapter:
         """The same adapter for a backbone on `device` in `dtype`; its head stays in float32."""
         prefix, prompt = (
@@ -119,6 +109,21 @@ class Adapter:
         prefix = self.manifest.prefix.model_copy(update={"prefix_len": 0})
         manifest = self.manifest.model_copy(update={"prefix": prefix})
         return Adapter(manifest, f"{self.digest}-without-prefix", None, self.head)
+
+
+def _layers(adapter: Adapter) -> Prefix | GatedPrefix | None:
+    """By layer, None for a layer without a prefix, where not all have one."""
+    spec, prefix = adapter.manifest.prefix, adapter.prefix
+    if prefix is None or spec.kind == "soft" or (spec.layers is None and adapter.gates is None):
+        return prefix
+    layers = range(spec.num_layers)
+    own = list(layers) if spec.layers is None else spec.layers
+    prefixes = dict(zip(own, prefix, strict=True))
+    by_layer = [prefixes.get(layer) for layer in layers]
+    if adapter.gates is None:
+        return by_layer
+    gates = dict(zip(own, adapter.gates, strict=True))
+    return GatedPrefix(by_layer, [gates.get(layer) for layer in layers])
 
 
 def _assemble(

@@ -29,8 +29,8 @@ from prefixrack_adapters.packing import Prompt, RowSpan, pack_tokens, packs_of, 
 from prefixrack_adapters.padded_attention import PaddedAttention
 from prefixrack_adapters.readout import HeadByHead, PendingLogits, Reading, Readout, Share
 from prefixrack_adapters.rows import Row
+from prefixrack_adapters.small_heads import SmallHeads
 from prefixrack_adapters.spec import BackboneSpec
-from prefixrack_adapters.stacked_heads import StackedHeads
 from prefixrack_adapters.tokenizer import BackboneTokenizer
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Backbone:
         self.family.optimise_for_inference()
         if self.device == "cpu":
             self.attention = compiled_attention() or self.attention
-            self.readout = StackedHeads()
+            self.readout = SmallHeads()
         elif has_kernels():
             with current(self.device):
                 self._use_kernels(record_passes)

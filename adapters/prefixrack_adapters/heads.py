@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from prefixrack_adapters.dense import Dense
+from prefixrack_adapters.head_layout import HeadLayout
 
 Gather = Literal[
     "first_token",
@@ -22,48 +24,20 @@ MEANS = ("mean_tokens", "mean_positions")
 POOLED = ("first_token", "last_token", "first_position", *MEANS)
 
 
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """weight [num_outputs, num_inputs], bias [num_outputs] or None, then the activation, then a normalisation.
-
-    `norm_eps` None: no normalisation. Its scale and shift are part of the layer behind it.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    activation: str | None
-    norm_eps: float | None = None
-
-    def moved(self, move: Callable[[Tensor], Tensor]) -> Dense:
-        bias = None if self.bias is None else move(self.bias)
-        return Dense(move(self.weight), bias, self.activation, self.norm_eps)
-
-    def __call__(self, states: Tensor) -> Tensor:
-        outputs = self._activated(F.linear(states, self.weight, self.bias))
-        return outputs if self.norm_eps is None else F.layer_norm(outputs, outputs.shape[-1:], eps=self.norm_eps)
-
-    def _activated(self, outputs: Tensor) -> Tensor:
-        match self.activation:
-            case None:
-                return outputs
-            case "tanh":
-                return outputs.tanh()
-            case "gelu":
-                return F.gelu(outputs)
-            case "relu":
-                return outputs.relu()
-        raise ValueError(f"unknown activation {self.activation!r}: tanh, gelu and relu are known")
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """Dense layers over the gathered states. Covers linear, pooler + linear, dense + tanh + linear.
 
-    A head is itself and no other: what is known of it can be kept beside it for as long as it lives.
+    A head is itself and no other. `layout`, None where no kernel computes its layers, is found out with it: among
+    thousands of adapters each tensor that a pack looks at is far away in memory.
     """
 
     gather: Gather
     layers: Sequence[Dense]
+    layout: HeadLayout | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", HeadLayout.of(self.layers))
 
     def __call__(self, states: Tensor) -> Tensor:
         """[n, hidden_size] → float32 logits [n, num_outputs]. Computed in the layers' own dtype."""
@@ -73,6 +47,10 @@ class Head:
         for layer in self.layers:
             states = layer(states)
         return states.float()
+
+    def __reduce__(self) -> tuple[type[Head], tuple[Gather, Sequence[Dense]]]:
+        """The weights of a copy lie elsewhere."""
+        return Head, (self.gather, self.layers)
 
     def to(self, device: str) -> Head:
         return self.moved(lambda tensor: tensor.to(device))

@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interpreted_kernels import DEVICE, kernels_or_skip
-from prefixrack_adapters.heads import Dense, Head
+from prefixrack_adapters.dense import Dense
+from prefixrack_adapters.head_layout import HeadLayout
+from prefixrack_adapters.heads import Head
 from prefixrack_adapters.packing import row_spans
 from prefixrack_adapters.readout import PendingLogits
 from prefixrack_adapters.rows import Row
 
 kernels_or_skip()
 
-from prefixrack_adapters.gpu.heads import HeadLayout, HeadStates, logits_of  # noqa: E402 - see above
+from prefixrack_adapters.gpu.heads import HeadStates, logits_of  # noqa: E402 - see above
 from prefixrack_adapters.gpu.readout import HeadsTogether  # noqa: E402
 
 WIDTH = 40
@@ -87,7 +89,7 @@ def test_a_readout_that_was_compiled_reads_as_any_other() -> None:
 
 
 def layout_of(head: Head) -> HeadLayout:
-    layout = HeadLayout.of(head)
+    layout = head.layout
     assert layout is not None
     return layout
 
@@ -96,7 +98,7 @@ def test_a_head_that_is_not_float32_normalises_or_has_no_layers_runs_alone() -> 
     generator = torch.Generator().manual_seed(0)
     head = random_head(generator, [3], None, True)
     layer = head.layers[0]
-    assert HeadLayout.of(head) is not None
-    assert HeadLayout.of(Head("first_token", [])) is None
-    assert HeadLayout.of(Head("first_token", [Dense(layer.weight.bfloat16(), None, None)])) is None
-    assert HeadLayout.of(Head("first_token", [Dense(layer.weight, layer.bias, None, norm_eps=1e-5)])) is None
+    assert head.layout is not None
+    assert Head("first_token", []).layout is None
+    assert Head("first_token", [Dense(layer.weight.bfloat16(), None, None)]).layout is None
+    assert Head("first_token", [Dense(layer.weight, layer.bias, None, norm_eps=1e-5)]).layout is None

@@ -64,7 +64,9 @@ def test_what_stands_in_for_wrk_counts_every_answer_and_sends_all_requests(tmp_p
 
 def test_a_pack_under_way_when_the_time_is_up_does_not_make_the_server_slower() -> None:
     """64 callers, packs of 64 rows that take 1.1 s, four seconds: three packs are answered, which took 3.3 of them."""
-    line = '{"num_requests":192,"duration_us":4000000,"mean_us":1.1e6,"p50_us":1100000,"p99_us":1100000,"num_failures":0}'
+    line = (
+        '{"num_requests":192,"duration_us":4000000,"mean_us":1.1e6,"p50_us":1100000,"p99_us":1100000,"num_failures":0}'
+    )
     load = read_result(f"Running 4s test\nRESULT {line}\n", connections=64, load_cpu_s=0.1, http_cpu_s=0.2)
     assert load.rows_per_s == pytest.approx(64 / 1.1)
     assert (load.num_requests, load.duration_s) == (192, 4)

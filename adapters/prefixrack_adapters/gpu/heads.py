@@ -6,7 +6,6 @@ A call for each head would cost more than a pack: hundreds of adapters, each wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,44 +14,11 @@ import triton
 from torch import Tensor
 
 from prefixrack_adapters.gpu import kernels
-from prefixrack_adapters.heads import Dense, Head
+from prefixrack_adapters.head_layout import HeadLayout
 from prefixrack_adapters.transfer import to_device
 
 ACTIVATIONS: dict[str | None, int] = {None: 0, "tanh": 1, "gelu": 2, "relu": 3}  # as kernels.dense numbers them
 BLOCK_STATES, BLOCK_OUTPUTS, BLOCK_INPUTS = 16, 32, 64
-
-
-class LayerLayout(NamedTuple):
-    """A dense layer in memory: addresses of weight and bias (0: none), sizes, and which activation."""
-
-    weight: int
-    bias: int
-    num_outputs: int
-    num_inputs: int
-    activation: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeadLayout:
-    """A head's layers in memory. It says where they lie, and does not keep them there."""
-
-    layers: Sequence[LayerLayout]
-
-    @classmethod
-    def of(cls, head: Head) -> HeadLayout | None:
-        """None where `logits_of` cannot compute it: it takes float32 layers and the activations that it has."""
-        are_right = [
-            layer.weight.dtype == torch.float32
-            and layer.weight.is_contiguous()
-            and layer.activation in ACTIVATIONS
-            and layer.norm_eps is None
-            for layer in head.layers
-        ]
-        return cls([_layer_layout(layer) for layer in head.layers]) if head.layers and all(are_right) else None
-
-    @property
-    def num_outputs(self) -> int:
-        return self.layers[-1].num_outputs
 
 
 class HeadStates(NamedTuple):
@@ -88,8 +54,9 @@ def _between(states: Tensor, width: int) -> Tensor:
 def _run(states: Tensor, out: Tensor, groups: Sequence[HeadStates], level: int) -> None:
     """One layer of each group's head, from the group's states to the same rows of `out`."""
     items = [
-        (*layout.layers[level], first, min(BLOCK_STATES, end - first))
+        (*layer[:-1], ACTIVATIONS[layer.activation], first, min(BLOCK_STATES, end - first))
         for layout, start, num in groups
+        for layer in (layout.layers[level],)
         for end in (start + num,)
         for first in range(start, end, BLOCK_STATES)
     ]
@@ -103,9 +70,3 @@ def _run(states: Tensor, out: Tensor, groups: Sequence[HeadStates], level: int) 
         BLOCK_INPUTS=BLOCK_INPUTS,
         num_warps=2,
     )
-
-
-def _layer_layout(layer: Dense) -> LayerLayout:
-    bias = 0 if layer.bias is None else layer.bias.data_ptr()
-    num_outputs, num_inputs = layer.weight.shape
-    return LayerLayout(layer.weight.data_ptr(), bias, num_outputs, num_inputs, ACTIVATIONS[layer.activation])

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prefixrack_adapters.gpu.heads import HeadLayout, HeadStates, logits_of
-from prefixrack_adapters.heads import MEANS, Dense, Head
+from prefixrack_adapters.dense import Dense
+from prefixrack_adapters.gpu.heads import HeadStates, logits_of
+from prefixrack_adapters.head_layout import HeadLayout
+from prefixrack_adapters.heads import MEANS, Head
 from prefixrack_adapters.packing import RowSpan, picked_tokens
 from prefixrack_adapters.readout import Reading, Share, by_head, read_head, shares_of
 from prefixrack_adapters.transfer import to_device
 
 
 class HeadsTogether:
-    """A `Readout`. What it finds out about a head it keeps for as long as the head lives."""
-
-    def __init__(self) -> None:
-        self._layouts: WeakKeyDictionary[Head, HeadLayout | None] = WeakKeyDictionary()
+    """A `Readout`."""
 
     @classmethod
     def compiled(cls, hidden_size: int, dtype: torch.dtype, device: torch.device) -> HeadsTogether:
         """With the kernel compiled for what it will read, a backbone's states and those between a head's layers: the
         first request would wait for that."""
         head = Head("first_token", [Dense(torch.zeros(1, hidden_size, device=device), None, None)])
-        layout = HeadLayout.of(head)
+        layout = layout_of(head)
         assert layout is not None, "it is a plain layer in float32"
         for read in {dtype, torch.float32}:
             logits_of(torch.zeros(1, hidden_size, dtype=read, device=device), [HeadStates(layout, 0, 1)])
@@ -41,7 +39,7 @@ class HeadsTogether:
         shares: list[Share] = []
         num_states = 0
         for head, rows in by_head(heads):
-            layout = None if head is None else self._layout(head)
+            layout = None if head is None else layout_of(head)
             if head is None or layout is None:
                 readings.append(read_head(hidden, spans, head, rows))
                 continue
@@ -57,8 +55,7 @@ class HeadsTogether:
             readings.append(Reading(logits_of(states, groups), shares))
         return readings
 
-    def _layout(self, head: Head) -> HeadLayout | None:
-        """None for a head that the kernel does not compute."""
-        if head not in self._layouts:
-            self._layouts[head] = None if head.gather in MEANS else HeadLayout.of(head)
-        return self._layouts[head]
+
+def layout_of(head: Head) -> HeadLayout | None:
+    """None for a head that the kernel does not compute."""
+    return None if head.gather in MEANS else head.layout

@@ -1,4 +1,4 @@
-/* Small linear heads of one row each: a product of its weights with one vector, in float32. */
+/* Small linear heads: for each row a product of its head's weights with one vector, in float32. */
 
 #include "vectors.h"
 

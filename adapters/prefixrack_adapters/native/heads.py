@@ -1,10 +1,10 @@
-"""Small linear heads of one row each in C: their weights are read where they lie. Knows dense layers and tensors."""
+"""Small linear heads in C: their weights are read where they lie. Knows layouts and tensors."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefixrack_adapters.heads import Dense
+from prefixrack_adapters.head_layout import LayerLayout
 from prefixrack_adapters.native.compiler import compiled, load_library
 
 SOURCE = Path(__file__).with_name("heads.c")
@@ -30,7 +30,7 @@ class _Heads(ctypes.Structure):
 
 
 class NativeHeads:
-    """Linear layers of one shape, each for one vector of its own, on the CPU, without gradients."""
+    """Linear layers of one shape, each for one vector, on the CPU, without gradients."""
 
     def __init__(self) -> None:
         """Raises NoCompiler."""
@@ -39,33 +39,27 @@ class NativeHeads:
         self._kernel.restype = None
 
     @staticmethod
-    def takes(layer: Dense, hidden: Tensor) -> bool:
-        """Whether it computes layers like this one over such states. Activation and normalisation are not its own."""
-        is_plain = layer.weight.is_contiguous() and layer.weight.dtype == torch.float32
-        return hidden.is_cpu and hidden.dtype in DTYPES and is_plain and layer.weight.shape[1] == hidden.shape[1]
+    def takes(hidden: Tensor, num_inputs: int) -> bool:
+        """Whether it computes layers with so many inputs over such states."""
+        return hidden.is_cpu and hidden.dtype in DTYPES and hidden.shape[1] == num_inputs
 
-    def __call__(self, hidden: Tensor, places: NDArray[np.int64], layers: Sequence[Dense]) -> Tensor:
+    def __call__(self, hidden: Tensor, places: NDArray[np.int64], layers: Sequence[LayerLayout]) -> Tensor:
         """hidden [T, width] → float32 [num_layers, num_outputs]: layer n of line `places[n]`, which is in range.
 
-        All layers have the shape and dtype of the first, none has gaps, and all have a bias or none has.
+        All layers have the sizes of the first, and all have a bias or none has. Their activation is not its own.
         """
         hidden = hidden.contiguous()
-        num_outputs, width = layers[0].weight.shape
-        out = torch.empty(len(layers), num_outputs)
-        weights = _addresses(layer.weight for layer in layers)
-        biases = _addresses(layer.bias for layer in layers if layer.bias is not None)
+        first = layers[0]
+        out = torch.empty(len(layers), first.num_outputs)
+        weights, biases = np.array([layer[:2] for layer in layers], dtype=np.int64).T.copy()
         self._kernel(
             _Heads(
                 *(hidden.data_ptr(), places.ctypes.data, weights.ctypes.data),
-                *(biases.ctypes.data if len(biases) else None, out.data_ptr()),
-                *(len(layers), num_outputs, width, hidden.dtype == torch.bfloat16),
+                *(biases.ctypes.data if first.bias else None, out.data_ptr()),
+                *(len(layers), first.num_outputs, first.num_inputs, hidden.dtype == torch.bfloat16),
             )
         )
         return out
-
-
-def _addresses(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
-    return np.fromiter((tensor.data_ptr() for tensor in tensors), dtype=np.int64)
 
 
 @cache

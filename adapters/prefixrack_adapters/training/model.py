@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.attention import Prefix
 from prefixrack_adapters.backbone import Backbone
-from prefixrack_adapters.heads import Dense
+from prefixrack_adapters.dense import Dense
 from prefixrack_adapters.manifest import Manifest
 from prefixrack_adapters.packing import Prompt, row_spans
 from prefixrack_adapters.training.objectives import Item, Objective, Spans

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from hypothesis import strategies as st
 import prefixrack_adapters.native.heads as native
 from no_compiler import refuse
 from prefixrack_adapters.backbone import Backbone
-from prefixrack_adapters.heads import Dense, Gather, Head
+from prefixrack_adapters.dense import Dense
+from prefixrack_adapters.head_layout import LayerLayout
+from prefixrack_adapters.heads import Gather, Head
 from prefixrack_adapters.native.heads import compiled_heads
 from prefixrack_adapters.packing import RowSpan
 from prefixrack_adapters.readout import HeadByHead, PendingLogits, Readout
-from prefixrack_adapters.stacked_heads import MAX_OUTPUTS, StackedHeads, stacked_values
+from prefixrack_adapters.small_heads import MAX_OUTPUTS, SmallHeads, stacked_values
 
 WIDTH, ROW_LEN, PROMPT_LEN = 24, 5, 2
 GATHERS: list[Gather] = ["first_token", "last_token", "mean_tokens", "every_token", "first_position", "mean_positions"]
@@ -63,7 +67,7 @@ HEADS = st.builds(
 def test_equal_each_head_alone(distinct: list[Head | None], repeats: int, dtype: torch.dtype) -> None:
     heads = distinct * repeats
     hidden = states(len(heads), dtype)
-    together, alone = (logits(readout, hidden, heads) for readout in (StackedHeads(), HeadByHead()))
+    together, alone = (logits(readout, hidden, heads) for readout in (SmallHeads(), HeadByHead()))
     for seen, wanted in zip(together, alone, strict=True):
         assert seen.dtype == wanted.dtype
         torch.testing.assert_close(seen, wanted, atol=1e-5, rtol=1e-5)
@@ -80,19 +84,33 @@ def test_equal_each_head_alone(distinct: list[Head | None], repeats: int, dtype:
     ],
 )
 def test_what_is_read_at_once(heads: list[Head], num_readings: int) -> None:
-    readings = StackedHeads().read(states(len(heads)), spans_of(len(heads)), dict(enumerate(heads)))
+    readings = SmallHeads().read(states(len(heads)), spans_of(len(heads)), dict(enumerate(heads)))
     assert len(readings) == num_readings
 
 
-def test_a_head_of_several_rows_is_read_once() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_has_the_same_logits_whatever_other_rows_its_head_has(dtype: torch.dtype) -> None:
+    """To the last bit: a product with several rows at once would add in another order."""
+    head, hidden = head_of(3), states(5, dtype)
+    alone = [
+        logits(SmallHeads(), hidden, [head if index == row else None for index in range(5)])[row] for row in range(5)
+    ]
+    torch.testing.assert_close(logits(SmallHeads(), hidden, [head] * 5), alone, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_head_knows_where_its_own_weights_lie(copied: Callable[[Head], Head]) -> None:
     head = head_of(3)
-    assert len(StackedHeads().read(states(4), spans_of(4), {0: head, 1: head, 2: head_of(3), 3: head_of(3)})) == 2
+    assert head.layout is not None
+    twin = copied(head)
+    assert twin.layout is not None
+    assert twin.layout.layers[0].weight == twin.layers[0].weight.data_ptr()
 
 
 def test_a_backbone_for_inference_on_a_cpu_reads_them_together() -> None:
     backbone = Backbone.load("embedded", device="cpu")
     backbone.optimise_for_inference()
-    assert isinstance(backbone.readout, StackedHeads)
+    assert isinstance(backbone.readout, SmallHeads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -115,7 +133,7 @@ def test_the_kernel_equals_the_stack(dtype: torch.dtype, outputs: int, has_bias:
         for _ in range(num_heads)
     ]
     places = np.random.default_rng(0).permutation(len(hidden))[:num_heads]
-    seen = kernel(hidden, places, layers)
+    seen = kernel(hidden, places, list(map(LayerLayout.of, layers)))
     torch.testing.assert_close(seen, stacked_values(hidden, places, layers), atol=1e-5, rtol=1e-5)
 
 
@@ -124,11 +142,11 @@ def test_without_a_compiler_there_is_a_line_in_the_log_and_the_same_result(
 ) -> None:
     heads: list[Head | None] = [head_of(3), head_of(3), head_of(4, "last_token")]
     hidden = states(len(heads))
-    before = logits(StackedHeads(), hidden, heads)
+    before = logits(SmallHeads(), hidden, heads)
     monkeypatch.setattr(native, "load_library", refuse)
     compiled_heads.cache_clear()
     with caplog.at_level(logging.WARNING):
-        after = logits(StackedHeads(), hidden, heads)
+        after = logits(SmallHeads(), hidden, heads)
     compiled_heads.cache_clear()
     assert "no C compiler for heads.c" in caplog.text
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)

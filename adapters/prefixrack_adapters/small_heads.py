@@ -1,0 +1,92 @@
+"""Small heads that read one vector of a row, a kind of them at once: on a CPU a call for each costs more than its
+arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prefixrack_adapters.dense import Dense
+from prefixrack_adapters.head_layout import LayerLayout
+from prefixrack_adapters.heads import MEANS, Head
+from prefixrack_adapters.native.heads import NativeHeads, compiled_heads
+from prefixrack_adapters.packing import RowSpan, picked, picked_tokens
+from prefixrack_adapters.readout import HeadByHead, Reading, shares_of
+
+MAX_OUTPUTS = 32  # of larger ones a product with several rows at once costs less
+
+
+class Kind(NamedTuple):
+    """What heads that are read at once have in common."""
+
+    num_outputs: int
+    num_inputs: int
+    has_bias: bool
+
+
+class Member(NamedTuple):
+    """A row, and the only layer of its head."""
+
+    row: int
+    head: Head
+    layer: LayerLayout
+
+
+class SmallHeads:
+    """A `Readout`: linear heads of few outputs that read one vector of a row are read together, the others one by one.
+
+    What such a head says of a row does not depend, to the last bit, on which rows it has in the pack.
+    """
+
+    def __init__(self) -> None:
+        self._head_by_head = HeadByHead()
+
+    def read(self, hidden: Tensor, spans: Sequence[RowSpan], heads: Mapping[int, Head | None]) -> list[Reading]:
+        others: dict[int, Head | None] = {}
+        kinds: dict[Kind, list[Member]] = {}
+        for row, head in heads.items():
+            layer = None if head is None else small_layer(head)
+            if head is None or layer is None:
+                others[row] = head
+            else:
+                kind = Kind(layer.num_outputs, layer.num_inputs, layer.bias != 0)
+                kinds.setdefault(kind, []).append(Member(row, head, layer))
+        together = [read_together(hidden, spans, kind, members) for kind, members in kinds.items()]
+        return [*self._head_by_head.read(hidden, spans, others), *together]
+
+
+def small_layer(head: Head) -> LayerLayout | None:
+    """None for a head that is not read together with others."""
+    layout = head.layout
+    if layout is None or len(layout.layers) != 1 or not head.is_pooled or head.gather in MEANS:
+        return None
+    layer = layout.layers[0]
+    return layer if layer.activation is None and layer.num_outputs <= MAX_OUTPUTS else None
+
+
+def read_together(hidden: Tensor, spans: Sequence[RowSpan], kind: Kind, members: Sequence[Member]) -> Reading:
+    """Members of one kind."""
+    places = np.fromiter((picked_tokens(spans[row], head.gather).start for row, head, _ in members), dtype=np.int64)
+    kernel = compiled_heads() if NativeHeads.takes(hidden, kind.num_inputs) else None
+    if kernel is None:
+        values = stacked_values(hidden, places, [member.head.layers[0] for member in members])
+    else:
+        values = kernel(hidden, places, [member.layer for member in members])
+    rows = [member.row for member in members]
+    return Reading(values, shares_of(rows, [1] * len(rows), kind.num_outputs, is_vector=True))
+
+
+def stacked_values(hidden: Tensor, places: NDArray[np.int64], layers: Sequence[Dense]) -> Tensor:
+    """A product and its sum: for so few outputs faster than a batched product of matrices."""
+    weights = torch.stack([layer.weight for layer in layers])
+    states = picked(hidden, places).to(weights.dtype)
+    values = (weights * states.unsqueeze(1)).sum(dim=-1)
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    if biases:
+        values += torch.stack(biases)
+    return values.float()
