@@ -290,9 +290,9 @@ def load_config(arguments: Mapping[str, Mapping[str, Any]]) -> ServerConfig:
 def resolve(config: ServerConfig, device: str, dtype: Literal["int8"] | ServingDtype, num_threads: int) -> ServerConfig:
     """The same settings with "auto" replaced by what the loaded backbone really uses, and an absolute state folder.
 
-    `num_threads` is what computes where `engine.num_threads` is not set.
+    `num_threads` is how many threads compute.
     """
-    engine = config.engine.on(device).model_copy(update={"num_threads": config.engine.num_threads or num_threads})
+    engine = config.engine.on(device).model_copy(update={"num_threads": num_threads})
     backbone = config.backbone.model_copy(update={"device": device, "dtype": dtype})
     registry = config.registry.model_copy(update={"state_dir": config.registry.state_dir.absolute()})
     return config.model_copy(update={"backbone": backbone, "engine": engine, "registry": registry})

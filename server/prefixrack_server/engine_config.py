@@ -26,10 +26,10 @@ class EngineConfig(BaseModel):
     `max_pack_tokens` "auto" is measured by the engine's thread when it starts; None is the usual number. What a pack is
     filled up to is `shared_pack_tokens` while several tenants want some of the engine, `deep_pack_tokens` while twice
     as many tokens wait.
-    `num_threads` None leaves torch's own choice. `retry_load_after_s` is how long a failed load answers for itself
-    before new demand tries again; `drain_timeout_s` is how long `stop()` goes on working for what is queued.
-    `max_silence_s` is how long its loop may take for one turn, the longest pack included, before the server says that
-    it hangs.
+    `num_threads` None is chosen when a server starts (`compute_threads.py`), and torch's own elsewhere.
+    `retry_load_after_s` is how long a failed load answers for itself before new demand tries again; `drain_timeout_s`
+    is how long `stop()` goes on working for what is queued. `max_silence_s` is how long its loop may take for one turn,
+    the longest pack included, before the server says that it hangs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

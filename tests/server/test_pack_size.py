@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_machine import SPEC, FakeMachine
 from prefixrack_adapters.backbone import Backbone, PackRow
 from prefixrack_adapters.families import FAMILIES
-from prefixrack_adapters.rows import Row
-from prefixrack_adapters.spec import BackboneSpec
 from prefixrack_server.engine_config import USUAL_PACK_TOKENS
-from prefixrack_server.pack_runner import Logits
 from prefixrack_server.pack_size import ON_CPU, ON_GPU, PackRate, knee, measured_size, natural_rows, until_flat
 from tiny import write_backbone
 
-SPEC = BackboneSpec(
-    model_id="tiny",
-    architecture="bert",
-    fingerprint="f" * 64,
-    num_layers=2,
-    num_kv_heads=2,
-    head_dim=4,
-    hidden_size=8,
-    vocab_size=100,
-    num_segments=2,
-    max_positions=64,
-    base_position=0,
-)
 ROOM = 10_000
 
 
@@ -78,48 +62,27 @@ def test_two_doublings_without_a_gain_are_enough(tokens_per_s: Sequence[float], 
     assert len(list(until_flat(iter(rates_of(*tokens_per_s))))) == num_tried
 
 
-@dataclass
-class FakeMachine:
-    """A backbone and its clock: a pack takes as long as `seconds_of` says for its tokens."""
-
-    seconds_of: Callable[[int], float]
-    is_asynchronous: bool = False
-    spec: BackboneSpec = SPEC
-    now: float = 0.0
-    packs: list[int] = field(default_factory=list)
-
-    def check(self, row: Row) -> None:
-        """All rows will do."""
-
-    def launch(self, pack: Sequence[PackRow]) -> FakeMachine:
-        self.packs.append(sum(len(entry.row) for entry in pack))
-        self.now += self.seconds_of(self.packs[-1])
-        return self
-
-    def wait(self) -> list[Logits]:
-        return []
-
-    def size(self, max_rows: int = ROOM, goes_on: Callable[[], bool] = lambda: True) -> int:
-        return measured_size(self, max_rows, lambda: self.now, goes_on)
+def size_of(machine: FakeMachine, max_rows: int = ROOM, goes_on: Callable[[], bool] = lambda: True) -> int:
+    return measured_size(machine, max_rows, lambda: machine.now, goes_on)
 
 
 def test_a_fixed_cost_for_each_pack_makes_packs_large_enough_to_hide_it() -> None:
-    assert FakeMachine(lambda num_tokens: 0.00001 + num_tokens * 1e-5).size() == 256
-    assert FakeMachine(lambda num_tokens: 0.0005 + num_tokens * 1e-5).size() == 1024
+    assert size_of(FakeMachine(lambda num_tokens: 0.00001 + num_tokens * 1e-5)) == 256
+    assert size_of(FakeMachine(lambda num_tokens: 0.0005 + num_tokens * 1e-5)) == 1024
     # On a GPU packs are tried that are larger than any on a CPU.
-    assert FakeMachine(lambda num_tokens: 0.004 + num_tokens * 1e-6, is_asynchronous=True).size() == ON_GPU.ceiling
+    assert size_of(FakeMachine(lambda num_tokens: 0.004 + num_tokens * 1e-6, is_asynchronous=True)) == ON_GPU.ceiling
 
 
 def test_on_a_gpu_every_size_that_packs_may_have_is_computed_before_the_first_request() -> None:
     """Passes are recorded when their size first comes: a request would wait for it, and those behind it."""
     machine = FakeMachine(lambda num_tokens: 0.004 + num_tokens * 1e-6, is_asynchronous=True)
-    size = machine.size()
+    size = size_of(machine)
     assert {*(32 << power for power in range(6)), *range(1024, size + 1, 512)} <= set(machine.packs)
 
 
 def test_what_would_be_recorded_last_is_left_for_later_where_it_takes_too_long() -> None:
     machine = FakeMachine(lambda num_tokens: 2.0 if num_tokens & (num_tokens - 1) else 0.004, is_asynchronous=True)
-    assert machine.size() == ON_GPU.ceiling
+    assert size_of(machine) == ON_GPU.ceiling
     assert 1536 in machine.packs
     assert machine.now <= ON_GPU.limit_s + 2.0
 
@@ -128,20 +91,20 @@ def test_what_would_be_recorded_last_is_left_for_later_where_it_takes_too_long()
 def test_it_ends_in_time(seconds_per_token: float) -> None:
     """But for the first pack, which may be as slow as it is."""
     machine = FakeMachine(lambda num_tokens: 0.1 + num_tokens * seconds_per_token)
-    machine.size()
+    size_of(machine)
     first_s = 5 * (0.1 + ON_CPU.first * seconds_per_token)
     assert machine.now <= max(ON_CPU.limit_s, first_s)
 
 
 def test_a_slow_machine_has_packs_of_the_usual_size(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert FakeMachine(lambda num_tokens: num_tokens * 1e-2).size() == USUAL_PACK_TOKENS
+        assert size_of(FakeMachine(lambda num_tokens: num_tokens * 1e-2)) == USUAL_PACK_TOKENS
     assert "256: 100; packs have up to 2048 tokens" in caplog.text
 
 
 def test_packs_keep_the_limit_on_rows() -> None:
     machine = FakeMachine(lambda num_tokens: 0.1 + num_tokens * 1e-6)
-    machine.size(max_rows=len(natural_rows(512, SPEC)))
+    size_of(machine, max_rows=len(natural_rows(512, SPEC)))
     assert set(machine.packs) == {256, 512}
 
 
@@ -151,13 +114,13 @@ def test_a_pack_that_cannot_be_computed_ends_it(caplog: pytest.LogCaptureFixture
             raise MemoryError("out of memory")
         return 0.01 + num_tokens * 1e-6
 
-    assert FakeMachine(seconds_of).size() == USUAL_PACK_TOKENS
+    assert size_of(FakeMachine(seconds_of)) == USUAL_PACK_TOKENS
     assert "could not be computed" in caplog.text
 
 
 def test_who_wants_to_stop_is_asked_before_each_pack() -> None:
     machine = FakeMachine(lambda num_tokens: 0.01)
-    machine.size(goes_on=lambda: len(machine.packs) < 4)
+    size_of(machine, goes_on=lambda: len(machine.packs) < 4)
     assert machine.packs == [256] * 4
 
 
