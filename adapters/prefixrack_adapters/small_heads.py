@@ -1,9 +1,9 @@
-"""Small heads that read one vector of a row, a kind of them at once: on a CPU a call for each costs more than its
-arithmetic."""
+"""Small heads of all rows, a kind of them at once: on a CPU a call for each costs more than its arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,9 @@ from prefixrack_adapters.native.heads import NativeHeads, compiled_heads
 from prefixrack_adapters.packing import RowSpan, picked, picked_tokens
 from prefixrack_adapters.readout import HeadByHead, Reading, shares_of
 
-MAX_OUTPUTS = 32  # of larger ones a product with several rows at once costs less
+MAX_OUTPUTS = 256
+# Where weights are copied to lie behind each other: with 64 outputs that takes as long as a call for each.
+MAX_STACKED = 32
 
 
 class Kind(NamedTuple):
@@ -27,6 +29,7 @@ class Kind(NamedTuple):
     num_outputs: int
     num_inputs: int
     has_bias: bool
+    is_pooled: bool
 
 
 class Member(NamedTuple):
@@ -38,47 +41,53 @@ class Member(NamedTuple):
 
 
 class SmallHeads:
-    """A `Readout`: linear heads of few outputs that read one vector of a row are read together, the others one by one.
+    """A `Readout`: linear heads of few outputs are read together, the others one by one.
 
-    What such a head says of a row does not depend, to the last bit, on which rows it has in the pack.
+    With a compiler, what such a head says of a row does not depend, to the last bit, on what else is in the pack.
+    Without one, those that read every token or have more than `MAX_STACKED` outputs are among the others.
     """
 
     def __init__(self) -> None:
         self._head_by_head = HeadByHead()
 
     def read(self, hidden: Tensor, spans: Sequence[RowSpan], heads: Mapping[int, Head | None]) -> list[Reading]:
+        kernel = compiled_heads() if NativeHeads.takes(hidden) else None
         others: dict[int, Head | None] = {}
         kinds: dict[Kind, list[Member]] = {}
         for row, head in heads.items():
-            layer = None if head is None else small_layer(head)
+            layer = None if head is None else small_layer(head, hidden.shape[1], stacked=kernel is None)
             if head is None or layer is None:
                 others[row] = head
             else:
-                kind = Kind(layer.num_outputs, layer.num_inputs, layer.bias != 0)
+                kind = Kind(layer.num_outputs, layer.num_inputs, layer.bias != 0, head.is_pooled)
                 kinds.setdefault(kind, []).append(Member(row, head, layer))
-        together = [read_together(hidden, spans, kind, members) for kind, members in kinds.items()]
+        together = [read_together(hidden, spans, kind, members, kernel) for kind, members in kinds.items()]
         return [*self._head_by_head.read(hidden, spans, others), *together]
 
 
-def small_layer(head: Head) -> LayerLayout | None:
+def small_layer(head: Head, num_inputs: int, stacked: bool) -> LayerLayout | None:
     """None for a head that is not read together with others."""
     layout = head.layout
-    if layout is None or len(layout.layers) != 1 or not head.is_pooled or head.gather in MEANS:
+    if layout is None or len(layout.layers) != 1 or head.gather in MEANS or (stacked and not head.is_pooled):
         return None
     layer = layout.layers[0]
-    return layer if layer.activation is None and layer.num_outputs <= MAX_OUTPUTS else None
+    is_small = layer.num_outputs <= (MAX_STACKED if stacked else MAX_OUTPUTS)
+    return layer if is_small and layer.num_inputs == num_inputs and layer.activation is None else None
 
 
-def read_together(hidden: Tensor, spans: Sequence[RowSpan], kind: Kind, members: Sequence[Member]) -> Reading:
-    """Members of one kind."""
-    places = np.fromiter((picked_tokens(spans[row], head.gather).start for row, head, _ in members), dtype=np.int64)
-    kernel = compiled_heads() if NativeHeads.takes(hidden, kind.num_inputs) else None
+def read_together(
+    hidden: Tensor, spans: Sequence[RowSpan], kind: Kind, members: Sequence[Member], kernel: NativeHeads | None
+) -> Reading:
+    """Members of one kind; pooled ones where there is no kernel."""
+    picks = [picked_tokens(spans[row], head.gather) for row, head, _ in members]
+    counts = [len(pick) for pick in picks]
+    places = np.fromiter(chain.from_iterable(picks), dtype=np.int64, count=sum(counts))
     if kernel is None:
         values = stacked_values(hidden, places, [member.head.layers[0] for member in members])
     else:
-        values = kernel(hidden, places, [member.layer for member in members])
+        values = kernel(hidden, places, [member.layer for member in members], counts)
     rows = [member.row for member in members]
-    return Reading(values, shares_of(rows, [1] * len(rows), kind.num_outputs, is_vector=True))
+    return Reading(values, shares_of(rows, counts, kind.num_outputs, kind.is_pooled))
 
 
 def stacked_values(hidden: Tensor, places: NDArray[np.int64], layers: Sequence[Dense]) -> Tensor:

@@ -1,15 +1,15 @@
-/* Small linear heads: for each row a product of its head's weights with one vector, in float32. */
+/* Small linear heads: products of a head's weights with vectors of its row, in float32. */
 
 #include "vectors.h"
 
 #define FEW 65536 /* products that are not worth a second thread */
 
 typedef struct {
-    const char *hidden;     /* [any number][width], of which a head reads one line */
-    const int64_t *places;  /* [num_heads]: that line */
-    const float *const *weights, *const *biases; /* of each [num_outputs][width] and [num_outputs]; biases may be NULL */
-    float *out;             /* [num_heads][num_outputs] */
-    int64_t num_heads, num_outputs, width;
+    const char *hidden;     /* [any number][width] */
+    const int64_t *places;  /* [num_places]: lines of it */
+    const float *const *weights, *const *biases; /* for each place [num_outputs][width] and [num_outputs], or NULL */
+    float *out;             /* [num_places][num_outputs] */
+    int64_t num_places, num_outputs, width;
     int is_bf16;            /* the hidden states */
 } Heads;
 
@@ -32,8 +32,8 @@ dot(const float *weight, const char *states, int64_t width, int is_bf16) {
 
 void prefixrack_read_heads(const Heads *heads) {
     int64_t outputs = heads->num_outputs, width = heads->width, bytes = width * (heads->is_bf16 ? 2 : 4);
-#pragma omp parallel for schedule(static) if (heads->num_heads * outputs * width > FEW)
-    for (int64_t n = 0; n < heads->num_heads; n++) {
+#pragma omp parallel for schedule(static) if (heads->num_places * outputs * width > FEW)
+    for (int64_t n = 0; n < heads->num_places; n++) {
         const char *states = heads->hidden + heads->places[n] * bytes;
         for (int64_t j = 0; j < outputs; j++) {
             const float *weight = heads->weights[n] + j * width;

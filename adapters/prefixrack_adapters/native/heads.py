@@ -24,13 +24,13 @@ LOG = logging.getLogger(__name__)
 class _Heads(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("hidden", "places", "weights", "biases", "out")),
-        *((name, ctypes.c_int64) for name in ("num_heads", "num_outputs", "width")),
+        *((name, ctypes.c_int64) for name in ("num_places", "num_outputs", "width")),
         ("is_bf16", ctypes.c_int),
     )
 
 
 class NativeHeads:
-    """Linear layers of one shape, each for one vector, on the CPU, without gradients."""
+    """Linear layers of one shape, each for a few vectors, on the CPU, without gradients."""
 
     def __init__(self) -> None:
         """Raises NoCompiler."""
@@ -39,24 +39,27 @@ class NativeHeads:
         self._kernel.restype = None
 
     @staticmethod
-    def takes(hidden: Tensor, num_inputs: int) -> bool:
-        """Whether it computes layers with so many inputs over such states."""
-        return hidden.is_cpu and hidden.dtype in DTYPES and hidden.shape[1] == num_inputs
+    def takes(hidden: Tensor) -> bool:
+        return hidden.is_cpu and hidden.dtype in DTYPES
 
-    def __call__(self, hidden: Tensor, places: NDArray[np.int64], layers: Sequence[LayerLayout]) -> Tensor:
-        """hidden [T, width] → float32 [num_layers, num_outputs]: layer n of line `places[n]`, which is in range.
+    def __call__(
+        self, hidden: Tensor, places: NDArray[np.int64], layers: Sequence[LayerLayout], counts: Sequence[int]
+    ) -> Tensor:
+        """hidden [T, width] → float32 [num_places, num_outputs]: each layer of the next `counts` of the lines `places`.
 
-        All layers have the sizes of the first, and all have a bias or none has. Their activation is not its own.
+        The lines are in range. All layers have the sizes of the first, and all have a bias or none has. Their
+        activation is not its own.
         """
         hidden = hidden.contiguous()
         first = layers[0]
-        out = torch.empty(len(layers), first.num_outputs)
-        weights, biases = np.array([layer[:2] for layer in layers], dtype=np.int64).T.copy()
+        out = torch.empty(len(places), first.num_outputs)
+        addresses = np.array([layer[:2] for layer in layers], dtype=np.int64)
+        weights, biases = np.ascontiguousarray(addresses.repeat(counts, axis=0).T)
         self._kernel(
             _Heads(
                 *(hidden.data_ptr(), places.ctypes.data, weights.ctypes.data),
                 *(biases.ctypes.data if first.bias else None, out.data_ptr()),
-                *(len(layers), first.num_outputs, first.num_inputs, hidden.dtype == torch.bfloat16),
+                *(len(places), first.num_outputs, first.num_inputs, hidden.dtype == torch.bfloat16),
             )
         )
         return out
