@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor
+
+ACTIVATIONS: Final = (None, "tanh", "gelu", "relu")  # in the order that `gpu/kernels.py` numbers them
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from prefixrack_adapters.dense import Dense
+from prefixrack_adapters.dense import ACTIVATIONS, Dense
 
 
 class LayerLayout(NamedTuple):
@@ -37,7 +37,10 @@ class HeadLayout:
     def of(cls, layers: Sequence[Dense]) -> HeadLayout | None:
         """None where no kernel computes them all: weights are float32 without gaps, and none normalises."""
         are_right = [
-            layer.weight.dtype == torch.float32 and layer.weight.is_contiguous() and layer.norm_eps is None
+            layer.weight.dtype == torch.float32
+            and layer.weight.is_contiguous()
+            and layer.activation in ACTIVATIONS
+            and layer.norm_eps is None
             for layer in layers
         ]
         return cls([LayerLayout.of(layer) for layer in layers]) if layers and all(are_right) else None

@@ -47,9 +47,6 @@ class SmallHeads:
     Without one, those that read every token or have more than `MAX_STACKED` outputs are among the others.
     """
 
-    def __init__(self) -> None:
-        self._head_by_head = HeadByHead()
-
     def read(self, hidden: Tensor, spans: Sequence[RowSpan], heads: Mapping[int, Head | None]) -> list[Reading]:
         kernel = compiled_heads() if NativeHeads.takes(hidden) else None
         others: dict[int, Head | None] = {}
@@ -62,7 +59,7 @@ class SmallHeads:
                 kind = Kind(layer.num_outputs, layer.num_inputs, layer.bias != 0, head.is_pooled)
                 kinds.setdefault(kind, []).append(Member(row, head, layer))
         together = [read_together(hidden, spans, kind, members, kernel) for kind, members in kinds.items()]
-        return [*self._head_by_head.read(hidden, spans, others), *together]
+        return [*HeadByHead().read(hidden, spans, others), *together]
 
 
 def small_layer(head: Head, num_inputs: int, stacked: bool) -> LayerLayout | None:

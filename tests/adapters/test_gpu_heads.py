@@ -100,5 +100,6 @@ def test_a_head_that_is_not_float32_normalises_or_has_no_layers_runs_alone() -> 
     layer = head.layers[0]
     assert head.layout is not None
     assert Head("first_token", []).layout is None
+    assert Head("first_token", [Dense(layer.weight, layer.bias, "swish")]).layout is None
     assert Head("first_token", [Dense(layer.weight.bfloat16(), None, None)]).layout is None
     assert Head("first_token", [Dense(layer.weight, layer.bias, None, norm_eps=1e-5)]).layout is None

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from fake_machine import SPEC
 from prefixrack.errors import BackboneMismatch, BlobUnusable, MalformedBundle, NonfiniteTensor
 from prefixrack_adapters.adapter import Adapter
 from prefixrack_adapters.bundle import MANIFEST_FILE, TENSORS_FILE, digest_of, file_sha256, write_bundle
@@ -31,20 +32,6 @@ from prefixrack_adapters.transfer import Uploads
 from prefixrack_server.host_tier import HostTier
 from prefixrack_server.loader import AdapterLoader, AdapterSource
 from prefixrack_server.messages import BundleRef
-
-SPEC = BackboneSpec(
-    model_id="tiny",
-    architecture="bert",
-    fingerprint="f" * 64,
-    num_layers=2,
-    num_kv_heads=2,
-    head_dim=4,
-    hidden_size=8,
-    vocab_size=100,
-    num_segments=2,
-    max_positions=64,
-    base_position=0,
-)
 
 
 @dataclass

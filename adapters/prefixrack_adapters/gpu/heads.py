@@ -13,11 +13,12 @@ import torch
 import triton
 from torch import Tensor
 
+from prefixrack_adapters.dense import ACTIVATIONS
 from prefixrack_adapters.gpu import kernels
 from prefixrack_adapters.head_layout import HeadLayout
 from prefixrack_adapters.transfer import to_device
 
-ACTIVATIONS: dict[str | None, int] = {None: 0, "tanh": 1, "gelu": 2, "relu": 3}  # as kernels.dense numbers them
+ACTIVATION_NUMBERS = {name: number for number, name in enumerate(ACTIVATIONS)}  # as kernels.dense has them
 BLOCK_STATES, BLOCK_OUTPUTS, BLOCK_INPUTS = 16, 32, 64
 
 
@@ -54,7 +55,7 @@ def _between(states: Tensor, width: int) -> Tensor:
 def _run(states: Tensor, out: Tensor, groups: Sequence[HeadStates], level: int) -> None:
     """One layer of each group's head, from the group's states to the same rows of `out`."""
     items = [
-        (*layer[:-1], ACTIVATIONS[layer.activation], first, min(BLOCK_STATES, end - first))
+        (*layer[:-1], ACTIVATION_NUMBERS[layer.activation], first, min(BLOCK_STATES, end - first))
         for layout, start, num in groups
         for layer in (layout.layers[level],)
         for end in (start + num,)

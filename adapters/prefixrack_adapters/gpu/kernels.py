@@ -195,7 +195,7 @@ def dense(
     biases,  # int64 [num_items]: addresses of float32 [num_outputs], 0 for none
     num_outputs,  # int64 [num_items]
     input_widths,  # int64 [num_items]
-    activations,  # int64 [num_items]: an index into `ACTIVATIONS` of the caller
+    activations,  # int64 [num_items]: an index into `dense.ACTIVATIONS`
     item_firsts,  # int64 [num_items]: the first state of an item
     item_sizes,  # int64 [num_items]: how many states it has, at most BLOCK_STATES
     state_stride,
