@@ -42,7 +42,8 @@ class Stand:
     folder: Path
     backbone: Backbone
     work: Path
-    threads: int
+    threads: int  # of this process
+    server_threads: int | None  # as asked for; None leaves it to the server, as a user does
     seed: int
     commit: str
 
@@ -96,8 +97,8 @@ def stand(
     commit: str | None = None,
 ) -> Iterator[Stand]:
     """Load the backbone as the server does; the folder goes with the block."""
-    threads = threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
+    here_threads = threads or torch.get_num_threads()
+    torch.set_num_threads(here_threads)
     keep_freed_memory()
     bound_primitive_caches()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -105,7 +106,8 @@ def stand(
     with tempfile.TemporaryDirectory(prefix="prefixrack-benchmark-") as work:
         folder = backbone_folder(shape, Path(work))
         backbone = Backbone.load_for_inference(folder, device=device, dtype=dtype)
-        yield Stand(Path(shape).name, folder, backbone, Path(work), threads, seed, commit or git_commit())
+        work_folder, commit = Path(work), commit or git_commit()
+        yield Stand(Path(shape).name, folder, backbone, work_folder, here_threads, threads, seed, commit)
 
 
 def print_line(commit: str, device: str, setup: Mapping[str, Any], result: Mapping[str, Any]) -> None:

@@ -308,13 +308,10 @@ def bare_process_bytes(here: Stand) -> int:
 
 
 def server_settings(here: Stand, http_workers: int | None = None) -> dict[str, Any]:
-    """As the backbone in this process; front-end processes as many as asked for, or the server's own choice."""
-    settings = {
-        "ENGINE__NUM_THREADS": here.threads,
-        "BACKBONE__DTYPE": here.dtype,
-        "BACKBONE__DEVICE": here.backbone.device,
-    }
-    return settings if http_workers is None else settings | {"HTTP__WORKERS": http_workers}
+    """As the backbone in this process; threads and front-end processes as many as asked for, or the server's choice."""
+    asked = {"ENGINE__NUM_THREADS": here.server_threads, "HTTP__WORKERS": http_workers}
+    settings = {"BACKBONE__DTYPE": here.dtype, "BACKBONE__DEVICE": here.backbone.device}
+    return settings | {name: number for name, number in asked.items() if number is not None}
 
 
 if __name__ == "__main__":
