@@ -608,13 +608,26 @@ async def test_an_answer_read_before_a_change_is_not_remembered_after_it() -> No
     from prefixrack_server.registry.snapshot import Snapshot
 
     snapshot: Snapshot[str, int] = Snapshot(max_entries=2)
-    generation = snapshot.generation
+    moment = snapshot.moment
     snapshot.clear()
-    snapshot.put(generation, "a", 1)
-    assert snapshot.get("a") is None
+    snapshot.put(moment, "a", 1)
+    assert snapshot.last_known("a") is None
     for key in "abc":
-        snapshot.put(snapshot.generation, key, 1)
+        snapshot.put(snapshot.moment, key, 1)
     assert [snapshot.get(key) for key in "abc"] == [None, None, 1]
+
+
+async def test_an_answer_read_before_a_doubt_is_in_doubt() -> None:
+    from prefixrack_server.registry.snapshot import Snapshot
+
+    snapshot: Snapshot[str, int] = Snapshot(max_entries=2)
+    moment = snapshot.moment
+    snapshot.doubt()
+    snapshot.put(moment, "a", 1)
+    assert (snapshot.get("a"), snapshot.last_known("a")) == (None, 1)
+    snapshot.put(snapshot.moment, "a", 2)
+    snapshot.put(moment, "a", 1)
+    assert snapshot.get("a") == 2, "a slower reader knows less"
 
 
 async def test_a_group_is_forgotten_alone_and_reads_under_way_with_it() -> None:
@@ -622,10 +635,10 @@ async def test_a_group_is_forgotten_alone_and_reads_under_way_with_it() -> None:
 
     snapshot: Snapshot[str, int] = Snapshot(max_entries=9, group_of=lambda key: key[0])
     for key in ("a1", "a2", "b1"):
-        snapshot.put(snapshot.generation, key, 1)
-    generation = snapshot.generation
+        snapshot.put(snapshot.moment, key, 1)
+    moment = snapshot.moment
     snapshot.forget("a")
-    snapshot.put(generation, "a1", 2)
+    snapshot.put(moment, "a1", 2)
     assert [snapshot.get(key) for key in ("a1", "a2", "b1")] == [None, None, 1]
     snapshot.forget("nothing")
     assert snapshot.get("b1") == 1

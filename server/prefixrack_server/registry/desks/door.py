@@ -46,7 +46,7 @@ class DoorDesk(Desk):
         return keys.check_unexpired(known.principal, self._database.now())
 
     async def _find_grant(self, sha256: str, find: Callable[[], Awaitable[Principal]]) -> TimedGrant:
-        generation, known_at = self._grants.generation, self._timer()
+        asked_at, known_at = self._grants.moment, self._timer()
         try:
             found = TimedGrant(await find(), known_at)
         except RegistryUnavailable:
@@ -54,5 +54,5 @@ class DoorDesk(Desk):
             if last_known is None:
                 raise
             return last_known
-        self._grants.put(generation, sha256, found)
+        self._grants.put(asked_at, sha256, found)
         return found

@@ -39,7 +39,7 @@ class RoutingDesk(Desk):
 
     async def _find(self, tenant: str, ref: str) -> Route:
         parsed = parse_ref(ref)
-        generation = self._routes.generation
+        asked_at = self._routes.moment
         route = await self._database.read(lambda conn: rollouts.find(conn, tenant, parsed))
-        self._routes.put(generation, (tenant, ref), route)
+        self._routes.put(asked_at, (tenant, ref), route)
         return route
