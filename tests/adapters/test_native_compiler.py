@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,9 @@ from prefixrack_adapters.native.compiler import CACHE_VARIABLE, FLAGS, NoCompile
 
 SOURCES = Path(compiler.__file__).parent
 
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")
+COMPILER = shutil.which("gcc") or shutil.which("cc")
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +53,27 @@ def test_a_source_is_compiled_once_and_again_when_it_changes(
 
 @needs_compiler
 def test_what_does_not_compile_leaves_nothing_behind(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(NoCompiler, match=r"cc failed: .*answer\.c"):
+    with pytest.raises(NoCompiler, match=r"cc.* failed: .*answer\.c.*error: "):
         load_library(write_source(tmp_path, "int answer(void) { return"))
     assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_code_for_another_openmp_is_refused_when_it_is_linked(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(NoCompiler, match=r"failed: .*__kmpc_fork.*use gcc"):
+        load_library(write_source(tmp_path, "void __kmpc_fork(void); void answer(void) { __kmpc_fork(); }\n"))
+    assert list(cache.iterdir()) == []
+
+
+@needs_compiler
+def test_gcc_is_taken_before_the_systems_other_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in {"gcc": f'exec {COMPILER} "$@"', "cc": "exit 1"}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    assert load_library(write_source(tmp_path, "int answer(void) { return 42; }\n")).answer() == 42
 
 
 @needs_compiler
@@ -77,8 +98,10 @@ def test_a_broken_library_in_the_cache_is_named(tmp_path: Path, cache: Path, mon
 
 def is_known(processor: str) -> bool:
     """To the compiler here, which may be for another kind of machine."""
-    command = ["cc", f"-march={processor}", "-E", "-x", "c", "/dev/null"]
-    return shutil.which("cc") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    if COMPILER is None:
+        return False
+    command = [COMPILER, f"-march={processor}", "-E", "-x", "c", "/dev/null"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("processor", ["x86-64-v2", "haswell", "skylake-avx512", "cooperlake", "sapphirerapids"])
@@ -88,6 +111,6 @@ def test_the_kernels_compile_for_other_processors_too(processor: str, source: Pa
     if not is_known(processor):
         pytest.skip(f"no compiler for {processor} on this machine")
     flags = [flag for flag in FLAGS if flag not in ("-O3", "-march=native")]
-    command = ["cc", *flags, f"-march={processor}", "-Werror", "-Wno-psabi", "-fsyntax-only", str(source)]
+    command = [str(COMPILER), *flags, f"-march={processor}", "-Werror", "-Wno-psabi", "-fsyntax-only", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

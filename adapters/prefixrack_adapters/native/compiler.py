@@ -18,6 +18,9 @@ import torch
 
 CACHE_VARIABLE = "PREFIXRACK_CACHE"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp", "-std=gnu11")
+# What is defined nowhere must show when the library is made, not when it is loaded.
+LINKED = ("-shared", "-Wl,-z,defs")
+OTHER_OPENMP = " (it is linked with torch's OpenMP, which is GNU's: use gcc, other compilers make code for another one)"
 TIMEOUT_S = 120
 K = TypeVar("K")
 
@@ -32,7 +35,7 @@ def load_library(source: Path) -> ctypes.CDLL:
     It is linked with torch's own OpenMP: with another one there would be two teams of threads for the same cores.
     """
     openmp = _openmp_of_torch()
-    compiler = shutil.which(os.environ.get("CC", "cc"))
+    compiler = _compiler()
     target = _cache_folder() / f"{source.stem}-{_key(source, openmp)}.so"
     if not target.is_file():
         if compiler is None:
@@ -51,6 +54,12 @@ def compiled(make: Callable[[], K], log: logging.Logger, without: str) -> K | No
     except NoCompiler as error:
         log.warning("%s: %s", without, error)
         return None
+
+
+def _compiler() -> str | None:
+    """What `CC` names; else gcc, whose OpenMP is torch's; else whatever is the system's."""
+    asked = os.environ.get("CC")
+    return shutil.which(asked) if asked else shutil.which("gcc") or shutil.which("cc")
 
 
 def _openmp_of_torch() -> Path:
@@ -87,16 +96,22 @@ def _compile(compiler: str, source: Path, openmp: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             parts, library = Path(folder) / "parts.o", Path(folder) / "library.so"
             _run([compiler, *FLAGS, "-c", str(source), "-o", str(parts)])
-            _run([compiler, "-shared", str(parts), str(openmp), "-o", str(library)])
+            _run([compiler, *LINKED, str(parts), str(openmp), "-lm", "-o", str(library)], OTHER_OPENMP)
             library.replace(target)
     except OSError as error:
         raise NoCompiler(f"nothing can be written to {target.parent}: {error}; set {CACHE_VARIABLE}") from error
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], hint: str = "") -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise NoCompiler(f"{command[0]} took more than {TIMEOUT_S} s") from error
     if done.returncode:
-        raise NoCompiler(f"{command[0]} failed: {done.stderr.strip().partition(chr(10))[0]}")
+        raise NoCompiler(f"{command[0]} failed: {_reason(done.stderr)}{hint}")
+
+
+def _reason(told: str) -> str:
+    """The line that matters: those before it say where it is."""
+    lines = told.strip().splitlines() or ["it says nothing"]
+    return next((line for line in lines if "error:" in line or "undefined reference" in line), lines[0])
