@@ -67,6 +67,7 @@ SECTIONS: Mapping[str, Section] = {
     "http": Section("throughput.py", SERVED),
     "latency": Section("latency.py", ""),
     "changes": Section("changes.py", ""),
+    "changes-bfloat16-workers": Section("changes.py", "--dtype bfloat16 --http-workers 1 --load 0.25"),
     "fan-out": Section("fan_out.py", ""),
     "protocols": Section("protocols.py", ""),
     "two-servers": Section("two_servers.py", "--rounds 4"),

@@ -19,7 +19,7 @@ import typer
 
 from latency import capacity, predict_message
 from open_loop import Answer, Call, Latencies, arrivals, message_of, run_calls
-from options import Backbone, Commit, Rounds, SentRows, SliceSeconds, Threads
+from options import Backbone, Commit, HttpWorkers, Rounds, SentRows, SliceSeconds, Threads
 from prefixrack_adapters.bundle import tar_bundle
 from server_process import Server, check_load, serving
 from stand import Stand, stand
@@ -41,6 +41,7 @@ def main(
     dtype: str = "float32",
     device: str = "auto",
     threads: Threads = None,
+    http_workers: HttpWorkers = None,
     rounds: Rounds = 4,
     seconds: SliceSeconds = 6.0,
     seed: int = 0,
@@ -54,12 +55,14 @@ def main(
         num_uploads = int((rounds + 1) * seconds * changes_per_s / 2) + DELETE_AFTER
         coming = write_adapters(here.work / "coming", here.backbone.spec, num_uploads, prefix_len, first=num_adapters)
         requests = here.requests(here.texts(rows), adapters, "uniform")
-        with serving(here.folder, adapters[0].folder.parent, here.work, server_settings(here)) as server:
+        settings = server_settings(here, http_workers)
+        with serving(here.folder, adapters[0].folder.parent, here.work, settings) as server:
             check_served(here, server, requests[:32])
             rate = load * capacity(here, server, requests)
             result = measure(here, server, requests, coming, rate, changes_per_s, rounds, seconds)
         setup = {"num_adapters": num_adapters, "prefix_len": prefix_len, "changes_per_s": changes_per_s, "load": load}
-        here.emit("changes", setup | {"rounds": rounds, "seconds": seconds}, result)
+        shape = {"http_workers": http_workers, "rounds": rounds, "seconds": seconds}
+        here.emit("changes", setup | shape, result)
 
 
 def measure(

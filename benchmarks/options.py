@@ -16,5 +16,6 @@ Commit = Annotated[str | None, typer.Option(help="Named in the output; git's HEA
 Rounds = Annotated[int, typer.Option(help="In which everybody has a turn, besides those of the warm-up.")]
 SliceSeconds = Annotated[float, typer.Option(help="Length of one load.")]
 SentRows = Annotated[int, typer.Option(help="Different requests, sent in turn.")]
+HttpWorkers = Annotated[int | None, typer.Option(help="Front-end processes. [default: the server's choice]")]
 PackRows = Annotated[int, typer.Option(help="Per round.")]
 ResidentGib = Annotated[int, typer.Option(help="Room for adapters on the device.")]

@@ -234,15 +234,19 @@ def latency_table(results: ResultLines) -> Rows:
 
 
 def changes_section(results: ResultLines) -> Rows:
-    lines = results.of("changes")
-    if not lines.lines:
-        return
-    setup = lines.lines[-1]["setup"]
-    yield from paragraph(f"""
-        Beside {setup["changes_per_s"]:g} uploads and deletions a second, p99 of adapters that are ready is
-        {shown(lines.measured("p99_ratio"))} times that without ({shown(lines.measured("p99_ms", "quiet"), 1)} ms), at
-        {setup["load"]:.0%} load. An upload takes {shown(lines.measured("upload", "p50_ms"), 0)} ms in the median.
-    """)
+    """A paragraph for each dtype and number of front ends."""
+    setups = [line["setup"] for line in results.of("changes").lines]
+    for dtype, http_workers in dict.fromkeys((setup["dtype"], setup.get("http_workers")) for setup in setups):
+        lines = results.of("changes", dtype=dtype)
+        lines = ResultLines(line for line in lines.lines if line["setup"].get("http_workers") == http_workers)
+        setup = lines.lines[-1]["setup"]
+        served = dtype if http_workers is None else f"{dtype} with {http_workers} front end(s)"
+        yield from paragraph(f"""
+            Beside {setup["changes_per_s"]:g} uploads and deletions a second, p99 of adapters that are ready is
+            {shown(lines.measured("p99_ratio"))} times that without ({shown(lines.measured("p99_ms", "quiet"), 1)} ms),
+            in {served} at {setup["load"]:.0%} load ({shown(lines.measured("rows_per_s"), 0)} rows per second). An
+            upload takes {shown(lines.measured("upload", "p50_ms"), 0)} ms in the median.
+        """)
 
 
 def fan_out_table(results: ResultLines) -> Rows:
