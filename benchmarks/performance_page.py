@@ -240,7 +240,7 @@ def changes_section(results: ResultLines) -> Rows:
         lines = results.of("changes", dtype=dtype)
         lines = ResultLines(line for line in lines.lines if line["setup"].get("http_workers") == http_workers)
         setup = lines.lines[-1]["setup"]
-        served = dtype if http_workers is None else f"{dtype} with {http_workers} front end(s)"
+        served = dtype if http_workers is None else f"{dtype} (front ends: {http_workers})"
         yield from paragraph(f"""
             Beside {setup["changes_per_s"]:g} uploads and deletions a second, p99 of adapters that are ready is
             {shown(lines.measured("p99_ratio"))} times that without ({shown(lines.measured("p99_ms", "quiet"), 1)} ms),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from performance_page import PAGES, RESULTS, ROOT, page, target_table, write_page
+from performance_page import PAGES, RESULTS, ROOT, changes_section, page, target_table, write_page
 from results_lines import Measured, ResultLines
 from targets import Target, targets
 
@@ -69,6 +69,23 @@ def test_floors_and_ceilings() -> None:
 def test_every_target_has_a_title_of_its_own() -> None:
     titles = [target.title for target in targets()]
     assert len(titles) == len(set(titles))
+
+
+def test_each_way_to_serve_has_its_own_lines_of_changes() -> None:
+    def changes(p99_ratio: float, dtype: str, **setup: Any) -> dict[str, Any]:
+        result = {"p99_ratio": p99_ratio, "p99_ms": {"quiet": 20.0}, "rows_per_s": 300.0, "upload": {"p50_ms": 30.0}}
+        return line("changes", result, dtype=dtype, changes_per_s=50.0, **setup)
+
+    halves = [changes(3.0, "float32", load=0.5), changes(5.0, "float32", load=0.5, http_workers=None)]
+    quarter = changes(1.1, "bfloat16", load=0.25, http_workers=1)
+    results = ResultLines([*halves, quarter])
+    one, other = " ".join(changes_section(results)).split("Beside 50 uploads")[1:]
+    assert "4.00 (3.00 to 5.00) times" in one
+    assert "float32 at 50% load" in one
+    assert "1.10 (1.10 to 1.10) times" in other
+    assert "bfloat16 (front ends: 1) at 25% load" in other
+    assert "4.00 (3.00 to 5.00) × | **missed** | 2" in row_of(results, "float32, half load")
+    assert "1.10 (1.10 to 1.10) × | met | 1" in row_of(results, "a front end, quarter load")
 
 
 def test_a_page_of_nothing_can_be_written(tmp_path: Path) -> None:
