@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -11,7 +12,7 @@ import typer
 
 from peer_process import PEERS
 from performance_plots import draw_all
-from results_lines import Measured, ResultLines
+from results_lines import Line, Measured, ResultLines
 from targets import targets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,18 +235,19 @@ def latency_table(results: ResultLines) -> Rows:
 
 
 def changes_section(results: ResultLines) -> Rows:
-    """A paragraph for each dtype and number of front ends."""
-    setups = [line["setup"] for line in results.of("changes").lines]
-    for dtype, http_workers in dict.fromkeys((setup["dtype"], setup.get("http_workers")) for setup in setups):
-        lines = results.of("changes", dtype=dtype)
-        lines = ResultLines(line for line in lines.lines if line["setup"].get("http_workers") == http_workers)
-        setup = lines.lines[-1]["setup"]
+    """A paragraph for each way to serve."""
+    groups: defaultdict[tuple[str, int | None, float], list[Line]] = defaultdict(list)
+    for line in results.of("changes").lines:
+        setup = line["setup"]
+        groups[setup["dtype"], setup.get("http_workers"), setup["load"]].append(line)
+    for (dtype, http_workers, load), of_group in groups.items():
+        lines, changes_per_s = ResultLines(of_group), of_group[-1]["setup"]["changes_per_s"]
         served = dtype if http_workers is None else f"{dtype} (front ends: {http_workers})"
         yield from paragraph(f"""
-            Beside {setup["changes_per_s"]:g} uploads and deletions a second, p99 of adapters that are ready is
+            Beside {changes_per_s:g} uploads and deletions a second, p99 of adapters that are ready is
             {shown(lines.measured("p99_ratio"))} times that without ({shown(lines.measured("p99_ms", "quiet"), 1)} ms),
-            in {served} at {setup["load"]:.0%} load ({shown(lines.measured("rows_per_s"), 0)} rows per second). An
-            upload takes {shown(lines.measured("upload", "p50_ms"), 0)} ms in the median.
+            in {served} at {load:.0%} load ({shown(lines.measured("rows_per_s"), 0)} rows per second). An upload takes
+            {shown(lines.measured("upload", "p50_ms"), 0)} ms in the median.
         """)
 
 
