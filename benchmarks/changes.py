@@ -61,8 +61,7 @@ def main(
             rate = load * capacity(here, server, requests)
             result = measure(here, server, requests, coming, rate, changes_per_s, rounds, seconds)
         setup = {"num_adapters": num_adapters, "prefix_len": prefix_len, "changes_per_s": changes_per_s, "load": load}
-        shape = {"http_workers": http_workers, "rounds": rounds, "seconds": seconds}
-        here.emit("changes", setup | shape, result)
+        here.emit("changes", setup | {"http_workers": http_workers, "rounds": rounds, "seconds": seconds}, result)
 
 
 def measure(

@@ -53,7 +53,7 @@ def test_a_source_is_compiled_once_and_again_when_it_changes(
 
 @needs_compiler
 def test_what_does_not_compile_leaves_nothing_behind(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(NoCompiler, match=r"cc.* failed: .*answer\.c.*error: "):
+    with pytest.raises(NoCompiler, match=r"cc failed: .*answer\.c.*error: "):
         load_library(write_source(tmp_path, "int answer(void) { return"))
     assert list(cache.iterdir()) == []
 

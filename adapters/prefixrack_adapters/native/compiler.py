@@ -20,7 +20,8 @@ CACHE_VARIABLE = "PREFIXRACK_CACHE"
 FLAGS = ("-O3", "-march=native", "-fPIC", "-fopenmp", "-std=gnu11")
 # What is defined nowhere must show when the library is made, not when it is loaded.
 LINKED = ("-shared", "-Wl,-z,defs")
-OTHER_OPENMP = " (it is linked with torch's OpenMP, which is GNU's: use gcc, other compilers make code for another one)"
+# What code calls that other compilers make for their own OpenMP.
+OTHER_OPENMP = "__kmpc_"
 TIMEOUT_S = 120
 K = TypeVar("K")
 
@@ -35,9 +36,9 @@ def load_library(source: Path) -> ctypes.CDLL:
     It is linked with torch's own OpenMP: with another one there would be two teams of threads for the same cores.
     """
     openmp = _openmp_of_torch()
-    compiler = _compiler()
     target = _cache_folder() / f"{source.stem}-{_key(source, openmp)}.so"
     if not target.is_file():
+        compiler = _compiler()
         if compiler is None:
             raise NoCompiler("no C compiler: install gcc, or set CC")
         _compile(compiler, source, openmp, target)
@@ -96,22 +97,23 @@ def _compile(compiler: str, source: Path, openmp: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             parts, library = Path(folder) / "parts.o", Path(folder) / "library.so"
             _run([compiler, *FLAGS, "-c", str(source), "-o", str(parts)])
-            _run([compiler, *LINKED, str(parts), str(openmp), "-lm", "-o", str(library)], OTHER_OPENMP)
+            _run([compiler, *LINKED, str(parts), str(openmp), "-lm", "-o", str(library)])
             library.replace(target)
     except OSError as error:
         raise NoCompiler(f"nothing can be written to {target.parent}: {error}; set {CACHE_VARIABLE}") from error
 
 
-def _run(command: list[str], hint: str = "") -> None:
+def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise NoCompiler(f"{command[0]} took more than {TIMEOUT_S} s") from error
     if done.returncode:
-        raise NoCompiler(f"{command[0]} failed: {_reason(done.stderr)}{hint}")
+        raise NoCompiler(f"{command[0]} failed: {_reason(done.stderr)}")
 
 
 def _reason(told: str) -> str:
     """The line that matters: those before it say where it is."""
     lines = told.strip().splitlines() or ["it says nothing"]
-    return next((line for line in lines if "error:" in line or "undefined reference" in line), lines[0])
+    reason = next((line for line in lines if "error:" in line or "undefined reference" in line), lines[0])
+    return f"{reason} (torch's OpenMP is GNU's: use gcc)" if OTHER_OPENMP in reason else reason
